@@ -1,0 +1,69 @@
+"""Input checks shared by every part, and their messages."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import check_array
+
+DEFAULT_TIME = "timestamp"
+
+
+class Roles(NamedTuple):
+    """Labels of the columns that hold user, item and time; `time` is None where there is none."""
+
+    user: Hashable
+    item: Hashable
+    time: Hashable | None
+
+
+def read_table(
+    X: Any, *, user: Hashable, item: Hashable, time: Hashable | None, estimator: Any = None
+) -> tuple[pd.DataFrame, Roles]:
+    """Give events or queries as a frame, with the labels of its role columns.
+
+    A frame passes through as it is. The columns of an array are named: positions 0, 1 and 2 get
+    the names of user, item and time, further ones keep their position as label. A role given as an
+    integer that is no label of the frame is a position, as in ``ColumnTransformer``.
+    """
+    if isinstance(X, pd.DataFrame):
+        if not X.columns.is_unique:
+            twice = X.columns[X.columns.duplicated()][0]
+            raise ValueError(f"Column {twice!r} occurs more than once in X: rename or drop one.")
+        frame = X
+        labels = [_label_at(frame, role) for role in (user, item, time)]
+    else:
+        values = check_array(
+            X, dtype=None, ensure_all_finite=False, ensure_min_samples=0, estimator=estimator
+        )
+        names = [0, 1, 2]
+        for position, role in enumerate((user, item, time)):
+            if isinstance(role, str):
+                names[position] = role  # type: ignore[call-overload]
+        columns = (names + list(range(3, values.shape[1])))[: values.shape[1]]
+        frame = pd.DataFrame(values, columns=pd.Index(columns, dtype=object), copy=False)
+        labels = [user, item, time if values.shape[1] > 2 else None]
+    if time == DEFAULT_TIME and labels[2] not in frame.columns:
+        labels[2] = None
+    return frame, Roles(*labels)
+
+
+def _label_at(frame: pd.DataFrame, role: Hashable) -> Hashable:
+    is_position = isinstance(role, (int, np.integer)) and role not in frame.columns
+    if is_position and 0 <= role < frame.shape[1]:  # type: ignore[operator]
+        return frame.columns[role]  # type: ignore[call-overload]
+    return role
+
+
+def require_column(frame: pd.DataFrame, label: Hashable, role: str) -> pd.Series:
+    """Give the column of a role, or say which is missing and what to do."""
+    if label not in frame.columns:
+        present = ", ".join(repr(name) for name in frame.columns[:12])
+        raise ValueError(
+            f"The {role} column {label!r} is missing; X has {present or 'no columns'}. "
+            f"Rename the column or say {role}=... where the roles are named."
+        )
+    return frame[label]
