@@ -67,3 +67,61 @@ def require_column(frame: pd.DataFrame, label: Hashable, role: str) -> pd.Series
             f"Rename the column or say {role}=... where the roles are named."
         )
     return frame[label]
+
+
+def check_ids(column: pd.Series, role: str) -> None:
+    """Raise where an id is missing."""
+    missing = column.isna().to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"The {role} column {column.name!r} has {missing.sum():,} missing values, the first "
+            f"at row {int(missing.argmax())}. Drop those rows or give them an id."
+        )
+
+
+def read_times(column: pd.Series) -> tuple[np.ndarray, str]:
+    """Give times as int64 or float64 with their kind, "number" or "datetime".
+
+    Datetimes become nanoseconds (UTC where they have a zone). A missing time becomes the time
+    after every event.
+    """
+    if column.dtype == object:
+        column = column.infer_objects()
+    dtype = column.dtype
+    missing = column.isna().to_numpy()
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        plain = pd.DatetimeIndex(column)
+        if plain.tz is not None:
+            plain = plain.tz_convert("UTC").tz_localize(None)
+        times = plain.as_unit("ns").asi8.copy()
+        times[missing] = np.iinfo(np.int64).max
+        return times, "datetime"
+    if pd.api.types.is_bool_dtype(dtype) or not pd.api.types.is_numeric_dtype(dtype):
+        if missing.all() and len(column):
+            return np.full(len(column), np.iinfo(np.int64).max), "none"
+        example = column[~missing].iloc[0] if len(column) else None
+        raise ValueError(
+            f"The time column {column.name!r} has dtype {dtype}, which has no order in time "
+            f"(it holds {example!r}). Convert it with pd.to_datetime or to numbers."
+        )
+    if pd.api.types.is_complex_dtype(dtype):
+        raise ValueError(f"The time column {column.name!r} is complex; give real numbers.")
+    if pd.api.types.is_integer_dtype(dtype):
+        times = column.to_numpy(dtype=np.int64, na_value=np.iinfo(np.int64).max)
+        return times, "number"
+    return np.where(missing, np.inf, column.to_numpy(dtype=float, na_value=np.nan)), "number"
+
+
+def check_choice(parameter: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise where a name is none of the choices."""
+    if value not in choices:
+        raise ValueError(
+            f"{parameter}={value!r} is not known; choose one of {', '.join(map(repr, choices))}."
+        )
+
+
+def check_k(k: Any) -> int:
+    """Give the number of items a query, at least 1."""
+    if isinstance(k, (bool, np.bool_)) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise ValueError(f"k={k!r} must be an integer of at least 1.")
+    return int(k)

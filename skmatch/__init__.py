@@ -1,0 +1,53 @@
+"""The retrieval stage of recommenders, for scikit-learn."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from skmatch._version import __version__
+
+if TYPE_CHECKING:
+    from skmatch.metrics import evaluate, make_topk_scorer
+    from skmatch.model_selection import LeaveLastOut, TemporalSplit
+    from skmatch.pipeline import MatchPipeline, make_match_pipeline
+    from skmatch.preprocessing import MatchEncoder, SequenceSampler
+    from skmatch.retrieval import DSSMRetriever, PopularityRetriever, YoutubeDNNRetriever
+
+# Public name -> module that holds it; read on first use, so that importing skmatch is quick.
+_MODULES = {
+    "DSSMRetriever": "retrieval",
+    "LeaveLastOut": "model_selection",
+    "MatchEncoder": "preprocessing",
+    "MatchPipeline": "pipeline",
+    "PopularityRetriever": "retrieval",
+    "SequenceSampler": "preprocessing",
+    "TemporalSplit": "model_selection",
+    "YoutubeDNNRetriever": "retrieval",
+    "evaluate": "metrics",
+    "make_match_pipeline": "pipeline",
+    "make_topk_scorer": "metrics",
+}
+
+__all__ = [
+    "DSSMRetriever",
+    "LeaveLastOut",
+    "MatchEncoder",
+    "MatchPipeline",
+    "PopularityRetriever",
+    "SequenceSampler",
+    "TemporalSplit",
+    "YoutubeDNNRetriever",
+    "__version__",
+    "evaluate",
+    "make_match_pipeline",
+    "make_topk_scorer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"skmatch.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'skmatch' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

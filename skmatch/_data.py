@@ -1,0 +1,477 @@
+"""The values that pass between the steps: `Schema`, `Events` and `Samples`.
+
+Codes everywhere: 0 is padding, 1 is unknown, known values start at 2. All of these values are
+treated as immutable: a step makes a new one and never changes one it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+
+PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+
+
+def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the integers of all ranges one after another, and the offsets of the ranges."""
+    lengths = stop - start
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    shift = np.repeat(start - offsets[:-1], lengths)
+    return np.arange(offsets[-1], dtype=np.int64) + shift, offsets
+
+
+class Vocabulary:
+    """Distinct values of a column and their codes; decodes to the column's own dtype.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_values,)
+        The known values; the code of ``values[i]`` is ``i + 2``.
+    dtype : str
+        Name of the pandas dtype that decoded values have.
+    categories : ndarray or None
+        All categories, where `dtype` is ``"category"``.
+    ordered : bool
+        Whether the categories have an order.
+    """
+
+    def __init__(
+        self,
+        values: np.ndarray,
+        dtype: str,
+        categories: np.ndarray | None = None,
+        ordered: bool = False,
+    ):
+        self.values = values
+        self.dtype = dtype
+        self.categories = categories
+        self.ordered = ordered
+        self._index: pd.Index | None = None
+
+    @classmethod
+    def learn(cls, column: pd.Series) -> tuple[Self, np.ndarray]:
+        """Learn the values of a column; give them and the column's codes."""
+        try:
+            codes, uniques = pd.factorize(column)
+        except TypeError as error:
+            raise ValueError(
+                f"Column {column.name!r} holds values that cannot be compared ({error}). "
+                "Use strings, numbers or other hashable values."
+            ) from None
+        dtype = column.dtype
+        categories, ordered = None, False
+        if isinstance(dtype, pd.CategoricalDtype):
+            categories, ordered = np.asarray(dtype.categories), bool(dtype.ordered)
+        vocabulary = cls(_plain_values(uniques), str(dtype), categories, ordered)
+        # A missing value has code -1 in pandas, so that the shift makes it UNKNOWN.
+        return vocabulary, (codes + FIRST_KNOWN).astype(np.int32)
+
+    def __len__(self) -> int:
+        """Give the number of codes, padding and unknown included."""
+        return len(self.values) + FIRST_KNOWN
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_index": None}  # the hash table is made anew where needed
+
+    @property
+    def index(self) -> pd.Index:
+        """Hash table of the known values."""
+        if self._index is None:
+            values = self.values
+            self._index = pd.Index(values, dtype=values.dtype, tupleize_cols=False)
+        return self._index
+
+    def lookup(self, values: Any) -> np.ndarray:
+        """Give the codes of values, int32; unseen and missing values are unknown."""
+        column = values if isinstance(values, pd.Series) else pd.Series(values)
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            by_category = self._lookup_plain(_plain_values(column.cat.categories))
+            by_category = np.append(by_category, np.int32(UNKNOWN))  # code -1: missing
+            return by_category[column.cat.codes.to_numpy()]
+        plain = _plain_values(column)
+        codes = self._lookup_plain(plain)
+        if plain.dtype.kind == "f" or column.dtype.name.startswith(("Int", "UInt", "Float")):
+            codes[column.isna().to_numpy()] = UNKNOWN
+        return codes
+
+    def _lookup_plain(self, plain: np.ndarray) -> np.ndarray:
+        target = pd.Index(plain, dtype=plain.dtype, tupleize_cols=False)
+        if target.dtype != self.index.dtype and object in (target.dtype, self.index.dtype):
+            codes = self.index.astype(object).get_indexer_for(target.astype(object))
+        else:
+            codes = self.index.get_indexer_for(target)
+        return (codes + FIRST_KNOWN).astype(np.int32)
+
+    def decode(self, codes: np.ndarray) -> pd.Series:
+        """Give the values of codes in the original dtype; padding and unknown become missing."""
+        positions = np.asarray(codes, dtype=np.int64) - FIRST_KNOWN
+        missing = positions < 0
+        values: Any = self.values
+        if not isinstance(values.dtype, np.dtype) or str(values.dtype) != self.dtype:
+            values = pd.array(values, dtype=self._pandas_dtype())
+        if missing.any():
+            positions = np.where(missing, -1, positions)
+            if isinstance(values, np.ndarray) and values.dtype.kind not in "fmMO":
+                values = values.astype(object)  # integers and the like have no missing value
+            taken = pd.api.extensions.take(values, positions, allow_fill=True)
+        else:
+            taken = values.take(positions)
+        return pd.Series(taken, copy=False)
+
+    def _pandas_dtype(self) -> Any:
+        if self.dtype == "category":
+            return pd.CategoricalDtype(self.categories, ordered=self.ordered)
+        return self.dtype
+
+
+def _plain_values(values: Any) -> np.ndarray:
+    """Give values as a numpy array that needs no pandas to be read."""
+    if isinstance(values, pd.Series):
+        values = values.array
+    dtype = values.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        values = values.astype(dtype.categories.dtype)
+        return _plain_values(values)
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        return np.asarray(values.tz_convert("UTC").tz_localize(None))
+    if isinstance(dtype, np.dtype):
+        return np.asarray(values)
+    kind = getattr(dtype, "kind", "O")
+    if kind in "iub":
+        # Missing entries only need to be no error here: `lookup` marks them.
+        return values.to_numpy(dtype=f"{kind}8" if kind != "b" else bool, na_value=0)
+    if kind == "f":
+        return values.to_numpy(dtype=float, na_value=np.nan)
+    return np.asarray(values, dtype=object)
+
+
+@dataclass(frozen=True, eq=False)
+class Bag:
+    """Rows of several codes each: row `i` holds ``values[offsets[i]:offsets[i + 1]]``."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_lists(cls, rows: list[np.ndarray] | list[list[int]]) -> Self:
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        values = np.concatenate(rows) if offsets[-1] else np.empty(0)
+        return cls(values.astype(np.int32), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, rows: np.ndarray) -> Bag:
+        """Give some of the rows."""
+        positions, offsets = concatenate_ranges(self.offsets[rows], self.offsets[rows + 1])
+        return Bag(self.values[positions], offsets)
+
+    def to_lists(self) -> list[list[int]]:
+        values = self.values.tolist()
+        bounds = self.offsets.tolist()
+        return [values[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+Column = np.ndarray | Bag
+Columns = dict[str, Column]
+
+
+def take_rows(column: Column, rows: np.ndarray) -> Column:
+    """Give some rows of a column of either form."""
+    return column.take(rows) if isinstance(column, Bag) else column[rows]
+
+
+class _Shared:
+    """Copied by reference: frames carry such a value in ``attrs``, which pandas copies deeply."""
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Feature:
+    """What was learnt of a feature's column.
+
+    `kind` is "categorical", "numeric" or "multi_valued"; `vocabulary` belongs to the first and
+    last, `mean` and `scale` to the second.
+    """
+
+    name: Hashable
+    kind: str
+    vocabulary: Vocabulary | None = None
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """Number of codes; 0 for a numeric feature."""
+        return 0 if self.vocabulary is None else len(self.vocabulary)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Schema(_Shared):
+    """What a `MatchEncoder` knows: the roles, the ids, the features and their latest values."""
+
+    user: Hashable
+    item: Hashable
+    time: Hashable | None
+    time_kind: str  # "number", "datetime", or "order" where the order of the rows is the time
+    users: Vocabulary
+    items: Vocabulary
+    user_features: tuple[Feature, ...]
+    item_features: tuple[Feature, ...]
+    user_table: Columns  # one row a code, padding and unknown included
+    item_table: Columns
+
+    def __repr__(self) -> str:
+        lines = [
+            f"Schema: {len(self.users.values):,} users, {len(self.items.values):,} items",
+            f"  user {self.user!r} ({self.users.dtype}), item {self.item!r} ({self.items.dtype}), "
+            f"time {'is the order of the rows' if self.time is None else repr(self.time)}",
+        ]
+        for side, features in (("user", self.user_features), ("item", self.item_features)):
+            for feature in features:
+                size = f", {feature.size - FIRST_KNOWN:,} values" if feature.vocabulary else ""
+                lines.append(f"  {side} feature {feature.name!r}: {feature.kind}{size}")
+        return "\n".join(lines)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give one row a column: its role, kind and number of known values."""
+        rows: list[tuple] = [
+            (self.user, "user", "id", len(self.users.values)),
+            (self.item, "item", "id", len(self.items.values)),
+        ]
+        if self.time is not None:
+            rows.append((self.time, "time", self.time_kind, pd.NA))
+        for role, features in (
+            ("user feature", self.user_features),
+            ("item feature", self.item_features),
+        ):
+            for feature in features:
+                size = feature.size - FIRST_KNOWN if feature.vocabulary else pd.NA
+                rows.append((feature.name, role, feature.kind, size))
+        return pd.DataFrame(rows, columns=["column", "role", "kind", "n_values"])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Rows:
+    """What `Events` and `Samples` share: coded rows that look like a table."""
+
+    schema: Schema
+    user: np.ndarray  # (n,) int32
+    item: np.ndarray  # (n,) int32; PADDING where the row has no item
+    time: np.ndarray | None = None  # (n,) int64 or float64; None: the order of the rows
+    features: Columns = field(default_factory=dict)  # user features that the rows bring along
+    user_ids: pd.Series | None = None  # as the caller wrote them, for the answer
+
+    _SCHEMA_KEY: ClassVar[str] = "skmatch_schema"
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape as of a table."""
+        return len(self), len(self.column_names(self.schema, tuple(self.features)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.to_frame(), dtype=dtype)
+
+    def __getitem__(self, rows: Any) -> Self:
+        return self.take(np.arange(len(self))[rows])
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Give some of the rows."""
+        return replace(self, **self._taken(rows))
+
+    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+        return {
+            "user": self.user[rows],
+            "item": self.item[rows],
+            "time": None if self.time is None else self.time[rows],
+            "features": {name: take_rows(col, rows) for name, col in self.features.items()},
+            "user_ids": None if self.user_ids is None else self.user_ids.iloc[rows],
+        }
+
+    @staticmethod
+    def column_names(schema: Schema, features: tuple) -> list:
+        """Give the names of the columns of `to_frame`."""
+        time = [] if schema.time is None else [schema.time]
+        return [schema.user, schema.item, *time, *features]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give the codes as a frame that carries the schema, so that the next step can read it."""
+        columns: dict[Hashable, Any] = {self.schema.user: self.user, self.schema.item: self.item}
+        if self.schema.time is not None:
+            columns[self.schema.time] = self.time
+        for name, column in self.features.items():
+            columns[name] = column.to_lists() if isinstance(column, Bag) else column
+        frame = pd.DataFrame(columns)
+        if self.user_ids is not None:
+            frame.index = self.user_ids.index
+        frame.attrs[self._SCHEMA_KEY] = self.schema
+        return frame
+
+    @classmethod
+    def _from_frame(cls, frame: pd.DataFrame) -> dict[str, Any]:
+        schema = frame.attrs[cls._SCHEMA_KEY]
+        features: Columns = {}
+        for feature in schema.user_features:
+            if feature.name in frame.columns:
+                column = frame[feature.name]
+                is_multi = feature.kind == "multi_valued"
+                features[feature.name] = (
+                    Bag.from_lists(column.tolist()) if is_multi else column.to_numpy()
+                )
+        return {
+            "schema": schema,
+            "user": frame[schema.user].to_numpy(),
+            "item": frame[schema.item].to_numpy(),
+            "time": None if schema.time is None else frame[schema.time].to_numpy(),
+            "features": features,
+        }
+
+    def user_columns(self) -> Columns:
+        """Give every user feature of the rows: their own, else the latest known of the user."""
+        return {
+            feature.name: self.features[feature.name]
+            if feature.name in self.features
+            else take_rows(self.schema.user_table[feature.name], self.user)
+            for feature in self.schema.user_features
+        }
+
+    def original_users(self) -> pd.Series:
+        """Give the users as the caller wrote them, unknown ones included."""
+        if self.user_ids is not None:
+            return self.user_ids
+        return self.schema.users.decode(self.user)
+
+    def _decoded(self) -> pd.DataFrame:
+        frame = pd.DataFrame({self.schema.user: self.original_users().to_numpy()})
+        if (self.item != PADDING).any():
+            frame[self.schema.item] = self.schema.items.decode(self.item)
+        return frame
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Events(_Rows):
+    """Coded events or queries, one row each, as `MatchEncoder` gives them."""
+
+    history: Bag | None = None  # item codes that queries bring along
+    has_history: np.ndarray | None = None  # (n,) bool: which queries do
+
+    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+        own = super()._taken(rows)
+        if self.history is not None and self.has_history is not None:
+            own |= {"history": self.history.take(rows), "has_history": self.has_history[rows]}
+        return own
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Self:
+        """Read a frame made by `to_frame`."""
+        return cls(**cls._from_frame(frame))
+
+    def decode(self) -> pd.DataFrame:
+        """Give the rows in the user's own ids."""
+        return self._decoded()
+
+    def __repr__(self) -> str:
+        head = self.take(np.arange(min(5, len(self)))).decode()
+        return f"Events: {len(self):,} rows, of {self.schema!r}\n{head}"
+
+
+@dataclass(frozen=True, eq=False)
+class NegativeSampling(_Shared):
+    """How negatives are drawn: the way by name, how many a positive, and each item's count."""
+
+    negatives: str
+    neg_ratio: int
+    counts: np.ndarray  # (n_items,) events of each known item
+    seed: int | None = None  # None: the retriever's generator draws
+
+
+@dataclass(frozen=True, eq=False)
+class EventLog(_Shared):
+    """The items of all events, user after user, in the order of time."""
+
+    items: np.ndarray  # (n_events,) int32
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Samples(_Rows):
+    """Rows with the history before each, as `SequenceSampler` gives them.
+
+    The history of row `i` is ``log.items[start[i]:stop[i]]``, oldest first; all that its user has
+    seen is ``log.items[seen[i]:stop[i]]``. No history is ever copied.
+    """
+
+    log: EventLog = field(default=None)  # type: ignore[assignment]
+    seen: np.ndarray = field(default=None)  # type: ignore[assignment]
+    start: np.ndarray = field(default=None)  # type: ignore[assignment]
+    stop: np.ndarray = field(default=None)  # type: ignore[assignment]
+    sampling: NegativeSampling = field(default=None)  # type: ignore[assignment]
+    min_history: int = 1
+
+    _SAMPLES_KEY: ClassVar[str] = "skmatch_samples"
+    WINDOW: ClassVar[tuple[str, ...]] = ("seen_start", "history_start", "history_stop")
+
+    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+        window = {"seen": self.seen[rows], "start": self.start[rows], "stop": self.stop[rows]}
+        return super()._taken(rows) | window
+
+    @staticmethod
+    def column_names(schema: Schema, features: tuple) -> list:
+        """Give the names of the columns of `to_frame`."""
+        return [*_Rows.column_names(schema, features), *Samples.WINDOW]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give the codes and windows as a frame that carries the log the windows point into."""
+        frame = super().to_frame()
+        for name, column in zip(self.WINDOW, (self.seen, self.start, self.stop), strict=True):
+            frame[name] = column
+        frame.attrs[self._SAMPLES_KEY] = (self.log, self.sampling, self.min_history)
+        return frame
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Self:
+        """Read a frame made by `to_frame`."""
+        log, sampling, min_history = frame.attrs[cls._SAMPLES_KEY]
+        windows = (frame[name].to_numpy() for name in cls.WINDOW)
+        return cls(
+            **cls._from_frame(frame),
+            **dict(zip(("seen", "start", "stop"), windows, strict=True)),
+            log=log,
+            sampling=sampling,
+            min_history=min_history,
+        )
+
+    def decode(self) -> pd.DataFrame:
+        """Give the rows in the user's own ids, with each history as a list, newest last."""
+        frame = self._decoded()
+        positions, offsets = concatenate_ranges(self.start, self.stop)
+        items = self.schema.items.decode(self.log.items[positions]).tolist()
+        bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        frame["history"] = pd.Series([items[a:b] for a, b in bounds], dtype=object)
+        return frame
+
+    def __repr__(self) -> str:
+        head = self.take(np.arange(min(5, len(self)))).decode()
+        lengths = self.stop - self.start
+        mean = lengths.mean() if len(self) else 0.0
+        draws = f"{self.sampling.neg_ratio} negatives a positive, {self.sampling.negatives!r}"
+        return f"Samples: {len(self):,} rows, histories of {mean:.1f} events; {draws}\n{head}"
+
+
+def is_coded_frame(X: Any, kind: type[_Rows]) -> bool:
+    """Tell whether a frame was made by the `to_frame` of `Events` or `Samples`."""
+    if not isinstance(X, pd.DataFrame):
+        return False
+    attrs: Mapping = X.attrs
+    is_samples = Samples._SAMPLES_KEY in attrs and set(Samples.WINDOW) <= set(X.columns)
+    return is_samples if kind is Samples else _Rows._SCHEMA_KEY in attrs and not is_samples

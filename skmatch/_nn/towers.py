@@ -1,0 +1,199 @@
+"""The two towers, and the layers they are made of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, embedding_bag, normalize
+from torch.nn.utils import skip_init
+
+from skmatch._nn.pooling import Pooling
+
+ACTIVATIONS = {"relu": nn.ReLU, "prelu": nn.PReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+MAX_FEATURE_DIM = 16
+
+
+class FeatureSpec(NamedTuple):
+    """A feature as the network sees it: its kind and number of codes (0 where numeric)."""
+
+    kind: str
+    size: int
+
+
+class BagTensor(NamedTuple):
+    """Codes of a multi-valued feature, with the offset of each row and of the end."""
+
+    values: Tensor
+    offsets: Tensor
+
+
+FeatureTensor = Tensor | BagTensor
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """All that it takes to build a network; plain values, so that it is saved beside the weights.
+
+    Where `item_dims` is None the items' vectors are their rows in the table that histories share.
+    """
+
+    n_users: int
+    n_items: int
+    user_features: tuple[FeatureSpec, ...]
+    item_features: tuple[FeatureSpec, ...]
+    embedding_dim: int
+    user_dims: tuple[int, ...]
+    item_dims: tuple[int, ...] | None
+    activation: str
+    dropout: float
+    batch_norm: bool
+    pooling: str
+    max_length: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the values as a dict of plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> NetworkConfig:
+        """Read what `to_dict` gave."""
+        features = {
+            side: tuple(FeatureSpec(*spec) for spec in values[side])
+            for side in ("user_features", "item_features")
+        }
+        return cls(**{**values, **features})
+
+
+class Dropout(nn.Module):
+    """Dropout from a generator of the network's own: torch's global one stays untouched."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        # One random byte an element: eight times cheaper than one random number each.
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
+        words.random_(-(2**63), None, generator=self.generator)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= round(self.rate * 256)
+        return x * kept / (1 - self.rate)
+
+
+class Features(nn.Module):
+    """The features of one side: embeddings and numbers, side by side."""
+
+    def __init__(self, specs: tuple[FeatureSpec, ...], embedding_dim: int):
+        super().__init__()
+        self.specs = specs
+        dim = min(embedding_dim, MAX_FEATURE_DIM)
+        self.tables = nn.ModuleList(
+            skip_init(nn.Embedding, spec.size, dim) for spec in specs if spec.size
+        )
+        # A number comes with a flag that says whether it is missing.
+        self.width = sum(dim if spec.size else 2 for spec in specs)
+
+    def forward(self, columns: list[FeatureTensor]) -> list[Tensor]:
+        tables = iter(self.tables)
+        parts = []
+        for spec, column in zip(self.specs, columns, strict=True):
+            if isinstance(column, BagTensor):
+                weight = next(tables).weight
+                parts.append(
+                    embedding_bag(
+                        column.values, weight, column.offsets, mode="mean",
+                        include_last_offset=True,
+                    )
+                )
+            elif spec.size:
+                parts.append(next(tables)(column))
+            else:
+                missing = torch.isnan(column)
+                numbers = torch.stack([torch.where(missing, 0.0, column), missing.float()], 1)
+                parts.append(numbers)
+        return parts
+
+
+def make_mlp(
+    width: int, dims: tuple[int, ...], activation: str, dropout: float, batch_norm: bool
+) -> nn.Sequential:
+    """Make the layers of a tower; the last is linear."""
+    layers: list[nn.Module] = []
+    for i, dim in enumerate(dims):
+        layers.append(skip_init(nn.Linear, width, dim))
+        if i < len(dims) - 1:
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(dim))
+            layers += [ACTIVATIONS[activation](), Dropout(dropout)]
+        width = dim
+    return nn.Sequential(*layers)
+
+
+class TwoTowers(nn.Module):
+    """A user tower and an item tower, or a user tower and an item table.
+
+    Vectors are L2-normalised, in training and in serving alike.
+    """
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        dim = config.embedding_dim
+        self.config = config
+        self.item_embedding = skip_init(nn.Embedding, config.n_items, dim)
+        self.user_embedding = skip_init(nn.Embedding, config.n_users, dim)
+        self.pooling = Pooling(config.pooling, dim, config.max_length)
+        self.user_features = Features(config.user_features, dim)
+        self.history_dropout = Dropout(config.dropout)
+        layers = (config.activation, config.dropout, config.batch_norm)
+        width = self.pooling.width + dim + self.user_features.width
+        self.user_mlp = make_mlp(width, config.user_dims, *layers)
+        if config.item_dims is not None:
+            self.item_features = Features(config.item_features, dim)
+            self.item_mlp = make_mlp(
+                dim + self.item_features.width, config.item_dims, *layers
+            )
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw all weights anew."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.1, generator=generator)
+                # Padding and unknown start neutral.
+                nn.init.zeros_(module.weight[:2])
+            elif isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                nn.init.zeros_(module.bias)
+
+        self.pooling.initialise()
+
+    def set_generator(self, generator: torch.Generator) -> None:
+        """Give every dropout its generator."""
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.generator = generator
+
+    def encode_users(
+        self,
+        users: Tensor,  # (R,) codes
+        features: list[FeatureTensor],
+        tokens: Tensor,  # (T,) codes of items
+        start: Tensor,  # (R,)
+        stop: Tensor,  # (R,)
+    ) -> Tensor:
+        """Give the users' vectors, (R, V)."""
+        history = self.pooling(self.item_embedding(tokens), start, stop)
+        parts = [self.history_dropout(history), self.user_embedding(users)]
+        parts += self.user_features(features)
+        return normalize(self.user_mlp(torch.cat(parts, 1)), dim=1)
+
+    def encode_items(self, items: Tensor, features: list[FeatureTensor]) -> Tensor:
+        """Give the items' vectors, (M, V)."""
+        rows = embedding(items, self.item_embedding.weight)
+        if self.config.item_dims is None:
+            return normalize(rows, dim=1)
+        return normalize(self.item_mlp(torch.cat([rows, *self.item_features(features)], 1)), dim=1)

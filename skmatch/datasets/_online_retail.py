@@ -1,0 +1,130 @@
+"""UCI Online Retail: the purchases of a British mail-order house."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from gzip import BadGzipFile
+from pathlib import Path
+
+import pandas as pd
+
+_PURCHASES, _ITEMS = "purchases.csv.gz", "items.csv"
+_DTYPES = {
+    "InvoiceNo": "str",
+    "StockCode": "str",
+    "InvoiceDate": "str",
+    "Country": "str",
+    "Quantity": "float64",
+    "UnitPrice": "float64",
+    "CustomerID": "float64",
+}
+
+
+def load_online_retail(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read UCI Online Retail, purchases of gifts over a year, into one table of events.
+
+    Parameters
+    ----------
+    path : str or path-like
+        One of
+
+        - a folder that holds ``purchases.csv.gz`` (`CustomerID`, `StockCode`, `InvoiceNo`,
+          `InvoiceDate`, `Country`, `Quantity`, `UnitPrice`) and ``items.csv`` (`StockCode`,
+          `description`);
+        - that ``purchases.csv.gz`` itself, with ``items.csv`` beside it;
+        - UCI's own table saved as csv (the columns above and `Description`). Of it, rows without
+          a customer, cancelled invoices and quantities below one are left out.
+
+    Returns
+    -------
+    events : pandas.DataFrame
+        One row a line of an invoice, in the order of the file, with the columns
+
+        - `user_id` : int64
+        - `item_id` : str
+        - `timestamp` : datetime64
+        - `invoice` : str
+        - `country` : categorical of str
+        - `quantity` : int64
+        - `price` : float64, of one piece in pounds
+        - `description` : categorical of str
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file has other columns, or cannot be read.
+
+    References
+    ----------
+    .. [1] Daqing Chen (2015). Online Retail. UCI Machine Learning Repository.
+       https://doi.org/10.24432/C5BW33
+
+    Examples
+    --------
+    >>> from skmatch.datasets import load_online_retail
+    >>> events = load_online_retail("online-retail")  # doctest: +SKIP
+    """
+    path = Path(path).expanduser()
+    file = path / _PURCHASES if path.is_dir() else path
+    _require_file(file, f"give a folder with {_PURCHASES} and {_ITEMS}, or UCI's table as csv")
+    try:
+        raw = _read(file)
+        if "Description" in raw:
+            raw = _drop_non_purchases(raw)
+        else:
+            raw["Description"] = raw["StockCode"].map(_descriptions(file.with_name(_ITEMS)))
+        return pd.DataFrame(
+            {
+                "user_id": raw["CustomerID"].astype("int64"),
+                "item_id": raw["StockCode"],
+                "timestamp": pd.to_datetime(raw["InvoiceDate"]),
+                "invoice": raw["InvoiceNo"],
+                "country": raw["Country"].astype("category"),
+                "quantity": raw["Quantity"].astype("int64"),
+                "price": raw["UnitPrice"],
+                "description": raw["Description"].astype("category"),
+            }
+        )
+    except (ValueError, EOFError, zlib.error, BadGzipFile) as error:
+        raise ValueError(
+            f"{str(file)!r} cannot be read as Online Retail: {error} Give a csv file with the "
+            f"columns {', '.join(_DTYPES)}, and Description or an {_ITEMS} beside it."
+        ) from error
+
+
+def _require_file(file: Path, remedy: str) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {str(file)!r}: {remedy}.")
+
+
+def _read(file: Path) -> pd.DataFrame:
+    dtypes = _DTYPES | {"Description": "str"}
+    # copies of UCI's table go about in UTF-8 and in Latin-1 (its pound signs)
+    for encoding in ("utf-8", "latin-1"):
+        try:
+            raw = pd.read_csv(
+                file, usecols=lambda name: name in dtypes, dtype=dtypes, encoding=encoding
+            )
+        except UnicodeDecodeError:
+            continue
+        break
+    missing = [name for name in _DTYPES if name not in raw]
+    if missing:
+        raise ValueError(f"It has no column {', '.join(missing)}.")
+    return raw
+
+
+def _drop_non_purchases(raw: pd.DataFrame) -> pd.DataFrame:
+    is_cancelled = raw["InvoiceNo"].str.startswith("C")
+    kept = raw["CustomerID"].notna() & ~is_cancelled & (raw["Quantity"] > 0)
+    return raw[kept].reset_index(drop=True)
+
+
+def _descriptions(file: Path) -> pd.Series:
+    _require_file(file, f"it holds the descriptions of the items and belongs beside {_PURCHASES}")
+    return pd.read_csv(
+        file, usecols=["StockCode", "description"], dtype="str", index_col="StockCode"
+    )["description"]

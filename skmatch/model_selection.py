@@ -1,0 +1,457 @@
+"""Splits of events into past and future, for the ``cv`` of scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import BaseCrossValidator
+
+from skmatch._validation import DEFAULT_TIME, read_table, require_column
+
+__all__ = ["LeaveLastOut", "TemporalSplit"]
+
+
+class _Events(NamedTuple):
+    """Users and times of the events as integers."""
+
+    user: np.ndarray  # (n_events,) code of the user
+    time: np.ndarray  # (n_events,) place of the time in `times`
+    times: pd.Index  # distinct times, ascending; the row numbers where there is no time column
+
+
+class LeaveLastOut(BaseCrossValidator):
+    """Cross-validator that tests on the last events of each user and trains on those before.
+
+    With one split, each user's last `n_last` events are the test set. With several, the folds go
+    from the earliest to the latest: the last fold tests on the last `n_last` events of each user,
+    the fold before it on the `n_last` before those, and so on. A user's events after those tested
+    in a fold are in neither set. Events of a user at the same time come in the order of the rows.
+
+    A user who would have no event left to train on is not tested in that fold; the events that
+    would have been tested are trained on.
+
+    Parameters
+    ----------
+    n_last : int, default=1
+        Number of events that are tested per user and fold.
+    n_splits : int, default=1
+        Number of folds.
+    user : hashable, default="user_id"
+        Label of the users' column; in an array it is the first column.
+    time : hashable, default="timestamp"
+        Label of the times' column; in an array it is the third column. If there is no column of
+        the default name, the order of the rows is the order of time.
+
+    See Also
+    --------
+    TemporalSplit : Splits at points in time that are common to all users.
+
+    Notes
+    -----
+    The past is each user's own: an event of one user may be trained on although it is later than
+    a tested event of another. Models that pick up trends can gain from that [1]_; `TemporalSplit`
+    rules it out.
+
+    References
+    ----------
+    .. [1] Y. Ji, A. Sun, J. Zhang and C. Li, "A critical study on data leakage in recommender
+       system offline evaluation", ACM Transactions on Information Systems 41(3), 2023.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skmatch.model_selection import LeaveLastOut
+    >>> events = pd.DataFrame({
+    ...     "user_id": ["u1", "u1", "u1", "u2", "u2", "u3"],
+    ...     "item_id": ["a", "b", "c", "a", "c", "b"],
+    ...     "timestamp": [1, 3, 2, 5, 6, 4],
+    ... })
+    >>> [(train, test)] = LeaveLastOut().split(events)
+    >>> train, test
+    (array([0, 2, 3, 5]), array([1, 4]))
+    """
+
+    def __init__(
+        self,
+        n_last: int = 1,
+        n_splits: int = 1,
+        *,
+        user: Hashable = "user_id",
+        time: Hashable = DEFAULT_TIME,
+    ) -> None:
+        _check_count("n_last", n_last)
+        _check_count("n_splits", n_splits)
+        self.n_last = n_last
+        self.n_splits = n_splits
+        self.user = user
+        self.time = time
+
+    def split(
+        self, X: Any, y: Any = None, groups: Any = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Generate the positions of the training and test events of each fold.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like, shape (n_events, n_columns)
+            Events, in any order.
+        y : None
+            Ignored.
+        groups : None
+            Ignored.
+
+        Yields
+        ------
+        train : ndarray of int
+            Positions of the training events, ascending.
+        test : ndarray of int
+            Positions of the test events, ascending.
+
+        Raises
+        ------
+        ValueError
+            If a user or a time is missing, the times have no order, or no user has enough events
+            to be tested in a fold.
+        """
+        events = _read_events(X, self.user, self.time)
+        n_events = np.bincount(events.user)  # of each user
+        # How many events of the same user come after: by user, then time, then row.
+        order = np.lexsort((events.time, events.user))
+        n_later = np.empty(len(order), dtype=np.intp)
+        n_later[order] = np.cumsum(n_events)[events.user[order]] - 1 - np.arange(len(order))
+        for fold in range(self.n_splits):
+            n_dropped = (self.n_splits - 1 - fold) * self.n_last
+            n_needed = n_dropped + self.n_last + 1
+            is_tested = n_events >= n_needed
+            if not is_tested.any():
+                raise ValueError(
+                    f"Fold {fold} of LeaveLastOut has no test events: it tests users with at least "
+                    f"{n_needed} events, and no user has more than {n_events.max()}. Lower n_last "
+                    "or n_splits."
+                )
+            is_past = n_later >= n_dropped
+            is_test = is_past & (n_later < n_dropped + self.n_last) & is_tested[events.user]
+            yield np.flatnonzero(is_past & ~is_test), np.flatnonzero(is_test)
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Give the number of folds.
+
+        Parameters
+        ----------
+        X : None
+            Ignored.
+        y : None
+            Ignored.
+        groups : None
+            Ignored.
+
+        Returns
+        -------
+        n_splits : int
+            Number of folds.
+        """
+        return self.n_splits
+
+
+class TemporalSplit(BaseCrossValidator):
+    """Cross-validator that trains on all events before a point in time and tests on those after.
+
+    The cut-off times are the same for all users. A fold trains on all events before its cut-off
+    and tests on those from the cut-off on, up to the next cut-off or, in the last fold, the end.
+    Events at the same time are never parted.
+
+    Parameters
+    ----------
+    n_splits : int, default=5
+        Number of folds; with `cutoffs` it is their number that counts.
+    test_size : float, default=None
+        Share of the events that each fold tests on: the last ``n_splits * test_size`` of the
+        events are cut into blocks of as many events each, as far as ties in time allow. None
+        stands for ``1 / (n_splits + 1)``. Not with `cutoffs`.
+    cutoffs : sequence of times, default=None
+        Ascending cut-off times, one per fold, instead of cutting by number of events. What has no
+        time zone is read in that of the column.
+    gap : number or timedelta, default=0
+        Length of time before the cut-off that is not trained on, as when a model is trained some
+        time before it serves.
+    window : number or timedelta, default=None
+        Train on at most this length of time, ending at the cut-off less `gap`; None trains on all
+        of the past.
+    user : hashable, default="user_id"
+        Label of the users' column, where every event must have its user; in an array it is the
+        first column.
+    time : hashable, default="timestamp"
+        Label of the times' column; in an array it is the third column. If there is no column of
+        the default name, the order of the rows is the order of time, and `cutoffs`, `gap` and
+        `window` count rows.
+
+    See Also
+    --------
+    LeaveLastOut : Tests on the last events of each user.
+
+    References
+    ----------
+    .. [1] Z. Meng, R. McCreadie, C. Macdonald and I. Ounis, "Exploring data splitting strategies
+       for the evaluation of recommendation models", RecSys 2020.
+    .. [2] Y. Ji, A. Sun, J. Zhang and C. Li, "A critical study on data leakage in recommender
+       system offline evaluation", ACM Transactions on Information Systems 41(3), 2023.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skmatch.model_selection import TemporalSplit
+    >>> events = pd.DataFrame({
+    ...     "user_id": ["u1", "u2", "u1", "u2", "u3", "u1"],
+    ...     "item_id": ["a", "a", "b", "c", "b", "c"],
+    ...     "timestamp": pd.to_datetime(["2024-01-05", "2024-01-01", "2024-01-09",
+    ...                                  "2024-01-02", "2024-01-09", "2024-01-20"]),
+    ... })
+    >>> for train, test in TemporalSplit(n_splits=2).split(events):
+    ...     print(train, test)
+    [1 3] [0]
+    [0 1 3] [2 4 5]
+    >>> for train, test in TemporalSplit(cutoffs=["2024-01-09"], gap="5D").split(events):
+    ...     print(train, test)
+    [1 3] [2 4 5]
+    """
+
+    def __init__(
+        self,
+        n_splits: int = 5,
+        *,
+        test_size: float | None = None,
+        cutoffs: Sequence[Any] | None = None,
+        gap: Any = 0,
+        window: Any = None,
+        user: Hashable = "user_id",
+        time: Hashable = DEFAULT_TIME,
+    ) -> None:
+        _check_count("n_splits", n_splits)
+        if cutoffs is not None:
+            if pd.api.types.is_scalar(cutoffs) or len(cutoffs) == 0:
+                raise ValueError(
+                    f"cutoffs={cutoffs!r} is no list of times: give one per fold, or None to cut "
+                    "by number of events."
+                )
+            if test_size is not None:
+                raise ValueError(
+                    f"test_size={test_size!r} is no use beside cutoffs: leave one of them None."
+                )
+        elif test_size is not None and (
+            not isinstance(test_size, Real) or not 0 < test_size < 1 / n_splits
+        ):
+            raise ValueError(
+                f"test_size={test_size!r} is no share of the events that leaves some to train on "
+                f"with n_splits={n_splits}: use a number between 0 and {1 / n_splits:.3g}."
+            )
+        self.n_splits = n_splits
+        self.test_size = test_size
+        self.cutoffs = cutoffs
+        self.gap = gap
+        self.window = window
+        self.user = user
+        self.time = time
+
+    def split(
+        self, X: Any, y: Any = None, groups: Any = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Generate the positions of the training and test events of each fold.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like, shape (n_events, n_columns)
+            Events, in any order.
+        y : None
+            Ignored.
+        groups : None
+            Ignored.
+
+        Yields
+        ------
+        train : ndarray of int
+            Positions of the training events, ascending.
+        test : ndarray of int
+            Positions of the test events, ascending.
+
+        Raises
+        ------
+        ValueError
+            If a user or a time is missing, the times have no order, `cutoffs`, `gap` or `window`
+            do not fit the times, or a fold has no event to train or test on.
+        """
+        events = _read_events(X, self.user, self.time)
+        times = events.times
+        if self.cutoffs is None:
+            cutoffs = self._cut_by_number(events)
+        else:
+            cutoffs = _read_cutoffs(self.cutoffs, times)
+        gap = _read_duration("gap", self.gap, times)
+        ends = [cutoff - gap for cutoff in cutoffs]
+
+        # Each bound is a place in `times`; the events between two bounds are counted beforehand,
+        # so that a fold that cannot be is reported before the first is fitted.
+        test_from = _places(cutoffs, times)
+        test_to = np.append(test_from[1:], len(times))
+        train_to = _places(ends, times)
+        train_from = np.zeros_like(train_to)
+        if self.window is not None:
+            window = _read_duration("window", self.window, times)
+            train_from = _places([end - window for end in ends], times)
+        n_before = np.concatenate([[0], np.cumsum(np.bincount(events.time))])
+        self._reject_empty(cutoffs, n_before[train_to] - n_before[train_from], "training")
+        self._reject_empty(cutoffs, n_before[test_to] - n_before[test_from], "test")
+        for bounds in zip(train_from, train_to, test_from, test_to, strict=True):
+            is_train = (bounds[0] <= events.time) & (events.time < bounds[1])
+            is_test = (bounds[2] <= events.time) & (events.time < bounds[3])
+            yield np.flatnonzero(is_train), np.flatnonzero(is_test)
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Give the number of folds.
+
+        Parameters
+        ----------
+        X : None
+            Ignored.
+        y : None
+            Ignored.
+        groups : None
+            Ignored.
+
+        Returns
+        -------
+        n_splits : int
+            Number of folds.
+        """
+        return self.n_splits if self.cutoffs is None else len(self.cutoffs)
+
+    def _cut_by_number(self, events: _Events) -> list[Any]:
+        """Give the times that cut the last of the events into blocks of as many events each."""
+        share = 1 / (self.n_splits + 1) if self.test_size is None else self.test_size
+        n_events = len(events.time)
+        blocks_left = np.arange(self.n_splits, 0, -1)
+        start = n_events - np.round(blocks_left * share * n_events).astype(int)
+        start = np.minimum(start, n_events - 1)  # a block of no event is told apart by its test set
+        return list(events.times[np.sort(events.time)[start]])
+
+    def _reject_empty(self, cutoffs: list[Any], n_events: np.ndarray, which: str) -> None:
+        if n_events.all():
+            return
+        fold = np.flatnonzero(n_events == 0)[0]
+        if which == "training":
+            reason = "no event lies before the cut-off, less gap, and within window"
+            remedy = "lower n_splits, test_size or gap, widen window, or cut later"
+        else:
+            reason = "no event lies between the cut-off and the next, or the end"
+            remedy = "lower n_splits, raise test_size, or spread the cutoffs"
+        raise ValueError(
+            f"Fold {fold} of TemporalSplit, cut at {cutoffs[fold]}, has no {which} events: "
+            f"{reason}. To mend it, {remedy}."
+        )
+
+
+def _read_events(X: Any, user: Hashable, time: Hashable) -> _Events:
+    frame, roles = read_table(X, user=user, item="item_id", time=time)
+    users = require_column(frame, roles.user, "user")
+    if frame.empty:
+        raise ValueError("X has no rows: give at least one event.")
+    _reject_missing(users)
+    user_code, _ = pd.factorize(users)
+    if roles.time is None:
+        rows = np.arange(len(frame))
+        return _Events(user_code, rows, pd.RangeIndex(len(frame)))
+    times = require_column(frame, roles.time, "time").infer_objects()
+    _reject_missing(times)
+    values: Any
+    if pd.api.types.is_datetime64_any_dtype(times):
+        values = pd.DatetimeIndex(times)
+    elif pd.api.types.is_numeric_dtype(times) and not pd.api.types.is_complex_dtype(times):
+        values = pd.Index(np.asarray(times))
+    else:
+        raise ValueError(
+            f"Column {times.name!r} of X holds {times.iloc[0]!r} (dtype {times.dtype}), which is "
+            "no time: convert it to numbers or with pandas.to_datetime."
+        )
+    time_code, distinct = pd.factorize(values, sort=True)
+    return _Events(user_code, time_code, distinct)
+
+
+def _reject_missing(column: pd.Series) -> None:
+    missing = column.isna().to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"Column {column.name!r} of X has no value in row {column.index[missing][0]!r} "
+            f"({missing.sum()} such rows): drop these rows or fill them in."
+        )
+
+
+def _places(bounds: list[Any], times: pd.Index) -> np.ndarray:
+    """Count the distinct times before each bound; unlike searchsorted, in any unit of time."""
+    return np.array([(times < bound).sum() for bound in bounds])
+
+
+def _read_cutoffs(cutoffs: Sequence[Any], times: pd.Index) -> list[Any]:
+    values = [_read_cutoff(cutoff, times) for cutoff in cutoffs]
+    for earlier, later in pairwise(values):
+        if not earlier < later:
+            raise ValueError(
+                f"cutoffs={cutoffs!r} do not ascend: {later} comes after {earlier}. Sort them and "
+                "drop repetitions."
+            )
+    return values
+
+
+def _read_cutoff(cutoff: Any, times: pd.Index) -> Any:
+    """Give a cut-off as a value that compares with the times."""
+    is_number = isinstance(cutoff, Real)
+    if not isinstance(times, pd.DatetimeIndex):
+        if not is_number:
+            raise ValueError(f"cutoffs holds {cutoff!r}, and the times are numbers: use a number.")
+        return cutoff
+    stamp: Any = None
+    if not is_number:  # would be read as nanoseconds
+        with suppress(TypeError, ValueError):
+            stamp = pd.Timestamp(cutoff)
+    if pd.isna(stamp):
+        raise ValueError(
+            f"cutoffs holds {cutoff!r}, and the times are datetimes: use a pandas.Timestamp."
+        )
+    if stamp.tz is None:
+        return stamp.tz_localize(times.tz)
+    if times.tz is None:
+        raise ValueError(
+            f"cutoffs holds {cutoff!r}, and the times have no time zone: "
+            "drop that of the cut-off (Timestamp.tz_localize(None)) or give the times one."
+        )
+    return stamp
+
+
+def _read_duration(name: str, value: Any, times: pd.Index) -> Any:
+    """Give a length of time that can be taken from the times."""
+    is_number = isinstance(value, Real) and not isinstance(value, np.timedelta64)
+    length: Any = None
+    zero: Any = 0
+    if isinstance(times, pd.DatetimeIndex):
+        zero = pd.Timedelta(0)
+        wanted = "a pandas.Timedelta or text such as '7D', as the times are datetimes"
+        if is_number and value == 0:
+            length = zero
+        elif not is_number:  # would be read as nanoseconds
+            with suppress(TypeError, ValueError):
+                length = pd.Timedelta(value)
+    else:
+        wanted = "a number, as the times are numbers"
+        length = value if is_number else None
+    if length is None or not length >= zero:
+        raise ValueError(f"{name}={value!r} is no length of time: use {wanted}, not below 0.")
+    return length
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r}: use an integer of at least 1.")

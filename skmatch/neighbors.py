@@ -1,0 +1,165 @@
+"""`ItemIndex`: the items nearest to queries, exact by default."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skmatch._data import FIRST_KNOWN, concatenate_ranges
+from skmatch._validation import check_choice
+
+METHODS = ("exact", "pynndescent")
+_BLOCK_SIZE = 2**24  # scores of a block: 64 MiB
+
+
+class SeenItems(NamedTuple):
+    """What each query leaves out: query `i` the item codes ``items[start[i]:stop[i]]``."""
+
+    items: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+    def pairs(self, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give the rows, counted from `a`, and positions that queries a ... b - 1 leave out."""
+        where, offsets = concatenate_ranges(self.start[a:b], self.stop[a:b])
+        rows = np.repeat(np.arange(b - a), np.diff(offsets))
+        codes = self.items[where]
+        known = codes >= FIRST_KNOWN
+        return rows[known], codes[known].astype(np.int64) - FIRST_KNOWN
+
+    def take(self, queries: np.ndarray) -> SeenItems:
+        """Give what some of the queries leave out."""
+        return SeenItems(self.items, self.start[queries], self.stop[queries])
+
+
+class ItemIndex:
+    """Index of item vectors, searched by inner product.
+
+    Parameters
+    ----------
+    method : {"exact", "pynndescent"}, default="exact"
+        "exact" scores every item, in blocks of bounded memory. "pynndescent" searches an
+        approximate graph of neighbours, worth it for large catalogues.
+    random_state : int or None, default=None
+        Seeds the construction of the graph.
+
+    Attributes
+    ----------
+    vectors_ : ndarray of shape (n_items, n_dims)
+        The vectors given to `fit`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmatch.neighbors import ItemIndex
+    >>> index = ItemIndex().fit(np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
+    >>> positions, scores = index.search(np.array([[0.0, 1.0]]), k=2)
+    >>> positions
+    array([[1, 2]])
+    """
+
+    def __init__(self, method: str = "exact", random_state: int | None = None):
+        self.method = method
+        self.random_state = random_state
+
+    def fit(self, vectors: np.ndarray) -> ItemIndex:
+        """Take the vectors of the items.
+
+        Parameters
+        ----------
+        vectors : ndarray of shape (n_items, n_dims)
+
+        Returns
+        -------
+        self : ItemIndex
+        """
+        check_choice("index", self.method, METHODS)
+        self.vectors_ = vectors
+        self.graph_ = None
+        # A catalogue smaller than the graph's neighbourhoods is searched exactly.
+        if self.method == "pynndescent" and len(vectors) > 100:
+            self.graph_ = _build_graph(vectors, self.random_state)
+        return self
+
+    def search(
+        self, queries: np.ndarray, k: int, seen: SeenItems | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Give the best `k` items of each query, best first.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, n_dims)
+            Query vectors.
+        k : int
+            Number of items for a query.
+        seen : SeenItems or None, default=None
+            Items to leave out.
+
+        Returns
+        -------
+        positions : ndarray of shape (n_queries, min(k, n_items))
+            Positions in the catalogue; -1 where no item remains.
+        scores : ndarray of shape (n_queries, min(k, n_items))
+            Inner products; -inf where no item remains.
+        """
+        k = min(k, len(self.vectors_))
+        if self.graph_ is not None:
+            return self._search_graph(queries, k, seen)
+        positions = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        block = max(1, _BLOCK_SIZE // len(self.vectors_))
+        for a in range(0, len(queries), block):
+            b = min(a + block, len(queries))
+            block_scores = queries[a:b] @ self.vectors_.T
+            if seen is not None:
+                block_scores[seen.pairs(a, b)] = -np.inf
+            positions[a:b], scores[a:b] = top_k(block_scores, k)
+        return positions, scores
+
+    def _search_graph(
+        self, queries: np.ndarray, k: int, seen: SeenItems | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fetch enough to leave out what is seen; queries still short of `k` go the exact way."""
+        n_queries, n_items = len(queries), len(self.vectors_)
+        n_seen = 0 if seen is None else int((seen.stop - seen.start).max(initial=0))
+        n_fetched = min(k + n_seen, n_items)
+        assert self.graph_ is not None
+        found, _ = self.graph_.query(queries, k=n_fetched)
+        found = found.astype(np.int64)
+        scores = np.einsum("qd,qfd->qf", queries, self.vectors_[found]).astype(np.float32)
+        if seen is not None:
+            rows, left_out = seen.pairs(0, n_queries)
+            keys = np.arange(n_queries)[:, None] * n_items + found
+            scores[np.isin(keys, rows * n_items + left_out)] = -np.inf
+        best, best_scores = top_k(scores, min(k, n_fetched))
+        positions = np.where(best >= 0, np.take_along_axis(found, np.maximum(best, 0), 1), -1)
+        short = np.flatnonzero((positions < 0).any(axis=1))
+        if len(short):
+            exact = ItemIndex().fit(self.vectors_)
+            rest = None if seen is None else seen.take(short)
+            positions[short], best_scores[short] = exact.search(queries[short], k, rest)
+        return positions, best_scores
+
+
+def _build_graph(vectors: np.ndarray, random_state: int | None) -> Any:
+    from pynndescent import NNDescent  # compiles for half a minute when first imported
+
+    # On vectors that are not normalised "dot" is wrong and "inner_product" right.
+    graph = NNDescent(vectors, metric="inner_product", random_state=random_state)
+    graph.prepare()
+    return graph
+
+
+def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give positions and scores of the `k` best of each row; -1 where only -inf remains."""
+    n = scores.shape[1]
+    best = np.argpartition(scores, n - k, axis=1)[:, n - k :] if k < n else None
+    if best is None:
+        best = np.broadcast_to(np.arange(n), scores.shape)
+    best = np.sort(best, axis=1)  # so that of equal scores the first item comes first
+    best_scores = np.take_along_axis(scores, best, axis=1)
+    order = np.argsort(-best_scores, axis=1, kind="stable")
+    best_scores = np.take_along_axis(best_scores, order, axis=1)
+    best = np.take_along_axis(best, order, axis=1)
+    return np.where(np.isneginf(best_scores), -1, best), best_scores

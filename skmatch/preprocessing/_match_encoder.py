@@ -1,0 +1,481 @@
+"""`MatchEncoder`: raw columns to integer codes and back."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skmatch._data import (
+    FIRST_KNOWN,
+    PADDING,
+    UNKNOWN,
+    Bag,
+    Column,
+    Columns,
+    Events,
+    Feature,
+    Schema,
+    Vocabulary,
+    take_rows,
+)
+from skmatch._validation import (
+    DEFAULT_TIME,
+    check_ids,
+    read_table,
+    read_times,
+    require_column,
+)
+from skmatch.preprocessing._output import FrameOutputMixin
+
+KINDS = ("categorical", "numeric", "multi_valued")
+
+
+class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+    """Encode a table of events: ids and features become integer codes that can be decoded.
+
+    The columns are named here and nowhere else in a program: every later step reads their roles
+    from what this encoder learnt. Code 0 is padding, 1 is unknown, known values start at 2. At
+    transform, unseen and missing values become unknown, never an error.
+
+    Parameters
+    ----------
+    user, item : label, default="user_id", "item_id"
+        The columns of the ids. Any hashable value is an id. An integer that is no label is a
+        position. The columns of an array are user, item and time, in this order.
+    time : label or None, default="timestamp"
+        The column of the times: numbers or datetimes. With None the order of the rows is the
+        order of time, and also where the column of the default name is absent.
+    user_features, item_features : sequence of labels, default=()
+        The columns of features of users and of items. Where a feature changes over time, its
+        latest value that is not missing counts.
+    kinds : dict or None, default=None
+        The kind of features, by label: "categorical", "numeric" or "multi_valued". Features that
+        it does not name go by their dtype: floats are numeric; cells that are lists, tuples, sets
+        or arrays are multi-valued; everything else is categorical.
+    delimiter : str, default="|"
+        What separates the values in a string cell of a multi-valued feature.
+
+    Attributes
+    ----------
+    schema_ : Schema
+        The roles, ids and features, with the latest value of each. Print it to look at it.
+    n_features_in_ : int
+        Number of columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns seen during fit, where all are strings.
+
+    See Also
+    --------
+    SequenceSampler : The next step: the history before each event.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skmatch import MatchEncoder
+    >>> events = pd.DataFrame({
+    ...     "user_id": ["ann", "ann", "bob"],
+    ...     "item_id": [10, 20, 10],
+    ...     "timestamp": [1, 2, 3],
+    ...     "country": ["NO", "NO", "PE"],
+    ... })
+    >>> encoder = MatchEncoder(user_features=["country"]).fit(events)
+    >>> encoder.transform(events).to_frame()
+       user_id  item_id  timestamp  country
+    0        2        2          1        2
+    1        2        3          2        2
+    2        3        2          3        3
+    >>> encoder.inverse_transform(encoder.transform(events))
+      user_id  item_id
+    0     ann       10
+    1     ann       20
+    2     bob       10
+    """
+
+    _parameter_constraints: dict = {
+        "user": "no_validation",  # any hashable value may label a column
+        "item": "no_validation",
+        "time": "no_validation",
+        "user_features": ["array-like", tuple],
+        "item_features": ["array-like", tuple],
+        "kinds": [dict, None],
+        "delimiter": [str],
+    }
+
+    def __init__(
+        self,
+        user: Hashable = "user_id",
+        item: Hashable = "item_id",
+        time: Hashable | None = DEFAULT_TIME,
+        user_features: Any = (),
+        item_features: Any = (),
+        *,
+        kinds: dict | None = None,
+        delimiter: str = "|",
+    ):
+        self.user = user
+        self.item = item
+        self.time = time
+        self.user_features = user_features
+        self.item_features = item_features
+        self.kinds = kinds
+        self.delimiter = delimiter
+
+    def fit(self, X: Any, y: Any = None, *, users: Any = None, items: Any = None) -> MatchEncoder:
+        """Learn ids and features from events.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_events, n_columns)
+            The events, in any order, with any index.
+        y : None
+            Ignored.
+        users, items : DataFrame or None, default=None
+            Tables with one row a user or an item: the column of the id and columns of features.
+            They may hold users and items that have no events. A feature that stands in such a
+            table is read from there.
+
+        Returns
+        -------
+        self : MatchEncoder
+        """
+        self._fit(X, users, items)
+        return self
+
+    def fit_transform(
+        self, X: Any, y: Any = None, *, users: Any = None, items: Any = None
+    ) -> Events | pd.DataFrame:
+        """Learn from events and encode them, as ``fit(X).transform(X)``.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_events, n_columns)
+            The events.
+        y : None
+            Ignored.
+        users, items : DataFrame or None, default=None
+            As in `fit`.
+
+        Returns
+        -------
+        events : Events
+        """
+        frame, user, item, time = self._fit(X, users, items)
+        return self._output(self._events(frame, user, item, time))
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit(
+        self, X: Any, users: Any, items: Any
+    ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray | None]:
+        features = self._check_features()
+        validate_data(self, X, skip_check_array=True)
+        frame, roles = read_table(
+            X, user=self.user, item=self.item, time=self.time, estimator=self
+        )
+        if not isinstance(X, pd.DataFrame) and frame.shape[1] < 2:
+            raise ValueError(
+                f"X has {frame.shape[1]} feature(s), but {type(self).__name__} requires at least "
+                "2: the user in the first column and the item in the second."
+            )
+        user_column = require_column(frame, roles.user, "user")
+        item_column = require_column(frame, roles.item, "item")
+        times, time_kind = None, "order"
+        if roles.time is not None:
+            time_column = require_column(frame, roles.time, "time")
+            _check_times(time_column)
+            times, time_kind = read_times(time_column)
+        if not len(frame):
+            raise ValueError(
+                "X has 0 sample(s), but a minimum of 1 is required: give at least one event."
+            )
+        check_ids(user_column, "user")
+        check_ids(item_column, "item")
+
+        user_vocabulary, user = _learn_ids(user_column, users, roles.user, "users")
+        item_vocabulary, item = _learn_ids(item_column, items, roles.item, "items")
+        order = None if times is None else np.argsort(times, kind="stable")
+        n_users, n_items = len(user_vocabulary), len(item_vocabulary)
+        learnt = {}
+        for side, table, codes, n_codes, role, vocabulary in (
+            ("user", users, user, n_users, roles.user, user_vocabulary),
+            ("item", items, item, n_items, roles.item, item_vocabulary),
+        ):
+            learnt[side] = [
+                self._learn_feature(name, frame, table, codes, order, n_codes, role, vocabulary)
+                for name in features[side]
+            ]
+        self.schema_ = Schema(
+            user=roles.user,
+            item=roles.item,
+            time=roles.time,
+            time_kind=time_kind,
+            users=user_vocabulary,
+            items=item_vocabulary,
+            user_features=tuple(feature for feature, _ in learnt["user"]),
+            item_features=tuple(feature for feature, _ in learnt["item"]),
+            user_table={feature.name: column for feature, column in learnt["user"]},
+            item_table={feature.name: column for feature, column in learnt["item"]},
+        )
+        return frame, user, item, times
+
+    def _check_features(self) -> dict[str, list]:
+        features = {"user": list(self.user_features), "item": list(self.item_features)}
+        named = features["user"] + features["item"]
+        for name, kind in (self.kinds or {}).items():
+            if kind not in KINDS:
+                raise ValueError(
+                    f"kinds[{name!r}] is {kind!r}; choose one of {', '.join(map(repr, KINDS))}."
+                )
+            if name not in named:
+                raise ValueError(
+                    f"kinds names {name!r}, which is no feature; add it to user_features or "
+                    "item_features, or leave it out of kinds."
+                )
+        for name in named:
+            if named.count(name) > 1:
+                raise ValueError(f"The feature {name!r} is named twice; name it once.")
+        return features
+
+    def _learn_feature(
+        self,
+        name: Hashable,
+        frame: pd.DataFrame,
+        table: pd.DataFrame | None,
+        codes: np.ndarray,
+        order: np.ndarray | None,
+        n_codes: int,
+        role: Hashable,
+        vocabulary: Vocabulary,
+    ) -> tuple[Feature, Column]:
+        if table is not None and name in table.columns:
+            column, codes, order = table[name], vocabulary.lookup(table[role]), None
+        else:
+            column = require_column(frame, name, "feature")
+        kind = (self.kinds or {}).get(name) or _kind_of(column)
+        row_of = _latest_rows(codes, order, column.notna().to_numpy(), n_codes)
+        known = row_of >= 0
+
+        if kind == "categorical":
+            values, row_codes = Vocabulary.learn(column)
+            latest = np.full(n_codes, UNKNOWN, dtype=np.int32)
+            latest[known] = row_codes[row_of[known]]
+            return Feature(name, kind, values), latest
+        if kind == "numeric":
+            numbers = np.full(n_codes, np.nan, dtype=np.float32)
+            raw = _to_numbers(column)[row_of[known]]
+            finite = raw[np.isfinite(raw)]
+            mean = float(finite.mean()) if len(finite) else 0.0
+            scale = (float(finite.std()) if len(finite) else 0.0) or 1.0
+            numbers[known] = (raw - mean) / scale
+            return Feature(name, kind, None, mean, scale), numbers
+        cells = self._split_cells(column.iloc[row_of[known]])
+        flat = [value for cell in cells for value in cell]
+        values, flat_codes = Vocabulary.learn(pd.Series(flat, name=name, dtype=object))
+        lengths = np.zeros(n_codes, dtype=np.int64)
+        lengths[known] = [len(cell) for cell in cells]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Feature(name, kind, values), Bag(flat_codes, offsets)
+
+    def _split_cells(self, column: pd.Series) -> list[list]:
+        """Give the values of each cell; a string is split, a missing cell has none."""
+        cells = []
+        for cell in column:
+            if isinstance(cell, str):
+                cells.append([part for part in cell.split(self.delimiter) if part])
+            elif isinstance(cell, (list, tuple, set, frozenset, np.ndarray)):
+                cells.append(list(cell))
+            elif pd.isna(cell):
+                cells.append([])
+            else:
+                raise ValueError(
+                    f"The multi-valued column {column.name!r} holds {cell!r}; give lists, or "
+                    f"strings delimited by {self.delimiter!r}."
+                )
+        return cells
+
+    def transform(self, X: Any) -> Events | pd.DataFrame:
+        """Encode events or queries.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            Events, or queries: a frame needs no column but the user's. A column ``history`` of
+            lists of item ids stands for the history of its row; where the cell is missing, the
+            stored one counts. User features that are absent are those known of the user.
+
+        Returns
+        -------
+        events : Events
+            One row for one row of `X`.
+        """
+        check_is_fitted(self)
+        schema = self.schema_
+        if not isinstance(X, pd.DataFrame):
+            validate_data(self, X, skip_check_array=True, reset=False)
+        frame, roles = read_table(
+            X, user=schema.user, item=schema.item, time=schema.time, estimator=self
+        )
+        user = schema.users.lookup(require_column(frame, roles.user, "user"))
+        if roles.item in frame.columns:
+            item = schema.items.lookup(frame[roles.item])
+        else:
+            item = np.full(len(frame), PADDING, dtype=np.int32)
+        return self._output(self._events(frame, user, item, self._query_times(frame)))
+
+    def _query_times(self, frame: pd.DataFrame) -> np.ndarray | None:
+        schema = self.schema_
+        if schema.time is None or schema.time not in frame.columns:
+            return None
+        times, kind = read_times(frame[schema.time])
+        if kind not in (schema.time_kind, "none"):
+            raise ValueError(
+                f"The time column {schema.time!r} holds a {kind} here and a {schema.time_kind} "
+                "at fit; convert it to what it was at fit."
+            )
+        return times
+
+    def _events(
+        self, frame: pd.DataFrame, user: np.ndarray, item: np.ndarray, time: np.ndarray | None
+    ) -> Events:
+        features: Columns = {
+            feature.name: self._encode_feature(feature, frame[feature.name])
+            for feature in self.schema_.user_features
+            if feature.name in frame.columns
+        }
+        history, has_history = None, None
+        if "history" in frame.columns:
+            has_history = frame["history"].notna().to_numpy()
+            cells = self._split_cells(frame["history"])
+            history = _encode_cells(cells, self.schema_.items)
+        user_ids = frame[self.schema_.user]
+        return Events(
+            self.schema_, user, item, time, features, user_ids, history, has_history
+        )
+
+    def _encode_feature(self, feature: Feature, column: pd.Series) -> Column:
+        if feature.kind == "numeric":
+            return ((_to_numbers(column) - feature.mean) / feature.scale).astype(np.float32)
+        assert feature.vocabulary is not None
+        if feature.kind == "categorical":
+            return feature.vocabulary.lookup(column)
+        return _encode_cells(self._split_cells(column), feature.vocabulary)
+
+    def inverse_transform(self, X: Any) -> pd.DataFrame:
+        """Give the original ids of coded events.
+
+        Parameters
+        ----------
+        X : Events, or DataFrame or array-like with the codes of users and items first
+            What `transform` gave.
+
+        Returns
+        -------
+        ids : DataFrame
+            The user and item ids in their original dtypes; unknown ones are missing.
+        """
+        check_is_fitted(self)
+        codes = np.asarray(X.to_frame() if isinstance(X, Events) else X)
+        schema = self.schema_
+        return pd.DataFrame(
+            {
+                schema.user: schema.users.decode(codes[:, 0].astype(np.int64)),
+                schema.item: schema.items.decode(codes[:, 1].astype(np.int64)),
+            }
+        )
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Give the names of the columns of the encoded frame.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored.
+
+        Returns
+        -------
+        names : ndarray of str objects
+        """
+        check_is_fitted(self)
+        features = tuple(feature.name for feature in self.schema_.user_features)
+        return np.asarray(Events.column_names(self.schema_, features), dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def _check_times(column: pd.Series) -> None:
+    missing = column.isna().to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"The time column {column.name!r} has {missing.sum():,} missing values, the first at "
+            f"row {int(missing.argmax())}. Drop those rows, or use time=None for the row order."
+        )
+
+
+def _learn_ids(
+    column: pd.Series, table: Any, role: Hashable, parameter: str
+) -> tuple[Vocabulary, np.ndarray]:
+    """Learn the ids of the events and then those that only the table has."""
+    if table is None:
+        return Vocabulary.learn(column)
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(
+            f"{parameter} is a {type(table).__name__}; give a DataFrame with a column {role!r}."
+        )
+    ids = require_column(table, role, f"{parameter} table's id")
+    check_ids(ids, f"{parameter} table's id")
+    if ids.duplicated().any():
+        twice = ids[ids.duplicated()].iloc[0]
+        raise ValueError(f"{parameter} has several rows for {role!r} = {twice!r}; keep one.")
+    vocabulary, codes = Vocabulary.learn(pd.concat([column, ids], ignore_index=True))
+    return vocabulary, codes[: len(column)]
+
+
+def _latest_rows(
+    codes: np.ndarray, order: np.ndarray | None, present: np.ndarray, n_codes: int
+) -> np.ndarray:
+    """Give for each code its latest row with a value, -1 where there is none."""
+    rows = np.arange(len(codes)) if order is None else order
+    rows = rows[present[rows]]
+    row_of = np.full(n_codes, -1, dtype=np.int64)
+    row_of[codes[rows]] = rows  # of a repeated index, numpy keeps the last
+    row_of[:FIRST_KNOWN] = -1
+    return row_of
+
+
+def _kind_of(column: pd.Series) -> str:
+    if pd.api.types.is_float_dtype(column.dtype):
+        return "numeric"
+    if column.dtype == object or isinstance(column.dtype, pd.CategoricalDtype):
+        values = column.cat.categories if column.dtype != object else column.dropna()
+        if len(values) and isinstance(values[0] if column.dtype != object else values.iloc[0],
+                                      (list, tuple, set, frozenset, np.ndarray)):
+            return "multi_valued"
+    return "categorical"
+
+
+def _to_numbers(column: pd.Series) -> np.ndarray:
+    try:
+        numbers = pd.to_numeric(column).to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The numeric feature {column.name!r} holds what is no number ({error}); make it "
+            "numbers or name it categorical in kinds."
+        ) from None
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+def _encode_cells(cells: list[list], vocabulary: Vocabulary) -> Bag:
+    lengths = [len(cell) for cell in cells]
+    flat = pd.Series([value for cell in cells for value in cell], dtype=object)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Bag(vocabulary.lookup(flat.infer_objects()), offsets)

@@ -1,0 +1,319 @@
+"""`SequenceSampler`: the history before each event, and how negatives are drawn."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skmatch._data import (
+    FIRST_KNOWN,
+    UNKNOWN,
+    EventLog,
+    Events,
+    NegativeSampling,
+    Samples,
+    Schema,
+    concatenate_ranges,
+    is_coded_frame,
+)
+from skmatch._validation import check_choice
+from skmatch.preprocessing._match_encoder import MatchEncoder
+from skmatch.preprocessing._output import FrameOutputMixin
+
+NEGATIVES = ("uniform", "popularity", "log", "zipf", "in_batch", "all")
+
+
+class SequenceSampler(
+    FrameOutputMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
+):
+    """Give each event the history before it, and say how a retriever draws negatives.
+
+    One row comes out for one row in. Histories are pairs (start, stop) into one array of events,
+    so that memory grows with the number of events and not with the length of the histories.
+
+    ``fit(X).transform(X)`` and ``fit_transform(X)`` differ, as in scikit-learn's
+    `~sklearn.preprocessing.TargetEncoder`. `fit_transform` makes training rows: "before" means
+    earlier in (time, row order), so that no event ever sees itself or the future, also among
+    events of the same time. `transform` answers queries: one without a time gets all that is
+    stored of its user; one with a time, the events strictly before that time; one that brings its
+    own ``history``, that.
+
+    Parameters
+    ----------
+    max_length : int, default=50
+        The most recent events that a history holds.
+    min_history : int, default=1
+        A retriever trains on the events that have at least so many events of their user before
+        them. Where no event has, it trains on all, with a warning.
+    neg_ratio : int, default=3
+        Number of negatives drawn for each positive. Losses over lists share all that a training
+        step draws. "in_batch" and "all" draw none.
+    negatives : {"uniform", "popularity", "log", "zipf", "in_batch", "all"}, default="popularity"
+        How negatives are drawn, anew for every epoch. "uniform": every item alike; "popularity":
+        in proportion to count**0.75 as word2vec does [1]_; "log": to log(count + 1); "zipf":
+        log-uniform over the rank by popularity; "in_batch": the other positives of the step, with
+        their probability estimated from the counts for the logQ correction [2]_; "all": every
+        item of the catalogue. An item without events counts as if it had one.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the draws of negatives; with None they follow the retriever's own `random_state`.
+
+    Attributes
+    ----------
+    log_ : EventLog
+        The items of all events, user after user, in the order of time.
+    item_counts_ : ndarray of shape (n_items,)
+        Number of events of each known item.
+    n_features_in_ : int
+        Number of columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns seen during fit, where all are strings.
+
+    See Also
+    --------
+    MatchEncoder : The step before: codes for ids and features.
+
+    References
+    ----------
+    .. [1] T. Mikolov et al., "Distributed representations of words and phrases and their
+       compositionality", NeurIPS 2013.
+    .. [2] X. Yi et al., "Sampling-bias-corrected neural modeling for large corpus item
+       recommendations", RecSys 2019.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skmatch import SequenceSampler
+    >>> events = pd.DataFrame({
+    ...     "user_id": ["ann", "bob", "ann", "ann"],
+    ...     "item_id": ["tea", "rye", "jam", "rye"],
+    ...     "timestamp": [1, 2, 3, 4],
+    ... })
+    >>> sampler = SequenceSampler(max_length=2)
+    >>> sampler.fit_transform(events).decode()
+      user_id item_id     history
+    0     ann     tea          []
+    1     bob     rye          []
+    2     ann     jam       [tea]
+    3     ann     rye  [tea, jam]
+    >>> sampler.transform(pd.DataFrame({"user_id": ["ann", "eve"]})).decode()
+      user_id     history
+    0     ann  [jam, rye]
+    1     eve          []
+    """
+
+    _parameter_constraints: dict = {
+        "max_length": [Interval(Integral, 1, None, closed="left")],
+        "min_history": [Interval(Integral, 0, None, closed="left")],
+        "neg_ratio": [Interval(Integral, 1, None, closed="left")],
+        "negatives": [str],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        max_length: int = 50,
+        min_history: int = 1,
+        neg_ratio: int = 3,
+        negatives: str = "popularity",
+        random_state: int | np.random.RandomState | None = None,
+    ):
+        self.max_length = max_length
+        self.min_history = min_history
+        self.neg_ratio = neg_ratio
+        self.negatives = negatives
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> SequenceSampler:
+        """Store the events of every user in the order of time.
+
+        Parameters
+        ----------
+        X : Events, DataFrame or array-like of shape (n_events, n_columns)
+            What a `MatchEncoder` gave; plain events are encoded by a default one.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : SequenceSampler
+        """
+        self._fit(X)
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None) -> Samples | pd.DataFrame:
+        """Store the events and give each the history before it, for training.
+
+        Parameters
+        ----------
+        X : Events, DataFrame or array-like of shape (n_events, n_columns)
+            As in `fit`.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        samples : Samples
+            One row for one row of `X`.
+        """
+        events, order = self._fit(X)
+        stop = np.empty(len(events), dtype=np.int64)
+        stop[order] = np.arange(len(order))
+        return self._output(self._samples(events, self.log_, self.offsets_[events.user], stop))
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit(self, X: Any) -> tuple[Events, np.ndarray]:
+        check_choice("negatives", self.negatives, NEGATIVES)
+        events = self._read(X, reset=True)
+        known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
+        if not known.all():
+            row = int((~known).argmin())
+            raise ValueError(
+                f"{(~known).sum():,} events have a user or item that the MatchEncoder does not "
+                f"know, the first at row {row}; fit both on the same events."
+            )
+        order = np.argsort(events.user, kind="stable")
+        if events.time is not None:
+            by_time = np.argsort(events.time, kind="stable")
+            order = by_time[np.argsort(events.user[by_time], kind="stable")]
+        schema = events.schema
+        counts = np.bincount(events.user, minlength=len(schema.users))
+        seed = None
+        if self.random_state is not None:
+            seed = int(check_random_state(self.random_state).randint(2**31))
+        self.schema_ = schema
+        self.log_ = EventLog(events.item[order])
+        self.times_ = None if events.time is None else events.time[order]
+        self.offsets_ = np.concatenate([[0], np.cumsum(counts)])
+        self.item_counts_ = np.bincount(events.item, minlength=len(schema.items))[FIRST_KNOWN:]
+        self.sampling_ = NegativeSampling(
+            self.negatives, int(self.neg_ratio), self.item_counts_, seed
+        )
+        return events, order
+
+    def _read(self, X: Any, *, reset: bool) -> Events:
+        if isinstance(X, Events):
+            return X
+        if is_coded_frame(X, Events):
+            return Events.from_frame(X)
+        if reset:
+            self.encoder_ = MatchEncoder().set_output(transform="default")
+            events = self.encoder_.fit_transform(X)
+            for name in ("n_features_in_", "feature_names_in_"):
+                if hasattr(self.encoder_, name):
+                    setattr(self, name, getattr(self.encoder_, name))
+            return events
+        if not hasattr(self, "encoder_"):
+            raise ValueError(
+                f"SequenceSampler was fitted on Events; got a {type(X).__name__}. Pass it through "
+                "the same MatchEncoder first."
+            )
+        if not isinstance(X, pd.DataFrame):
+            validate_data(self, X, skip_check_array=True, reset=False)
+        return self.encoder_.transform(X)
+
+    def transform(self, X: Any) -> Samples | pd.DataFrame:
+        """Give each query the history that answers it.
+
+        Parameters
+        ----------
+        X : Events, DataFrame or array-like of shape (n_queries, n_columns)
+            What the `MatchEncoder` gave; plain queries where `fit` got plain events.
+
+        Returns
+        -------
+        samples : Samples
+            One row for one row of `X`.
+        """
+        check_is_fitted(self)
+        events = self._read(X, reset=False)
+        # Padding and unknown users own the empty range at the start of the log.
+        first, stop = self.offsets_[events.user], self.offsets_[events.user + 1]
+        if events.time is not None and self.times_ is not None:
+            stop = _count_before(self.times_, first, stop, events.time)
+        if events.history is None:
+            return self._output(self._samples(events, self.log_, first, stop))
+        return self._output(self._with_own_histories(events, first, stop))
+
+    def _samples(
+        self, events: Events, log: EventLog, seen: np.ndarray, stop: np.ndarray
+    ) -> Samples:
+        return Samples(
+            schema=events.schema,
+            user=events.user,
+            item=events.item,
+            time=events.time,
+            features=events.features,
+            user_ids=events.user_ids,
+            log=log,
+            seen=seen,
+            start=np.maximum(seen, stop - self.max_length),
+            stop=stop,
+            sampling=self.sampling_,
+            min_history=self.min_history,
+        )
+
+    def _with_own_histories(self, events: Events, first: np.ndarray, stop: np.ndarray) -> Samples:
+        """Put each row's stored events and its own history, if any, one after the other."""
+        own, has_own = events.history, events.has_history
+        assert own is not None
+        assert has_own is not None
+        own_length = np.diff(own.offsets)
+        stored_length = stop - first
+        end = np.cumsum(stored_length + own_length)
+        seen = end - stored_length - own_length
+        items = np.empty(end[-1] if len(end) else 0, dtype=np.int32)
+        stored, _ = concatenate_ranges(first, stop)
+        to_stored, _ = concatenate_ranges(seen, seen + stored_length)
+        to_own, _ = concatenate_ranges(end - own_length, end)
+        items[to_stored] = self.log_.items[stored]
+        items[to_own] = own.values
+        samples = self._samples(events, EventLog(items), seen, end)
+        # An own history replaces the stored one; what is stored still counts as seen.
+        start = np.where(has_own, np.maximum(samples.start, end - own_length), samples.start)
+        return Samples(**{**samples.__dict__, "start": start})
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Give the names of the columns of the output as a frame.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored.
+
+        Returns
+        -------
+        names : ndarray of str objects
+        """
+        check_is_fitted(self)
+        schema: Schema = self.schema_
+        features = tuple(feature.name for feature in schema.user_features)
+        return np.asarray(Samples.column_names(schema, features), dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def _count_before(
+    times: np.ndarray, first: np.ndarray, stop: np.ndarray, before: np.ndarray
+) -> np.ndarray:
+    """Give where the times of each range [first, stop) reach a limit: one bisection for all."""
+    low, high = first.copy(), stop.copy()
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        earlier = np.zeros(len(low), dtype=bool)
+        earlier[open_] = times[middle[open_]] < before[open_]
+        low = np.where(open_ & earlier, middle + 1, low)
+        high = np.where(open_ & ~earlier, middle, high)
+    return low

@@ -1,0 +1,282 @@
+"""`BaseRetriever`: what every retriever does with its vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skmatch._data import FIRST_KNOWN, Events, Samples, is_coded_frame
+from skmatch._validation import check_k
+from skmatch.neighbors import ItemIndex, SeenItems
+from skmatch.preprocessing import MatchEncoder, SequenceSampler
+
+
+class BaseRetriever(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
+):
+    """Base class of retrievers.
+
+    A subclass learns in `fit` and sets `schema_`, `item_vectors_`, `popularity_` and `index_`; it
+    gives the vectors of users in `_encode`. Everything else is here.
+    """
+
+    # `k` reaches `predict` through a Pipeline, also with metadata routing.
+    __metadata_request__predict = {"k": True}  # noqa: RUF012 (the form scikit-learn reads)
+
+    k: int
+
+    @abstractmethod
+    def _encode(self, samples: Samples) -> np.ndarray:
+        """Give the users' vectors, one a row."""
+
+    def _read_training(self, X: Any, users: Any, items: Any) -> tuple[Samples, dict[str, Any]]:
+        """Give training rows, and the attributes that a fit on plain events sets."""
+        if isinstance(X, Samples) or is_coded_frame(X, Samples):
+            if users is not None or items is not None:
+                raise ValueError(
+                    "users and items belong to the MatchEncoder where it is a step of its own; "
+                    "pass them to its fit (in a Pipeline: matchencoder__users=...)."
+                )
+            return X if isinstance(X, Samples) else Samples.from_frame(X), {}
+        learnt: dict[str, Any] = {}
+        if not (isinstance(X, Events) or is_coded_frame(X, Events)):
+            encoder = MatchEncoder().set_output(transform="default")
+            events = encoder.fit_transform(X, users=users, items=items)
+            learnt["encoder_"] = encoder
+            for name in ("n_features_in_", "feature_names_in_"):
+                if hasattr(encoder, name):
+                    learnt[name] = getattr(encoder, name)
+        else:
+            events = X
+        sampler = SequenceSampler().set_output(transform="default")
+        samples = sampler.fit_transform(events)
+        return samples, learnt | {"sampler_": sampler}
+
+    def _set_learnt(self, learnt: dict[str, Any]) -> None:
+        """Set fitted attributes all at once, so that a failed fit leaves the old ones whole."""
+        for name in ("encoder_", "sampler_", "n_features_in_", "feature_names_in_"):
+            if name not in learnt and hasattr(self, name):
+                delattr(self, name)
+        for name, value in learnt.items():
+            setattr(self, name, value)
+
+    def _read_queries(self, X: Any) -> Samples:
+        check_is_fitted(self)
+        if isinstance(X, Samples):
+            return X
+        if is_coded_frame(X, Samples):
+            return Samples.from_frame(X)
+        if not hasattr(self, "sampler_"):
+            raise ValueError(
+                f"{type(self).__name__} was fitted on Samples; got a {type(X).__name__}. Pass it "
+                "through the same MatchEncoder and SequenceSampler, or use "
+                "make_match_pipeline(...), whose recommend does that."
+            )
+        if not isinstance(X, Events):
+            if not hasattr(self, "encoder_"):
+                raise ValueError(
+                    f"{type(self).__name__} was fitted on Events; got a {type(X).__name__}. Pass "
+                    "it through the same MatchEncoder first."
+                )
+            if not isinstance(X, pd.DataFrame):
+                validate_data(self, X, skip_check_array=True, reset=False)
+            X = self.encoder_.transform(X)
+        return self.sampler_.transform(X)
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Give the vectors of users.
+
+        Parameters
+        ----------
+        X : Samples, DataFrame or array-like of shape (n_queries, n_columns)
+            What a `SequenceSampler` gave; plain queries where `fit` got plain events.
+
+        Returns
+        -------
+        vectors : ndarray of shape (n_queries, n_dims), float32
+        """
+        return self._encode(self._read_queries(X))
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.item_vectors_.shape[1]
+
+    @property
+    def item_ids_(self) -> np.ndarray:
+        """Ids of the catalogue, in the order of `item_vectors_`."""
+        return self._decode_items(np.arange(len(self.item_vectors_)))
+
+    def _decode_items(self, positions: np.ndarray) -> np.ndarray:
+        codes = np.asarray(positions).ravel() + FIRST_KNOWN
+        ids = self.schema_.items.decode(np.where(codes < FIRST_KNOWN, 0, codes))
+        return ids.to_numpy().reshape(np.shape(positions))
+
+    def predict(self, X: Any, k: int | None = None) -> np.ndarray:
+        """Give the ids of the best items that each user has not seen.
+
+        Parameters
+        ----------
+        X : Samples, DataFrame or array-like of shape (n_queries, n_columns)
+            What a `SequenceSampler` gave; plain queries where `fit` got plain events.
+        k : int or None, default=None
+            Number of items a query; None takes the parameter `k`.
+
+        Returns
+        -------
+        items : ndarray of shape (n_queries, min(k, n_items))
+            Item ids, best first; missing at the end where fewer remain unseen.
+        """
+        samples = self._read_queries(X)
+        positions, _ = self._search(samples, k, exclude_seen=True)
+        return self._decode_items(positions)
+
+    def recommend(
+        self, X: Any = None, k: int | None = None, *, exclude_seen: bool = True
+    ) -> pd.DataFrame:
+        """Recommend items to users.
+
+        Parameters
+        ----------
+        X : Samples, DataFrame, array-like or list of user ids, or None, default=None
+            The queries, as for `predict`; a list holds user ids; None stands for all known users.
+        k : int or None, default=None
+            Number of items a query; None takes the parameter `k`.
+        exclude_seen : bool, default=True
+            Whether to leave out the items that the user has seen.
+
+        Returns
+        -------
+        recommendations : DataFrame
+            One row a recommended item, in the order of the queries: the user's id, the item's id,
+            its score and its rank from 1. A query has `k` rows, or as many as items remain.
+        """
+        check_is_fitted(self)
+        samples = self._read_queries(queries_of(X, self.schema_))
+        positions, scores = self._search(samples, k, exclude_seen)
+        found = positions >= 0
+        row, place = np.nonzero(found)
+        return pd.DataFrame(
+            {
+                self.schema_.user: samples.original_users().iloc[row].reset_index(drop=True),
+                self.schema_.item: self.schema_.items.decode(positions[found] + FIRST_KNOWN),
+                "score": scores[found],
+                "rank": place + 1,
+            }
+        )
+
+    def similar_items(self, items: Any, k: int | None = None) -> pd.DataFrame:
+        """Give the items whose vectors are nearest to those of given items.
+
+        Parameters
+        ----------
+        items : array-like of shape (n_items,)
+            Ids of known items.
+        k : int or None, default=None
+            Number of neighbours an item; None takes the parameter `k`.
+
+        Returns
+        -------
+        neighbours : DataFrame
+            One row a neighbour: the item's id, the neighbour's id in the column ``similar``, the
+            score and the rank from 1. No item is its own neighbour.
+        """
+        check_is_fitted(self)
+        k = check_k(self.k if k is None else k)
+        ids = items if isinstance(items, pd.Series) else pd.Series(items)
+        own = self.schema_.items.lookup(ids)
+        if (own < FIRST_KNOWN).any():
+            unknown = ids[own < FIRST_KNOWN].iloc[0]
+            raise ValueError(
+                f"The item {unknown!r} is not in the catalogue; item_ids_ lists what is."
+            )
+        rows = np.arange(len(own))
+        positions, scores = self.index_.search(
+            self.item_vectors_[own - FIRST_KNOWN], k, SeenItems(own, rows, rows + 1)
+        )
+        row, place = np.nonzero(positions >= 0)
+        return pd.DataFrame(
+            {
+                self.schema_.item: ids.iloc[row].reset_index(drop=True),
+                "similar": self.schema_.items.decode(positions[row, place] + FIRST_KNOWN),
+                "score": scores[row, place],
+                "rank": place + 1,
+            }
+        )
+
+    def _search(
+        self, samples: Samples, k: int | None, exclude_seen: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Give positions and scores of the best items of each query."""
+        k = check_k(self.k if k is None else k)
+        seen = None
+        if exclude_seen:
+            seen = SeenItems(samples.log.items, samples.seen, samples.stop)
+        positions, scores = self.index_.search(self._encode(samples), k, seen)
+        nameless = np.flatnonzero(~is_informed(samples))
+        if len(nameless):
+            by_count = ItemIndex().fit(self.popularity_[:, None])
+            rest = None if seen is None else seen.take(nameless)
+            ones = np.ones((len(nameless), 1), dtype=np.float32)
+            positions[nameless], scores[nameless] = by_count.search(ones, k, rest)
+        return positions, scores
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Give the mean NDCG@k of held-out events.
+
+        Parameters
+        ----------
+        X : Samples, DataFrame or array-like of shape (n_events, n_columns)
+            Held-out events. A user's items are what the answer to the user's first row should
+            hold; the answer knows the history before that row's time.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        ndcg : float
+        """
+        from skmatch.metrics import ndcg_at_k
+
+        samples = self._read_queries(X)
+        user, _ = pd.factorize(samples.original_users(), use_na_sentinel=False)
+        _, first = np.unique(user, return_index=True)
+        positions, _ = self._search(samples.take(first), None, exclude_seen=True)
+        relevant = pd.Series(samples.item).groupby(user).agg(list).tolist()
+        return ndcg_at_k(relevant, positions + FIRST_KNOWN, positions.shape[1])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def queries_of(X: Any, schema: Any) -> Any:
+    """Give a list of user ids, or None for all known users, as a frame of queries."""
+    if X is None:
+        return pd.DataFrame({schema.user: schema.users.decode(
+            np.arange(FIRST_KNOWN, len(schema.users))
+        )})
+    is_table = isinstance(X, (pd.DataFrame, Samples, Events)) or np.ndim(X) > 1
+    return X if is_table else pd.DataFrame({schema.user: X})
+
+
+def is_informed(samples: Samples) -> np.ndarray:
+    """Tell for each row whether anything is known of it: a history or a feature."""
+    informed = samples.stop > samples.start
+    for column in samples.user_columns().values():
+        if isinstance(column, np.ndarray):
+            known = column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
+        else:
+            known = np.diff(column.offsets) > 0
+        informed = informed | known
+    return informed

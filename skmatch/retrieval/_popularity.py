@@ -1,0 +1,112 @@
+"""`PopularityRetriever`: the most frequent items, the baseline of every table."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import _check_sample_weight
+
+from skmatch._data import FIRST_KNOWN, Samples
+from skmatch.neighbors import ItemIndex
+from skmatch.retrieval._base import BaseRetriever
+
+
+class PopularityRetriever(BaseRetriever):
+    """Recommend to everyone the items with the most events.
+
+    The baseline that every comparison needs; it has the interface of the other retrievers and
+    does not need torch.
+
+    Parameters
+    ----------
+    k : int, default=10
+        Number of items that `predict` and `recommend` give for a query.
+
+    Attributes
+    ----------
+    popularity_ : ndarray of shape (n_items,)
+        Each item's share of the (weighted) events.
+    item_vectors_ : ndarray of shape (n_items, 1)
+        The same as vectors of one dimension; every user's vector is 1.
+    item_ids_ : ndarray of shape (n_items,)
+        Ids of the catalogue, in the order of `item_vectors_`.
+    schema_ : Schema
+        Roles, ids and features of the events.
+    n_features_in_ : int
+        Number of columns seen during fit, where it got plain events.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns seen during fit, where it got a frame of plain events.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skmatch import PopularityRetriever
+    >>> events = pd.DataFrame({
+    ...     "user_id": ["ann", "ann", "bob", "bob", "cyd"],
+    ...     "item_id": ["tea", "jam", "tea", "rye", "tea"],
+    ... })
+    >>> PopularityRetriever(k=2).fit(events).recommend(["cyd", "dee"])
+      user_id item_id  score  rank
+    0     cyd     jam    0.2     1
+    1     cyd     rye    0.2     2
+    2     dee     tea    0.6     1
+    3     dee     jam    0.2     2
+    """
+
+    _parameter_constraints: dict = {"k": [Interval(Integral, 1, None, closed="left")]}
+
+    def __init__(self, k: int = 10):
+        self.k = k
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        users: Any = None,
+        items: Any = None,
+    ) -> PopularityRetriever:
+        """Count the events of each item.
+
+        Parameters
+        ----------
+        X : Samples, DataFrame or array-like of shape (n_events, n_columns)
+            What the `fit_transform` of a `SequenceSampler` gave, or plain events.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_events,) or None, default=None
+            How much each event counts.
+        users, items : DataFrame or None, default=None
+            Tables for the `MatchEncoder`, where `X` holds plain events.
+
+        Returns
+        -------
+        self : PopularityRetriever
+        """
+        samples, learnt = self._read_training(X, users, items)
+        weight = _check_sample_weight(
+            sample_weight, np.empty(len(samples)), dtype=float, ensure_non_negative=True
+        )
+        n_codes = len(samples.schema.items)
+        counts = np.bincount(samples.item, weights=weight, minlength=n_codes)[FIRST_KNOWN:]
+        popularity = (counts / max(counts.sum(), 1e-300)).astype(np.float32)
+        vectors = popularity[:, None]
+        self._set_learnt(
+            learnt
+            | {
+                "schema_": samples.schema,
+                "popularity_": popularity,
+                "item_vectors_": vectors,
+                "index_": ItemIndex().fit(vectors),
+            }
+        )
+        return self
+
+    def _encode(self, samples: Samples) -> np.ndarray:
+        return np.ones((len(samples), 1), dtype=np.float32)

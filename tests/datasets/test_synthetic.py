@@ -1,0 +1,188 @@
+"""Made-up events: what they promise to hold."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from skmatch.datasets import make_events
+
+
+@pytest.fixture(scope="module")
+def events():
+    return make_events(random_state=0)
+
+
+def _by_user(events):
+    """Give the events in each user's order, and where the next row is the same user's."""
+    ordered = events.sort_values(["user_id", "timestamp"])
+    user = ordered["user_id"].to_numpy()
+    return ordered, user[1:] == user[:-1]
+
+
+def _same_next(events):
+    """Give how often the next item of a user has the category of the one before."""
+    ordered, together = _by_user(events)
+    category = ordered["category"].cat.codes.to_numpy()
+    return (category[1:] == category[:-1])[together].mean()
+
+
+def test_columns_and_dtypes(events):
+    assert events.dtypes.astype(str).to_dict() == {
+        "user_id": "int64",
+        "item_id": "int64",
+        "timestamp": "int64",
+        "segment": "category",
+        "age": "float64",
+        "category": "category",
+        "price": "float64",
+        "tags": "category",
+    }
+    assert isinstance(events.index, pd.RangeIndex)
+    assert events.drop(columns="age").notna().all(axis=None)
+    assert 0 < events["age"].isna().mean() < 0.1
+
+
+@pytest.mark.parametrize("shape", [(1000, 500, 20_000), (7, 10, 7), (5, 300, 2000)])
+def test_sizes(shape):
+    n_users, n_items, n_events = shape
+    events = make_events(*shape, random_state=1)
+    assert len(events) == n_events
+    assert set(events["user_id"]) == set(range(1, n_users + 1))
+    assert events["item_id"].between(1, n_items).all()
+
+
+def test_smallest():
+    events = make_events(1, 1, 1, n_clusters=1)
+    assert events[["user_id", "item_id"]].to_numpy().tolist() == [[1, 1]]
+
+
+def test_same_seed_same_events(events):
+    pd.testing.assert_frame_equal(make_events(random_state=0), events)
+    pd.testing.assert_frame_equal(make_events(random_state=np.random.default_rng(0)), events)
+    assert not make_events(random_state=1).equals(events)
+
+
+def test_global_generator_is_left_alone():
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    make_events(10, 10, 20)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_rows_are_in_order_of_time_without_ties_within_a_user(events):
+    assert events["timestamp"].is_monotonic_increasing
+    assert not events.duplicated(["user_id", "timestamp"]).any()
+
+
+@pytest.mark.parametrize(
+    ("of", "features"),
+    [("user_id", ["segment", "age"]), ("item_id", ["category", "price", "tags"])],
+)
+def test_features_belong_to_the_user_or_the_item(of, features, events):
+    per_entity = events.groupby(of)[features].nunique(dropna=False)
+    assert (per_entity == 1).all(axis=None)
+
+
+def _share_of_top_tenth(skew):
+    events = make_events(2000, 500, 20_000, popularity_skew=skew, random_state=0)
+    return events["item_id"].value_counts().head(50).sum() / len(events)
+
+
+def test_popularity_skew():
+    flat, zipf, steep = (_share_of_top_tenth(skew) for skew in (0, 1, 2))
+    assert flat < 0.25
+    assert flat + 0.1 < zipf < steep - 0.1
+
+
+def test_next_item_tends_to_the_cluster_of_the_last_one(events):
+    chance = (events["category"].value_counts(normalize=True) ** 2).sum()
+    assert _same_next(events) > 4 * chance
+
+
+def test_drift_turns_interest_sooner():
+    often, sometimes, never = (
+        _same_next(make_events(drift=drift, random_state=0)) for drift in (1, 0.1, 0)
+    )
+    assert often + 0.1 < sometimes < never
+    # the noise of `category` is all that is left
+    assert never > 0.8
+
+
+def test_order_says_more_than_the_user_does(events):
+    """The cluster of the last item foretells the next better than the user's commonest one."""
+    ordered, together = _by_user(events)
+    codes = ordered["category"].cat.codes
+    commonest = codes.groupby(ordered["user_id"]).transform(lambda c: c.mode()[0]).to_numpy()
+    by_user = (commonest[1:] == codes.to_numpy()[1:])[together].mean()
+    assert _same_next(events) > by_user
+
+
+def test_items_are_born_over_time(events):
+    span = events["timestamp"].max() - events["timestamp"].min()
+    n_events = events["item_id"].value_counts()
+    first = events.groupby("item_id")["timestamp"].min()[n_events[n_events > 20].index]
+    late = (first - events["timestamp"].min()) / span > 0.5
+    assert 0.1 < late.mean() < 0.6
+
+
+def test_popularity_moves_with_time(events):
+    half = len(events) // 2
+    early, late = (
+        part["item_id"].value_counts().reindex(range(1, 501), fill_value=0)
+        for part in (events[:half], events[half:])
+    )
+    shuffled = events.sample(frac=1, random_state=0)
+    one, other = (
+        part["item_id"].value_counts().reindex(range(1, 501), fill_value=0)
+        for part in (shuffled[:half], shuffled[half:])
+    )
+    assert early.corr(late) < one.corr(other) - 0.1
+
+
+def test_repeats_are_few_where_a_cluster_has_many_items():
+    events = make_events(n_users=1000, n_items=5000, random_state=0)
+    assert events.duplicated(["user_id", "item_id"]).mean() < 0.05
+
+
+def test_features_of_the_user_tell_the_clusters_of_the_items(events):
+    clusters = events["category"].cat.codes
+    matches = events["segment"].cat.codes == clusters
+    assert matches.mean() > 3 / 10  # by chance 1 in 10
+    assert events["age"].corr(clusters) > 0.2
+
+
+def test_features_of_the_item_tell_its_cluster(events):
+    items = events.drop_duplicates("item_id")
+    of_tags = items["tags"].astype("str").str.extract(r"tag_(\d+)_", expand=False).astype(int)
+    assert (of_tags == items["category"].cat.codes).mean() > 0.7
+    assert np.log(items["price"]).corr(of_tags) > 0.4
+    assert (items["price"] > 0).all()
+
+
+def test_tags_are_one_or_two(events):
+    n_tags = events["tags"].astype("str").str.split("|").str.len()
+    assert set(n_tags) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_users": 0}, "n_users=0"),
+        ({"n_items": -3}, "n_items=-3"),
+        ({"n_events": 10.5}, "n_events=10.5: give an integer"),
+        ({"n_events": 999}, "n_events=999 is less than n_users=1000"),
+        ({"n_clusters": 501}, "n_clusters=501 is more than n_items=500"),
+        ({"popularity_skew": -1}, "popularity_skew=-1"),
+        ({"popularity_skew": float("nan")}, "popularity_skew=nan"),
+        ({"drift": 1.5}, "drift=1.5: give a number from 0 to 1"),
+        ({"drift": "slow"}, "drift='slow'"),
+        ({"random_state": "dice"}, "random_state='dice': give an integer from 0"),
+    ],
+)
+def test_parameters_out_of_range(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        make_events(**parameters)
+
+
+def test_extreme_skew_and_many_clusters():
+    events = make_events(2000, 100, 5000, n_clusters=100, popularity_skew=50, random_state=0)
+    assert events["item_id"].nunique() == 100
