@@ -1,8 +1,8 @@
-"""Pooling of histories: windows [start, stop) of a packed array of tokens become one vector each.
+"""Pooling of histories: a window of item vectors becomes one vector.
 
-``tokens`` is (T, D), oldest first; ``start`` and ``stop`` are (R,). Windows overlap freely, so
-that all events of a user share their tokens, and padding does not exist. An empty window pools to
-zeros.
+Neighbouring events of a user have windows that overlap. A block holds up to C neighbours: their
+tokens stand once in a row of S = L + C - 1, left-padded with zeros, and the window of the event at
+offset c is ``tokens[c:c + L]``, oldest first. In serving C is 1. Shapes: B blocks, D width.
 """
 
 from __future__ import annotations
@@ -11,70 +11,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, pad
+from torch.nn.functional import embedding
 
-
-def pool_sum(tokens: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """Sum of each window, as a difference of running sums: the cost does not grow with length."""
-    running = pad(tokens.double().cumsum(0), (0, 0, 1, 0))  # (T + 1, D); double: no cancellation
-    return (embedding(stop, running) - embedding(start, running)).to(tokens.dtype)
-
-
-def pool_mean(tokens: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """Mean of each window."""
-    return pool_sum(tokens, start, stop) / (stop - start).clamp(min=1)[:, None]
-
-
-def pool_max(tokens: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """Maximum of each window, from the maxima of all spans of 1, 2, 4, ... tokens."""
-    length = stop - start
-    longest = int(length.max()) if len(length) else 0
-    pooled = tokens.new_zeros(len(start), tokens.shape[1])
-    spans, width = tokens, 1  # row t of spans is the maximum of tokens [t, t + width)
-    while width <= longest:
-        rows = torch.nonzero((length >= width) & (length < 2 * width)).squeeze(1)
-        # Two spans, one at either end, cover a window.
-        ends = embedding(start[rows], spans), embedding(stop[rows] - width, spans)
-        pooled = pooled.index_copy(0, rows, torch.maximum(*ends))
-        spans = torch.maximum(spans[:-width], spans[width:])
-        width *= 2
-    return pooled
-
-
-def pool_concat(tokens: Tensor, start: Tensor, stop: Tensor, max_length: int) -> Tensor:
-    """The newest `max_length` tokens of each window side by side, the newest first."""
-    back = torch.arange(1, max_length + 1, device=tokens.device)
-    positions = stop[:, None] - back  # (R, max_length)
-    padded = pad(tokens, (0, 0, 1, 0))  # row 0 stands for "before the window"
-    inside = positions >= start[:, None]
-    return embedding(torch.where(inside, positions + 1, 0), padded).flatten(1)
-
-
-def pool_decay(
-    tokens: Tensor, start: Tensor, stop: Tensor, rates: Tensor, rows_per_block: int
-) -> Tensor:
-    """Weighted means of each window: decay k weighs an event that lies n events back exp(-n r_k).
-
-    Blocks of neighbouring rows, whose windows overlap, share one gather of tokens and one product.
-    """
-    n_rows, n_rates = len(start), len(rates)
-    n_blocks = -(-n_rows // rows_per_block)
-    surplus = n_blocks * rows_per_block - n_rows
-    start = pad(start, (0, surplus), value=0).view(n_blocks, -1)  # (B, C)
-    stop = pad(stop, (0, surplus), value=0).view(n_blocks, -1)
-    is_empty = stop <= start
-    first = torch.where(is_empty, len(tokens), start).amin(1)
-    span = max(0, int((torch.where(is_empty, 0, stop).amax(1) - first).max()))
-    position = first[:, None] + torch.arange(span, device=tokens.device)  # (B, S)
-    gathered = embedding(position.clamp(max=len(tokens) - 1), tokens)  # (B, S, D)
-    lag = stop[:, :, None] - 1 - position[:, None]  # (B, C, S)
-    inside = (lag >= 0) & (position[:, None] >= start[:, :, None])
-    weight = torch.exp(-rates[:, None] * lag.clamp(min=0)[:, :, None].float())  # (B, C, K, S)
-    weight = weight * inside[:, :, None]
-    total = weight.sum(3, keepdim=True)
-    weight = (weight / total.clamp(min=1e-9)).flatten(1, 2)  # (B, C * K, S)
-    pooled = torch.bmm(weight, gathered)
-    return pooled.view(n_blocks * rows_per_block, -1)[:n_rows]
+POOLINGS = ("mean", "sum", "max", "concat", "decay")
+N_DECAYS = 4
+HALF_LIVES = (0.3, 60.0)  # events, the shortest and longest at the start of training
 
 
 class Pooling(nn.Module):
@@ -95,18 +36,45 @@ class Pooling(nn.Module):
             with torch.no_grad():
                 self.log_half_life.copy_(torch.linspace(shortest, longest, N_DECAYS))
 
-    def forward(self, tokens: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-        if self.name == "concat":
-            return pool_concat(tokens, start, stop, self.max_length)
+    def forward(self, tokens: Tensor, place: Tensor, length: Tensor) -> Tensor:
+        """Pool the windows of R rows.
+
+        `tokens` is (B, S, D); `place` (R,) says which of the B * C windows are wanted; `length`
+        (R,) how many events each holds. The result is (R, width), zeros for an empty window.
+        """
+        if self.name in ("max", "concat"):
+            windows = tokens.unfold(1, self.max_length, 1)  # (B, C, D, L), a view
+            if self.name == "concat":
+                return windows.flip(3).transpose(2, 3).flatten(2).flatten(0, 1)[place]
+            return self._max(windows, place, length)
+        return self._weighted(tokens, place, length)
+
+    def _max(self, windows: Tensor, place: Tensor, length: Tensor) -> Tensor:
+        newest_first = torch.arange(self.max_length - 1, -1, -1, device=place.device)
+        n_windows = windows.shape[1]
+        chosen = windows[place // n_windows, place % n_windows]  # (R, D, L)
+        padding = newest_first >= length[:, None]  # (R, L)
+        largest = chosen.masked_fill(padding[:, None], -torch.inf).amax(2)
+        return torch.where(length[:, None] > 0, largest, 0.0)
+
+    def _weighted(self, tokens: Tensor, place: Tensor, length: Tensor) -> Tensor:
+        """Weigh an event that lies n events back by exp(-rate * n): one product for all windows."""
+        device = tokens.device
         if self.name == "decay":
             rates = math.log(2) * torch.exp(-self.log_half_life)
-            # In training, rows lie in the order of the log and overlap; in serving they do not.
-            return pool_decay(tokens, start, stop, rates, 32 if self.training else 1)
-        return {"mean": pool_mean, "sum": pool_sum, "max": pool_max}[self.name](
-            tokens, start, stop
-        )
-
-
-POOLINGS = ("mean", "sum", "max", "concat", "decay")
-N_DECAYS = 4
-HALF_LIVES = (0.3, 60.0)  # events, at the start of training
+        else:
+            rates = torch.zeros(1, device=device)
+        n_tokens = tokens.shape[1]
+        n_windows = n_tokens - self.max_length + 1
+        newest = torch.arange(n_windows, device=device)[:, None] + self.max_length - 1
+        lag = newest - torch.arange(n_tokens, device=device)  # (C, S)
+        inside = (lag >= 0) & (lag < self.max_length)
+        weight = torch.exp(-rates[:, None] * lag[:, None].clamp(min=0)) * inside[:, None]
+        pooled = torch.matmul(weight.flatten(0, 1), tokens)  # (B, C * K, D)
+        pooled = embedding(place, pooled.view(-1, len(rates) * tokens.shape[2]))
+        if self.name == "sum":
+            return pooled
+        lags = torch.arange(self.max_length, device=device)
+        total = torch.exp(-rates * lags[:, None]).cumsum(0)  # (L, K): of windows of 1 ... L events
+        norm = embedding((length - 1).clamp(min=0), total)  # (R, K)
+        return (pooled.view(len(place), len(rates), -1) / norm[:, :, None]).flatten(1)

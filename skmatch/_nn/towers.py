@@ -14,6 +14,7 @@ from skmatch._nn.pooling import Pooling
 
 ACTIVATIONS = {"relu": nn.ReLU, "prelu": nn.PReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 MAX_FEATURE_DIM = 16
+PADDING = 0  # its embedding is zero and stays so
 
 
 class FeatureSpec(NamedTuple):
@@ -181,12 +182,13 @@ class TwoTowers(nn.Module):
         self,
         users: Tensor,  # (R,) codes
         features: list[FeatureTensor],
-        tokens: Tensor,  # (T,) codes of items
-        start: Tensor,  # (R,)
-        stop: Tensor,  # (R,)
+        tokens: Tensor,  # (B, S) codes of items, as `Pooling` reads them
+        place: Tensor,  # (R,)
+        length: Tensor,  # (R,)
     ) -> Tensor:
         """Give the users' vectors, (R, V)."""
-        history = self.pooling(self.item_embedding(tokens), start, stop)
+        embedded = embedding(tokens, self.item_embedding.weight, padding_idx=PADDING)
+        history = self.pooling(embedded, place, length)
         parts = [self.history_dropout(history), self.user_embedding(users)]
         parts += self.user_features(features)
         return normalize(self.user_mlp(torch.cat(parts, 1)), dim=1)

@@ -16,7 +16,8 @@ from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.towers import BagTensor, FeatureTensor, TwoTowers
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
-USERS_PER_STEP = 32  # a step mixes at least so many stretches of users' events
+SHARED_ROWS = 256  # the softmax loss shares the negatives of so many rows among all of a step
+BLOCK_SIZE = 32  # events of a user that share their histories' tokens
 
 
 @dataclass
@@ -50,12 +51,12 @@ def ranges(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Ten
 
 @dataclass
 class Rows:
-    """Rows to train on or to encode; a row's history is ``tokens[start:stop]``."""
+    """Rows to train on or to encode; a row's history is ``log[start:stop]``."""
 
     user: Tensor  # (n,) codes
     start: Tensor  # (n,)
     stop: Tensor  # (n,)
-    tokens: Tensor  # (n_tokens,) codes of items
+    log: Tensor  # (n_events,) codes of items
     features: list[FeatureSource]
 
     def __len__(self) -> int:
@@ -73,9 +74,9 @@ class Targets:
 class Trainer:
     """Trains a network on rows that are sorted by their place in the log of events.
 
-    Neighbouring rows of a user share their history's tokens: a step takes stretches of rows, embeds
-    each token of a stretch once, runs the user tower once a row and the item tower once a distinct
-    item of the step.
+    Neighbouring events of a user form blocks that share the tokens of their histories (see
+    `pooling`). A step takes blocks at random, runs the user tower once a row and the item tower
+    once a distinct item of the step.
     """
 
     def __init__(
@@ -109,28 +110,24 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=lr, weight_decay=weight_decay, fused=True
         )
-        self._cut_stretches()
+        self._cut_blocks()
         self.n_steps = max_epochs * math.ceil(len(rows) / batch_size)
         self.step = 0
 
-    def _cut_stretches(self) -> None:
-        """Cut the rows into stretches of one user, short enough that a step mixes many users."""
-        longest = max(1, self.batch_size // USERS_PER_STEP)
-        user = self.rows.user.cpu().numpy()
-        n = len(user)
-        is_first = np.ones(n, dtype=bool)
+    def _cut_blocks(self) -> None:
+        """Cut the rows into blocks of one user's events that lie within BLOCK_SIZE of the first."""
+        user, stop = self.rows.user.cpu().numpy(), self.rows.stop.cpu().numpy()
+        is_first = np.ones(len(user), dtype=bool)
         is_first[1:] = user[1:] != user[:-1]
-        place = np.arange(n) - np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
-        first = np.flatnonzero(is_first | (place % longest == 0))
-        end = np.append(first[1:], n)
-        self.stretch_row = first
-        self.stretch_length = end - first
-        self.stretch_token = self.rows.start.cpu().numpy()[first]
-        self.stretch_n_tokens = self.rows.stop.cpu().numpy()[end - 1] - self.stretch_token
+        first_stop = stop[is_first][np.cumsum(is_first) - 1]
+        grid = (stop - first_stop) // BLOCK_SIZE
+        is_first[1:] |= grid[1:] != grid[:-1]
+        self.block_row = np.flatnonzero(is_first)
+        self.block_length = np.diff(np.append(self.block_row, len(user)))
 
     def _batches(self) -> Iterator[np.ndarray]:
-        order = self.rng.permutation(len(self.stretch_row))
-        first_row = np.cumsum(self.stretch_length[order]) - self.stretch_length[order]
+        order = self.rng.permutation(len(self.block_row))
+        first_row = np.cumsum(self.block_length[order]) - self.block_length[order]
         bounds = np.flatnonzero(np.diff(first_row // self.batch_size)) + 1
         yield from np.split(order, bounds)
 
@@ -139,10 +136,10 @@ class Trainer:
         self.network.train()
         total = torch.zeros((), dtype=torch.float64, device=self.rows.user.device)
         weight = torch.zeros_like(total)
-        for stretches in self._batches():
+        for blocks in self._batches():
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr * one_cycle(self.step / self.n_steps)
-            loss, batch_weight = self._loss(stretches)
+            loss, batch_weight = self._loss(blocks)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -151,88 +148,83 @@ class Trainer:
             weight += batch_weight
         return float(total / weight)
 
-    def _loss(self, stretches: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _loss(self, blocks: np.ndarray) -> tuple[Tensor, Tensor]:
         device = self.rows.user.device
-
-        def on_device(values: np.ndarray) -> Tensor:
-            return torch.as_tensor(values[stretches], device=device)
-
-        length, n_tokens = on_device(self.stretch_length), on_device(self.stretch_n_tokens)
-        token_start = on_device(self.stretch_token)
-        row, _ = ranges(
-            on_device(self.stretch_row), length, int(self.stretch_length[stretches].sum())
+        lengths = self.block_length[blocks]
+        first = torch.as_tensor(self.block_row[blocks], device=device)
+        length = torch.as_tensor(lengths, device=device)
+        row, offsets = ranges(first, length, int(lengths.sum()))
+        block = torch.repeat_interleave(
+            torch.arange(len(blocks), device=device), length, output_size=len(row)
         )
-        token, offsets = ranges(
-            token_start, n_tokens, int(self.stretch_n_tokens[stretches].sum())
-        )
-        shift = torch.repeat_interleave(offsets[:-1] - token_start, length, output_size=len(row))
         user = self.rows.user[row]
         vectors = self.network.encode_users(
             user,
             [source.take(row, user) for source in self.rows.features],
-            self.rows.tokens[token],
-            self.rows.start[row] + shift,
-            self.rows.stop[row] + shift,
+            *windows(self.rows, first, row, block, BLOCK_SIZE, self.network.config.max_length),
         )
         weight = self.targets.weight[row]
         losses = LOSSES[self.loss_name](*self._scores(vectors, self.targets.item[row]))
         batch_weight = weight.sum()
         return (losses * weight).sum() / batch_weight, batch_weight.double()
 
-    def _encode_items(self, codes: Tensor) -> Tensor:
-        features = [source.take(codes, codes) for source in self.item_features]
-        return self.network.encode_items(codes, features)
-
     def _scores(self, users: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
         """Give the scores of the positives, (R,), and of the negatives, (R, N)."""
         users = users / self.temperature
-        if self.loss_name == "softmax" or self.sampler.name == "all":
-            return self._shared_scores(users, positive)
+        if self.sampler.name == "all":
+            return self._scores_of_all(users, positive)
+        if self.loss_name == "softmax":
+            return self._scores_of_shared(users, positive)
         n_rows = len(positive)
-        if self.sampler.name == "in_batch":
-            other = torch.randint(
-                n_rows, (n_rows, self.neg_ratio),
-                generator=self.sampler.generator, device=positive.device,
-            )
-            negative = positive[other]
-        else:
-            negative = self.sampler.draw((n_rows, self.neg_ratio)) + 2
-        distinct, place = torch.unique(
-            torch.cat([positive, negative.flatten()]), return_inverse=True
-        )
-        items = self._encode_items(distinct)  # (M, V)
-        chosen = embedding(place, items)
-        positive_score = (users * chosen[:n_rows]).sum(1)
-        negatives = chosen[n_rows:].view(n_rows, -1, users.shape[1])  # (R, N, V)
+        negative = self._draw((n_rows, self.neg_ratio), positive)
+        items, place = self._encode_distinct(positive, negative.flatten())
+        positive_score = (users * embedding(place[:n_rows], items)).sum(1)
+        negatives = embedding(place[n_rows:].view(n_rows, -1), items)  # (R, N, V)
         scores = torch.einsum("rv,rnv->rn", users, negatives)
         return positive_score, scores.masked_fill(negative == positive[:, None], -torch.inf)
 
-    def _shared_scores(self, users: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-        """Score every row against all distinct items that the step drew.
+    def _scores_of_shared(self, users: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+        """Score every row against the distinct negatives that the whole step shares.
 
         An item drawn c times in K draws of probability q stands for c / (K q) items: with that
         weight the sum over the draws estimates the sum over the catalogue (logQ correction).
         """
-        n_rows, sampler = len(positive), self.sampler
-        if sampler.name == "all":
-            distinct = torch.arange(2, sampler.n_items + 2, device=positive.device)
-            place, correction = positive - 2, None
-        else:
-            n_draws = n_rows * self.neg_ratio if sampler.name != "in_batch" else n_rows
-            drawn = positive[:0] if sampler.name == "in_batch" else sampler.draw((n_draws,)) + 2
-            distinct, inverse, count = torch.unique(
-                torch.cat([positive, drawn]), return_inverse=True, return_counts=True
-            )
-            place = inverse[:n_rows]
-            if sampler.name != "in_batch":
-                # Positives are candidates only as often as they were drawn.
-                count = torch.bincount(inverse[n_rows:], minlength=len(distinct))
-            correction = torch.log(count.float() / n_draws) - sampler.log_probability[distinct - 2]
-        scores = users @ self._encode_items(distinct).T  # (R, M)
-        positive_score = scores.gather(1, place[:, None]).squeeze(1)
-        if correction is not None:
-            scores = scores + correction
-        return positive_score, scores.scatter(1, place[:, None], -torch.inf)
+        n_draws = SHARED_ROWS * self.neg_ratio
+        drawn = positive if self.sampler.name == "in_batch" else self._draw((n_draws,), positive)
+        negative, count = torch.unique(drawn, return_counts=True)
+        items, place = self._encode_distinct(positive, negative)
+        positive_score = (users * embedding(place[: len(positive)], items)).sum(1)
+        share = torch.log(count / len(drawn))
+        correction = share - self.sampler.log_probability[negative - 2]
+        scores = torch.addmm(correction, users, embedding(place[len(positive) :], items).T)
+        column = torch.searchsorted(negative, positive).clamp_(max=len(negative) - 1)
+        hit = torch.nonzero(negative[column] == positive).squeeze(1)
+        scores[hit, column[hit]] = -torch.inf
+        return positive_score, scores
+
+    def _scores_of_all(self, users: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+        """Score every row against the whole catalogue."""
+        codes = torch.arange(2, self.sampler.n_items + 2, device=positive.device)
+        scores = users @ self._encode_items(codes).T
+        place = positive[:, None] - 2
+        return scores.gather(1, place).squeeze(1), scores.scatter(1, place, -torch.inf)
+
+    def _draw(self, shape: tuple[int, ...], positive: Tensor) -> Tensor:
+        if self.sampler.name != "in_batch":
+            return self.sampler.draw(shape) + 2
+        other = torch.randint(
+            len(positive), shape, generator=self.sampler.generator, device=positive.device
+        )
+        return positive[other]
+
+    def _encode_distinct(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode each item of a step once; give the vectors and each item's place among them."""
+        distinct, place = torch.unique(torch.cat([positive, negative]), return_inverse=True)
+        return self._encode_items(distinct), place
+
+    def _encode_items(self, codes: Tensor) -> Tensor:
+        features = [source.take(codes, codes) for source in self.item_features]
+        return self.network.encode_items(codes, features)
 
 
 def one_cycle(progress: float) -> float:
@@ -242,25 +234,39 @@ def one_cycle(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARM_UP) / (1 - WARM_UP))))
 
 
+def windows(
+    rows: Rows, first: Tensor, row: Tensor, block: Tensor, block_size: int, max_length: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the tokens of blocks, (B, S), with the place, (R,), and length, (R,), of each window.
+
+    `first` (B,) is the first row of each block; `block` (R,) says in which block a row lies.
+    """
+    origin = rows.stop[first] - max_length
+    span = torch.arange(max_length + block_size - 1, device=first.device)
+    position = origin[:, None] + span
+    inside = (position >= rows.start[first, None]) & (position < len(rows.log))
+    tokens = rows.log[torch.where(inside, position, 0)] * inside if len(rows.log) else (
+        torch.zeros_like(position)
+    )
+    place = block * block_size + (rows.stop[row] - rows.stop[first][block])
+    return tokens, place, rows.stop[row] - rows.start[row]
+
+
 @torch.no_grad()
-def encode_rows(network: TwoTowers, rows: Rows, n_tokens_per_block: int = 2**18) -> Tensor:
+def encode_rows(network: TwoTowers, rows: Rows) -> Tensor:
     """Give the users' vectors of rows, in blocks of bounded memory."""
     network.eval()
-    lengths = (rows.stop - rows.start).cpu().numpy()
-    # A row counts as one token at least, so that empty histories make blocks, too.
-    block = np.cumsum(np.maximum(lengths, 16)) // n_tokens_per_block
-    bounds = [0, *(np.flatnonzero(np.diff(block)) + 1), len(rows)]
+    max_length, dim = network.config.max_length, network.config.embedding_dim
+    n_rows_per_block = max(1, 2**23 // (max_length * dim))
     vectors = []
-    for a, b in zip(bounds[:-1], bounds[1:], strict=True):
-        row = torch.arange(a, b, device=rows.user.device)
-        start, stop = rows.start[a:b], rows.stop[a:b]
-        token, offsets = ranges(start, stop - start)
-        user = rows.user[a:b]
+    for row in torch.arange(len(rows), device=rows.user.device).split(n_rows_per_block):
+        user = rows.user[row]
         features = [source.take(row, user) for source in rows.features]
+        block = torch.arange(len(row), device=row.device)
         vectors.append(
-            network.encode_users(user, features, rows.tokens[token], offsets[:-1], offsets[1:])
+            network.encode_users(user, features, *windows(rows, row, row, block, 1, max_length))
         )
-    return torch.cat(vectors) if vectors else torch.empty(0)
+    return torch.cat(vectors)
 
 
 @torch.no_grad()

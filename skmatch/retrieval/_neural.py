@@ -78,7 +78,7 @@ class NeuralRetriever(BaseRetriever):
         temperature: float = 0.05,
         loss: str = "softmax",
         max_epochs: int = 20,
-        batch_size: int = 1024,
+        batch_size: int = 2048,
         lr: float = 3e-3,
         weight_decay: float = 0.0,
         early_stopping: bool = False,
@@ -366,10 +366,10 @@ def _item_sources(
 def _rows(samples: Samples, rows: np.ndarray, device: torch.device) -> Rows:
     """Bring rows to the device, with no more of the log than they need."""
     start, stop = samples.start[rows], samples.stop[rows]
-    tokens = samples.log.items
-    if len(rows) * 4 < len(tokens):
+    log = samples.log.items
+    if len(rows) * 4 < len(log):
         positions, offsets = concatenate_ranges(start, stop)
-        tokens, start, stop = tokens[positions], offsets[:-1], offsets[1:]
+        log, start, stop = log[positions], offsets[:-1], offsets[1:]
     features = []
     for feature in samples.schema.user_features:
         own = samples.features.get(feature.name)
@@ -381,6 +381,6 @@ def _rows(samples: Samples, rows: np.ndarray, device: torch.device) -> Rows:
         user=torch.as_tensor(samples.user[rows], device=device).long(),
         start=torch.as_tensor(start, device=device),
         stop=torch.as_tensor(stop, device=device),
-        tokens=torch.as_tensor(tokens, device=device),
+        log=torch.as_tensor(log, device=device),
         features=features,
     )
