@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -175,11 +176,11 @@ class Bag:
     def to_lists(self) -> list[list[int]]:
         values = self.values.tolist()
         bounds = self.offsets.tolist()
-        return [values[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [values[a:b] for a, b in pairwise(bounds)]
 
 
 Column = np.ndarray | Bag
-Columns = dict[str, Column]
+Columns = dict[Hashable, Column]
 
 
 def take_rows(column: Column, rows: np.ndarray) -> Column:
@@ -403,7 +404,7 @@ class EventLog(_Shared):
     items: np.ndarray  # (n_events,) int32
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Samples(_Rows):
     """Rows with the history before each, as `SequenceSampler` gives them.
 
@@ -411,11 +412,11 @@ class Samples(_Rows):
     seen is ``log.items[seen[i]:stop[i]]``. No history is ever copied.
     """
 
-    log: EventLog = field(default=None)  # type: ignore[assignment]
-    seen: np.ndarray = field(default=None)  # type: ignore[assignment]
-    start: np.ndarray = field(default=None)  # type: ignore[assignment]
-    stop: np.ndarray = field(default=None)  # type: ignore[assignment]
-    sampling: NegativeSampling = field(default=None)  # type: ignore[assignment]
+    log: EventLog
+    seen: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    sampling: NegativeSampling
     min_history: int = 1
 
     _SAMPLES_KEY: ClassVar[str] = "skmatch_samples"
@@ -442,10 +443,12 @@ class Samples(_Rows):
     def from_frame(cls, frame: pd.DataFrame) -> Self:
         """Read a frame made by `to_frame`."""
         log, sampling, min_history = frame.attrs[cls._SAMPLES_KEY]
-        windows = (frame[name].to_numpy() for name in cls.WINDOW)
+        seen, start, stop = (frame[name].to_numpy() for name in cls.WINDOW)
         return cls(
             **cls._from_frame(frame),
-            **dict(zip(("seen", "start", "stop"), windows, strict=True)),
+            seen=seen,
+            start=start,
+            stop=stop,
             log=log,
             sampling=sampling,
             min_history=min_history,

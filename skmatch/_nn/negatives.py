@@ -44,9 +44,7 @@ class NegativeSampler:
     def draw(self, shape: tuple[int, ...]) -> Tensor:
         """Draw items, int64."""
         if self.name == "uniform":
-            return torch.randint(
-                self.n_items, shape, generator=self.generator, device=self.device
-            )
+            return torch.randint(self.n_items, shape, generator=self.generator, device=self.device)
         uniform = torch.rand(
             shape, generator=self.generator, device=self.device, dtype=torch.float64
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,10 +104,13 @@ class Features(nn.Module):
         parts = []
         for spec, column in zip(self.specs, columns, strict=True):
             if isinstance(column, BagTensor):
-                weight = next(tables).weight
+                weight = cast(nn.Embedding, next(tables)).weight
                 parts.append(
                     embedding_bag(
-                        column.values, weight, column.offsets, mode="mean",
+                        column.values,
+                        weight,
+                        column.offsets,
+                        mode="mean",
                         include_last_offset=True,
                     )
                 )
@@ -155,9 +158,7 @@ class TwoTowers(nn.Module):
         self.user_mlp = make_mlp(width, config.user_dims, *layers)
         if config.item_dims is not None:
             self.item_features = Features(config.item_features, dim)
-            self.item_mlp = make_mlp(
-                dim + self.item_features.width, config.item_dims, *layers
-            )
+            self.item_mlp = make_mlp(dim + self.item_features.width, config.item_dims, *layers)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights anew."""

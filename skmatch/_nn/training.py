@@ -153,7 +153,7 @@ class Trainer:
         lengths = self.block_length[blocks]
         first = torch.as_tensor(self.block_row[blocks], device=device)
         length = torch.as_tensor(lengths, device=device)
-        row, offsets = ranges(first, length, int(lengths.sum()))
+        row, _ = ranges(first, length, int(lengths.sum()))
         block = torch.repeat_interleave(
             torch.arange(len(blocks), device=device), length, output_size=len(row)
         )
@@ -245,8 +245,10 @@ def windows(
     span = torch.arange(max_length + block_size - 1, device=first.device)
     position = origin[:, None] + span
     inside = (position >= rows.start[first, None]) & (position < len(rows.log))
-    tokens = rows.log[torch.where(inside, position, 0)] * inside if len(rows.log) else (
-        torch.zeros_like(position)
+    tokens = (
+        rows.log[torch.where(inside, position, 0)] * inside
+        if len(rows.log)
+        else (torch.zeros_like(position))
     )
     place = block * block_size + (rows.stop[row] - rows.stop[first][block])
     return tokens, place, rows.stop[row] - rows.start[row]

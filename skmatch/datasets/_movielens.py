@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import pandas as pd
 
 Folder: TypeAlias = Path | zipfile.Path
@@ -72,7 +73,7 @@ def load_movielens(path: str | os.PathLike[str]) -> pd.DataFrame:
         - `rating` : float64
         - `timestamp` : int64, seconds since 1970
         - `title` : categorical of str, as in the archive
-        - `genres` : categorical of str, delimited by ``|``; empty where none is listed
+        - `genres` : tuples of str, shared by the rows of a movie; empty where none is listed
         - `year` : float64, taken from the end of the title, NaN where it names none
 
         and, for 100K and 1M,
@@ -163,7 +164,7 @@ def load_movielens_small() -> pd.DataFrame:
     )
     events = raw[list(_RATING_COLUMNS)].astype(_RATING_COLUMNS)
     events["title"] = _categorical(raw["title"])
-    events["genres"] = _categorical(raw["genres"].replace(_NO_GENRES, ""))
+    events["genres"] = _tuples(raw["genres"])
     events["year"] = raw["year"].astype("float64")
     return events
 
@@ -425,7 +426,7 @@ def _join(tables: _Tables) -> pd.DataFrame:
     movies = pd.DataFrame(
         {
             "title": _categorical(movies["title"]),
-            "genres": _categorical(movies["genres"].replace(_NO_GENRES, "")),
+            "genres": _tuples(movies["genres"]),
             "year": year.astype("float64"),
         }
     )
@@ -439,3 +440,11 @@ def _join(tables: _Tables) -> pd.DataFrame:
 
 def _categorical(texts: pd.Series[Any]) -> pd.Series[Any]:
     return texts.astype("str").astype("category")
+
+
+def _tuples(genres: pd.Series[Any]) -> pd.Series[Any]:
+    """Split delimited genres; rows with the same ones share a tuple."""
+    codes, distinct = pd.factorize(genres.replace(_NO_GENRES, ""))
+    split = np.empty(len(distinct) + 1, dtype=object)
+    split[:] = [tuple(filter(None, text.split("|"))) for text in distinct] + [()]
+    return pd.Series(split[codes], index=genres.index)  # code -1, a missing cell, is the last

@@ -21,7 +21,6 @@ from skmatch._data import (
     Feature,
     Schema,
     Vocabulary,
-    take_rows,
 )
 from skmatch._validation import (
     DEFAULT_TIME,
@@ -33,9 +32,10 @@ from skmatch._validation import (
 from skmatch.preprocessing._output import FrameOutputMixin
 
 KINDS = ("categorical", "numeric", "multi_valued")
+CELLS = (list, tuple, set, frozenset, np.ndarray)  # what holds several values
 
 
-class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator):
     """Encode a table of events: ids and features become integer codes that can be decoded.
 
     The columns are named here and nowhere else in a program: every later step reads their roles
@@ -173,9 +173,7 @@ class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator, auto_wrap_
     ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray | None]:
         features = self._check_features()
         validate_data(self, X, skip_check_array=True)
-        frame, roles = read_table(
-            X, user=self.user, item=self.item, time=self.time, estimator=self
-        )
+        frame, roles = read_table(X, user=self.user, item=self.item, time=self.time, estimator=self)
         if not isinstance(X, pd.DataFrame) and frame.shape[1] < 2:
             raise ValueError(
                 f"X has {frame.shape[1]} feature(s), but {type(self).__name__} requires at least "
@@ -286,7 +284,7 @@ class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator, auto_wrap_
         for cell in column:
             if isinstance(cell, str):
                 cells.append([part for part in cell.split(self.delimiter) if part])
-            elif isinstance(cell, (list, tuple, set, frozenset, np.ndarray)):
+            elif isinstance(cell, CELLS):
                 cells.append(list(cell))
             elif pd.isna(cell):
                 cells.append([])
@@ -352,9 +350,7 @@ class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator, auto_wrap_
             cells = self._split_cells(frame["history"])
             history = _encode_cells(cells, self.schema_.items)
         user_ids = frame[self.schema_.user]
-        return Events(
-            self.schema_, user, item, time, features, user_ids, history, has_history
-        )
+        return Events(self.schema_, user, item, time, features, user_ids, history, has_history)
 
     def _encode_feature(self, feature: Feature, column: pd.Series) -> Column:
         if feature.kind == "numeric":
@@ -455,10 +451,10 @@ def _latest_rows(
 def _kind_of(column: pd.Series) -> str:
     if pd.api.types.is_float_dtype(column.dtype):
         return "numeric"
-    if column.dtype == object or isinstance(column.dtype, pd.CategoricalDtype):
-        values = column.cat.categories if column.dtype != object else column.dropna()
-        if len(values) and isinstance(values[0] if column.dtype != object else values.iloc[0],
-                                      (list, tuple, set, frozenset, np.ndarray)):
+    values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+    if values.dtype == object:
+        example = next(iter(values[values.notna()]), None)
+        if isinstance(example, CELLS):
             return "multi_valued"
     return "categorical"
 

@@ -14,6 +14,10 @@ class FrameOutputMixin:
     same under ``set_output(transform="pandas")``.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # scikit-learn's own wrapping would strip a frame of what it carries.
+        super().__init_subclass__(auto_wrap_output_keys=None, **kwargs)  # type: ignore[call-arg]
+
     def set_output(self, *, transform: str | None = None) -> Self:
         """Choose the form of the output.
 

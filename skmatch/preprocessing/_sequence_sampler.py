@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skmatch._data import (
     FIRST_KNOWN,
-    UNKNOWN,
     EventLog,
     Events,
     NegativeSampling,
@@ -30,9 +29,7 @@ from skmatch.preprocessing._output import FrameOutputMixin
 NEGATIVES = ("uniform", "popularity", "log", "zipf", "in_batch", "all")
 
 
-class SequenceSampler(
-    FrameOutputMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
-):
+class SequenceSampler(FrameOutputMixin, TransformerMixin, BaseEstimator):
     """Give each event the history before it, and say how a retriever draws negatives.
 
     One row comes out for one row in. Histories are pairs (start, stop) into one array of events,
@@ -204,7 +201,7 @@ class SequenceSampler(
             return Events.from_frame(X)
         if reset:
             self.encoder_ = MatchEncoder().set_output(transform="default")
-            events = self.encoder_.fit_transform(X)
+            events = cast(Events, self.encoder_.fit_transform(X))
             for name in ("n_features_in_", "feature_names_in_"):
                 if hasattr(self.encoder_, name):
                     setattr(self, name, getattr(self.encoder_, name))
@@ -216,7 +213,7 @@ class SequenceSampler(
             )
         if not isinstance(X, pd.DataFrame):
             validate_data(self, X, skip_check_array=True, reset=False)
-        return self.encoder_.transform(X)
+        return cast(Events, self.encoder_.transform(X))
 
     def transform(self, X: Any) -> Samples | pd.DataFrame:
         """Give each query the history that answers it.

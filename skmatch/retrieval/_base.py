@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
-from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -18,9 +16,7 @@ from skmatch.neighbors import ItemIndex, SeenItems
 from skmatch.preprocessing import MatchEncoder, SequenceSampler
 
 
-class BaseRetriever(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
-):
+class BaseRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
     """Base class of retrievers.
 
     A subclass learns in `fit` and sets `schema_`, `item_vectors_`, `popularity_` and `index_`; it
@@ -28,7 +24,7 @@ class BaseRetriever(
     """
 
     # `k` reaches `predict` through a Pipeline, also with metadata routing.
-    __metadata_request__predict = {"k": True}  # noqa: RUF012 (the form scikit-learn reads)
+    __metadata_request__predict = {"k": True}
 
     k: int
 
@@ -57,7 +53,7 @@ class BaseRetriever(
             events = X
         sampler = SequenceSampler().set_output(transform="default")
         samples = sampler.fit_transform(events)
-        return samples, learnt | {"sampler_": sampler}
+        return cast(Samples, samples), learnt | {"sampler_": sampler}
 
     def _set_learnt(self, learnt: dict[str, Any]) -> None:
         """Set fitted attributes all at once, so that a failed fit leaves the old ones whole."""
@@ -248,8 +244,11 @@ class BaseRetriever(
         user, _ = pd.factorize(samples.original_users(), use_na_sentinel=False)
         _, first = np.unique(user, return_index=True)
         positions, _ = self._search(samples.take(first), None, exclude_seen=True)
-        relevant = pd.Series(samples.item).groupby(user).agg(list).tolist()
-        return ndcg_at_k(relevant, positions + FIRST_KNOWN, positions.shape[1])
+        # An item that training did not know cannot be hit: it gets a number of its own below -1.
+        item = samples.item.astype(np.int64) - FIRST_KNOWN
+        item = np.where(item < 0, -2 - np.arange(len(item)), item)
+        relevant = pd.Series(item).groupby(user).agg(list).tolist()
+        return float(ndcg_at_k(relevant, positions, positions.shape[1]))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -263,9 +262,9 @@ class BaseRetriever(
 def queries_of(X: Any, schema: Any) -> Any:
     """Give a list of user ids, or None for all known users, as a frame of queries."""
     if X is None:
-        return pd.DataFrame({schema.user: schema.users.decode(
-            np.arange(FIRST_KNOWN, len(schema.users))
-        )})
+        return pd.DataFrame(
+            {schema.user: schema.users.decode(np.arange(FIRST_KNOWN, len(schema.users)))}
+        )
     is_table = isinstance(X, (pd.DataFrame, Samples, Events)) or np.ndim(X) > 1
     return X if is_table else pd.DataFrame({schema.user: X})
 

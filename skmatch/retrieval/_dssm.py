@@ -1,5 +1,51 @@
+"""`DSSMRetriever`: a user tower and an item tower."""
+
 from __future__ import annotations
-from skmatch.retrieval._neural import NeuralRetriever
+
+from skmatch.retrieval._neural import NeuralRetriever, with_shared_docs
+
+
+@with_shared_docs
 class DSSMRetriever(NeuralRetriever):
-    def _tower_dims(self, dims):
+    """Retrieve with two towers: one for users and their histories, one for items [1]_.
+
+    Both towers read ids and features of all three kinds; their vectors are L2-normalised and
+    score by cosine / temperature. An item's vector comes from its features, too, so that rare
+    items profit from what they share with others.
+
+    Parameters
+    ----------
+    embedding_dim : int, default=64
+        Width of the embeddings of ids.
+    dims : sequence of int, default=(256, 64)
+        Sizes of the layers of either tower; the last is linear and gives the vectors.
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    YoutubeDNNRetriever : A user tower against a table of items.
+
+    References
+    ----------
+    .. [1] P.-S. Huang et al., "Learning deep structured semantic models for web search using
+       clickthrough data", CIKM 2013.
+    {references}
+
+    Examples
+    --------
+    >>> from skmatch import DSSMRetriever
+    >>> from skmatch.datasets import make_events
+    >>> events = make_events(n_users=50, n_items=40, n_events=1000, random_state=0)
+    >>> retriever = DSSMRetriever(max_epochs=2, random_state=0).fit(events)
+    >>> retriever.transform(events[:3]).shape
+    (3, 64)
+    >>> retriever.recommend([events["user_id"][0]], k=3).columns.tolist()
+    ['user_id', 'item_id', 'score', 'rank']
+    """
+
+    def _tower_dims(self, dims: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         return dims, dims

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import _fit_context
+from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight
@@ -39,9 +42,97 @@ from skmatch._nn.training import (
 from skmatch._validation import check_choice
 from skmatch.neighbors import METHODS, ItemIndex, SeenItems
 from skmatch.retrieval._base import BaseRetriever
+from skmatch.retrieval._progress import progress_bar
+
+PARAMETERS = """\
+activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
+    Activation after each layer but the last.
+dropout : float, default=0.2
+    Share of what is dropped from the pooled history and after each hidden layer.
+batch_norm : bool, default=False
+    Whether hidden layers are batch-normalised.
+pooling : {"mean", "sum", "max", "concat", "decay"}, default="decay"
+    How a history becomes one vector. "decay": weighted means whose weights fall exponentially
+    with the number of events since, side by side, at four rates that are learned; "mean", "sum"
+    and "max": of the embeddings; "concat": the embeddings side by side, newest first.
+temperature : float, default=0.05
+    What cosines are divided by, in every loss.
+loss : {"softmax", "bpr", "bce"}, default="softmax"
+    "softmax" is list-wise: the step's positives share 256 times `neg_ratio` negatives, with logQ
+    correction. "bpr" is pair-wise [2]_ and "bce" point-wise, with `neg_ratio` negatives for each
+    positive. `SequenceSampler` says how negatives are drawn.
+max_epochs : int, default=10
+    Number of passes over the events.
+batch_size : int, default=2048
+    Number of positives in a step, about.
+lr : float, default=0.003
+    Highest learning rate of AdamW [3]_: it rises for a tenth of the steps, then falls along a
+    cosine.
+weight_decay : float, default=0.0
+    Decoupled weight decay.
+early_stopping : bool, default=False
+    Whether to hold out the last event of some users, measure NDCG@10 on it after each epoch, stop
+    when that no longer improves and keep the best weights.
+validation_fraction : float, default=0.1
+    Share of the users whose last event is held out.
+n_iter_no_change : int, default=5
+    Number of epochs without improvement after which training stops.
+warm_start : bool, default=False
+    Whether `fit` continues from the weights of the last fit. The ids and features must be the
+    same.
+device : {"auto", "cpu", "cuda", "mps"}, default="auto"
+    Where to train; "auto" takes a GPU where there is one. Answers come from the CPU.
+random_state : int, RandomState instance or None, default=None
+    Seeds weights, draws and dropout. An int gives the same result bit for bit on one machine
+    with one number of threads.
+verbose : bool or int, default=False
+    Whether to show a progress bar, in a terminal or a notebook.
+index : {"exact", "pynndescent"}, default="exact"
+    How the nearest items are found; see `skmatch.neighbors.ItemIndex`.
+k : int, default=10
+    Number of items that `predict` and `recommend` give for a query."""
+
+ATTRIBUTES = """\
+item_vectors_ : ndarray of shape (n_items, n_dims), float32
+    Vectors of the catalogue.
+item_ids_ : ndarray of shape (n_items,)
+    Ids of the catalogue, in the order of `item_vectors_`.
+popularity_ : ndarray of shape (n_items,)
+    Each item's share of the events; it answers for users of whom nothing is known.
+n_iter_ : int
+    Number of epochs trained.
+loss_curve_ : list of float
+    Mean loss of each epoch.
+validation_curve_ : list of float or None
+    NDCG@10 on the held-out events after each epoch, with `early_stopping`.
+weights_ : dict of str to ndarray
+    Weights of the network.
+network_config_ : dict
+    Sizes and options that the network was built with.
+index_ : ItemIndex
+    Index of `item_vectors_`.
+schema_ : Schema
+    Roles, ids and features of the events.
+n_features_in_ : int
+    Number of columns seen during fit, where it got plain events.
+feature_names_in_ : ndarray of shape (n_features_in_,)
+    Names of the columns seen during fit, where it got a frame of plain events."""
+
+REFERENCES = """\
+.. [2] S. Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
+.. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019."""
 
 
-class NeuralRetriever(BaseRetriever):
+def with_shared_docs(cls: type) -> type:
+    """Put what the retrievers share into the places that a docstring leaves for it."""
+    shared = {"parameters": PARAMETERS, "attributes": ATTRIBUTES, "references": REFERENCES}
+    for name, text in shared.items():
+        indented = textwrap.indent(text, "    ").lstrip()
+        cls.__doc__ = (cls.__doc__ or "").replace(f"{{{name}}}", indented)
+    return cls
+
+
+class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
     """Base class of retrievers with a user tower."""
 
     _parameter_constraints: dict = {
@@ -60,6 +151,7 @@ class NeuralRetriever(BaseRetriever):
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="right")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -74,16 +166,17 @@ class NeuralRetriever(BaseRetriever):
         activation: str = "gelu",
         dropout: float = 0.2,
         batch_norm: bool = False,
-        pooling: str = "mean",
+        pooling: str = "decay",
         temperature: float = 0.05,
         loss: str = "softmax",
-        max_epochs: int = 20,
+        max_epochs: int = 10,
         batch_size: int = 2048,
         lr: float = 3e-3,
         weight_decay: float = 0.0,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
+        warm_start: bool = False,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
@@ -105,6 +198,7 @@ class NeuralRetriever(BaseRetriever):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -115,6 +209,7 @@ class NeuralRetriever(BaseRetriever):
     def _tower_dims(self, dims: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Give the layers of the user tower and of the item tower (None: a table)."""
 
+    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -142,7 +237,16 @@ class NeuralRetriever(BaseRetriever):
         Returns
         -------
         self : estimator instance
+
+        Raises
+        ------
+        FloatingPointError
+            If training diverges. What was fitted before stays.
         """
+        with progress_bar(self):
+            return self._fit(X, sample_weight, users, items)
+
+    def _fit(self, X: Any, sample_weight: Any, users: Any, items: Any) -> NeuralRetriever:
         dims = self._check_names()
         samples, learnt = self._read_training(X, users, items)
         schema = samples.schema
@@ -158,12 +262,65 @@ class NeuralRetriever(BaseRetriever):
         seed = int(check_random_state(self.random_state).randint(2**31))
         rng = np.random.default_rng(seed)
         generator = torch.Generator(device).manual_seed(seed)
-        sampling = samples.sampling
-        negatives_generator = generator
-        if sampling.seed is not None:
-            negatives_generator = torch.Generator(device).manual_seed(sampling.seed)
-
         training, validation = self._split(samples, weight, rng)
+        network = self._make_network(samples, dims, seed)
+        network.set_generator(generator)
+        network.to(device)
+        item_features = _item_sources(schema, network.config, device)
+        sampling = samples.sampling
+        if sampling.seed is not None:
+            generator = torch.Generator(device).manual_seed(sampling.seed)
+        trainer = Trainer(
+            network,
+            _rows(samples, training, device),
+            Targets(
+                torch.as_tensor(samples.item[training], device=device).long(),
+                torch.as_tensor(weight[training], device=device),
+            ),
+            item_features,
+            NegativeSampler(sampling.negatives, sampling.counts, generator),
+            loss=self.loss,
+            neg_ratio=sampling.neg_ratio,
+            temperature=float(self.temperature),
+            batch_size=int(self.batch_size),
+            lr=float(self.lr),
+            weight_decay=float(self.weight_decay),
+            max_epochs=int(self.max_epochs),
+            rng=rng,
+        )
+        codes = torch.arange(FIRST_KNOWN, len(schema.items), device=device)
+        curves = self._first_curves()
+
+        def validate() -> float:
+            items = encode_catalogue(network, item_features, codes)
+            return self._validate(network, items, samples.take(validation), device)
+
+        def fitted() -> dict[str, Any]:
+            vectors = encode_catalogue(network, item_features, codes).cpu().numpy()
+            counts = sampling.counts.astype(np.float32)
+            return {
+                **learnt,
+                **{name: list(curve) for name, curve in curves.items()},
+                "n_iter_": len(curves["loss_curve_"]),
+                "validation_curve_": list(curves["validation_curve_"]) or None,
+                "schema_": schema,
+                "network_config_": network.config.to_dict(),
+                "weights_": {
+                    name: value.cpu().numpy().copy() for name, value in network.state_dict().items()
+                },
+                "item_vectors_": vectors,
+                "popularity_": counts / max(counts.sum(), 1),
+                "index_": ItemIndex(self.index, random_state=seed).fit(vectors),
+                "_network": None,
+            }
+
+        self._train(trainer, validate if len(validation) else None, curves, fitted, samples)
+        self._set_learnt(fitted())
+        return self
+
+    def _make_network(self, samples: Samples, dims: tuple[int, ...], seed: int) -> TwoTowers:
+        """Make the network: anew, or with the weights of the last fit under `warm_start`."""
+        schema = samples.schema
         user_dims, item_dims = self._tower_dims(dims)
         config = NetworkConfig(
             n_users=len(schema.users),
@@ -180,54 +337,26 @@ class NeuralRetriever(BaseRetriever):
             max_length=int((samples.stop - samples.start).max(initial=1)),
         )
         network = TwoTowers(config)
-        network.initialise(torch.Generator().manual_seed(seed))
-        network.set_generator(generator)
-        network.to(device)
-        item_features = _item_sources(schema, config, device)
-        trainer = Trainer(
-            network,
-            _rows(samples, training, device),
-            Targets(
-                torch.as_tensor(samples.item[training], device=device).long(),
-                torch.as_tensor(weight[training], device=device),
-            ),
-            item_features,
-            NegativeSampler(sampling.negatives, sampling.counts, negatives_generator),
-            loss=self.loss,
-            neg_ratio=sampling.neg_ratio,
-            temperature=float(self.temperature),
-            batch_size=int(self.batch_size),
-            lr=float(self.lr),
-            weight_decay=float(self.weight_decay),
-            max_epochs=int(self.max_epochs),
-            rng=rng,
+        if not (self.warm_start and hasattr(self, "weights_")):
+            network.initialise(torch.Generator().manual_seed(seed))
+            return network
+        same_ids = all(
+            np.array_equal(old.values, new.values)
+            for old, new in ((self.schema_.users, schema.users), (self.schema_.items, schema.items))
         )
-        codes = torch.arange(FIRST_KNOWN, len(schema.items), device=device)
+        if not same_ids or config != NetworkConfig.from_dict(self.network_config_):
+            raise ValueError(
+                "warm_start=True continues from the last fit, but ids, features or the sizes of "
+                "the network differ from it; fit the same events and parameters, or say "
+                "warm_start=False."
+            )
+        network.load_state_dict(_tensors(self.weights_))
+        return network
 
-        def validate() -> float:
-            vectors = encode_catalogue(network, item_features, codes)
-            return self._validate(network, vectors, samples.take(validation), device)
-
-        curves = self._train(trainer, validate if len(validation) else None)
-        vectors = encode_catalogue(network, item_features, codes).cpu().numpy()
-        counts = sampling.counts.astype(np.float32)
-        index = ItemIndex(self.index, random_state=seed).fit(vectors)
-        self._set_learnt(
-            learnt
-            | curves
-            | {
-                "schema_": schema,
-                "network_config_": config.to_dict(),
-                "weights_": {
-                    name: value.cpu().numpy() for name, value in network.state_dict().items()
-                },
-                "item_vectors_": vectors,
-                "popularity_": counts / max(counts.sum(), 1),
-                "index_": index,
-                "_network": None,
-            }
-        )
-        return self
+    def _first_curves(self) -> dict[str, list[float]]:
+        names = ("loss_curve_", "validation_curve_")
+        continues = self.warm_start and hasattr(self, "weights_")
+        return {name: list((continues and getattr(self, name)) or []) for name in names}
 
     def _check_names(self) -> tuple[int, ...]:
         check_choice("loss", self.loss, tuple(LOSSES))
@@ -289,13 +418,23 @@ class NeuralRetriever(BaseRetriever):
         target = torch.as_tensor(samples.item, device=device).long() - FIRST_KNOWN
         return mean_ndcg(users, items, target, pairs)
 
-    def _train(self, trainer: Trainer, validate: Any) -> dict[str, Any]:
+    def _train(
+        self,
+        trainer: Trainer,
+        validate: Callable[[], float] | None,
+        curves: dict[str, list[float]],
+        fitted: Callable[[], dict[str, Any]],
+        samples: Samples,
+    ) -> None:
         """Run the epochs; the network ends with its best weights where they are validated."""
-        losses: list[float] = []
-        scores: list[float] = []
-        best_state: dict[str, torch.Tensor] = {}
-        best_epoch = 0
+        losses, scores = curves["loss_curve_"], curves["validation_curve_"]
+        data = {"estimator": self, "X": samples, "y": samples.item}
+        context = self._init_callback_context(max_subtasks=self.max_epochs)
+        context.call_on_fit_task_begin(**data)
+        best_score, best_epoch, best_state = -1.0, 0, {}
         for epoch in range(self.max_epochs):
+            subcontext = context.subcontext(task_name="epoch")
+            subcontext.call_on_fit_task_begin(**data)
             loss = trainer.run_epoch()
             if not np.isfinite(loss):
                 raise FloatingPointError(
@@ -305,20 +444,17 @@ class NeuralRetriever(BaseRetriever):
             losses.append(loss)
             if validate is not None:
                 scores.append(validate())
-                if scores[-1] > max(scores[:-1], default=-1.0):
-                    best_epoch = epoch
+                if scores[-1] > best_score:
+                    best_score, best_epoch = scores[-1], epoch
                     best_state = {
                         name: value.clone() for name, value in trainer.network.state_dict().items()
                     }
-            if self.verbose:
-                at = f", validation NDCG@10 {scores[-1]:.4f}" if scores else ""
-                print(f"Epoch {epoch + 1}/{self.max_epochs}: loss {loss:.4f}{at}")
-            if validate is not None and epoch - best_epoch >= self.n_iter_no_change:
+            stop = subcontext.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
+            if stop or (validate is not None and epoch - best_epoch >= self.n_iter_no_change):
                 break
         if best_state:
             trainer.network.load_state_dict(best_state)
-        curves: dict[str, Any] = {"n_iter_": len(losses), "loss_curve_": losses}
-        return curves | {"validation_curve_": scores if validate is not None else None}
+        context.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
 
     def _encode(self, samples: Samples) -> np.ndarray:
         # Serving stays on the CPU: a model trained on a GPU answers anywhere.
@@ -331,8 +467,7 @@ class NeuralRetriever(BaseRetriever):
     def _loaded_network(self) -> TwoTowers:
         if getattr(self, "_network", None) is None:
             network = TwoTowers(NetworkConfig.from_dict(self.network_config_))
-            state = {name: torch.from_numpy(np.array(v)) for name, v in self.weights_.items()}
-            network.load_state_dict(state)
+            network.load_state_dict(_tensors(self.weights_))
             self._network = network.eval()
         return self._network
 
@@ -346,6 +481,11 @@ def _specs(features: tuple[Feature, ...]) -> tuple[FeatureSpec, ...]:
     return tuple(FeatureSpec(feature.kind, feature.size) for feature in features)
 
 
+def _tensors(weights: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    # Copied: arrays read through a memory map cannot be written to, which torch warns of.
+    return {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+
+
 def _tensor(column: Column, device: torch.device) -> FeatureTensor:
     if isinstance(column, Bag):
         return BagTensor(
@@ -355,9 +495,7 @@ def _tensor(column: Column, device: torch.device) -> FeatureTensor:
     return torch.as_tensor(column, device=device)
 
 
-def _item_sources(
-    schema: Any, config: NetworkConfig, device: torch.device
-) -> list[FeatureSource]:
+def _item_sources(schema: Any, config: NetworkConfig, device: torch.device) -> list[FeatureSource]:
     table: Columns = schema.item_table
     names = [feature.name for feature in schema.item_features] if config.item_features else []
     return [FeatureSource(_tensor(table[name], device), by_code=True) for name in names]

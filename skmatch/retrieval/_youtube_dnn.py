@@ -1,5 +1,50 @@
+"""`YoutubeDNNRetriever`: a user tower and a table of items."""
+
 from __future__ import annotations
-from skmatch.retrieval._neural import NeuralRetriever
+
+from skmatch.retrieval._neural import NeuralRetriever, with_shared_docs
+
+
+@with_shared_docs
 class YoutubeDNNRetriever(NeuralRetriever):
-    def _tower_dims(self, dims):
-        return (*dims, int(self.embedding_dim)), None
+    """Retrieve with a user tower against a table of item vectors [1]_.
+
+    The table is the embedding of items that the histories share. Vectors are L2-normalised and
+    score by cosine / temperature. Features of items are not read: use `DSSMRetriever` for them.
+
+    Parameters
+    ----------
+    embedding_dim : int, default=64
+        Width of the embeddings of ids, and of the vectors.
+    dims : sequence of int, default=(256, 64)
+        Sizes of the layers of the user tower; the last is linear. Where it is not `embedding_dim`,
+        a linear layer to that width follows.
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    DSSMRetriever : A tower for items, too.
+
+    References
+    ----------
+    .. [1] P. Covington, J. Adams and E. Sargin, "Deep neural networks for YouTube
+       recommendations", RecSys 2016.
+    {references}
+
+    Examples
+    --------
+    >>> from skmatch import YoutubeDNNRetriever
+    >>> from skmatch.datasets import make_events
+    >>> events = make_events(n_users=50, n_items=40, n_events=1000, random_state=0)
+    >>> retriever = YoutubeDNNRetriever(max_epochs=2, random_state=0).fit(events)
+    >>> retriever.predict(events[:2], k=5).shape
+    (2, 5)
+    """
+
+    def _tower_dims(self, dims: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        width = int(self.embedding_dim)
+        return (dims if dims[-1] == width else (*dims, width)), None

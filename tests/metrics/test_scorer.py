@@ -42,7 +42,7 @@ class Ids:
 class Popular(BaseEstimator):
     """Recommends the items of most events, to the power of `sign`, that the user has not seen."""
 
-    __metadata_request__predict = {"k": True}  # noqa: RUF012
+    __metadata_request__predict = {"k": True}
 
     def __init__(self, sign=1, user="user_id", item="item_id", time="timestamp"):
         self.sign = sign

@@ -1,0 +1,131 @@
+"""`MatchPipeline`: scikit-learn's Pipeline with the verbs of retrieval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from skmatch._data import Schema
+from skmatch.retrieval._base import queries_of
+
+
+class MatchPipeline(Pipeline):
+    """A Pipeline of encoder, sampler and retriever that recommends in the user's own ids.
+
+    It is scikit-learn's `~sklearn.pipeline.Pipeline` and adds what that class has no name for;
+    each verb is handed to the step whose business it is.
+
+    Parameters
+    ----------
+    steps : list of (name, estimator) tuples
+        As in `~sklearn.pipeline.Pipeline`; the last is a retriever.
+    transform_input : list of str or None, default=None
+        As in `~sklearn.pipeline.Pipeline`.
+    memory : str, object with the joblib.Memory interface or None, default=None
+        As in `~sklearn.pipeline.Pipeline`; with it a search encodes once a fold.
+    verbose : bool, default=False
+        As in `~sklearn.pipeline.Pipeline`.
+
+    See Also
+    --------
+    make_match_pipeline : Names the steps by their classes.
+
+    Examples
+    --------
+    >>> from skmatch import MatchEncoder, MatchPipeline, PopularityRetriever, SequenceSampler
+    >>> from skmatch.datasets import make_events
+    >>> events = make_events(n_users=50, n_items=40, n_events=500, random_state=0)
+    >>> pipe = MatchPipeline([
+    ...     ("encode", MatchEncoder()),
+    ...     ("sample", SequenceSampler()),
+    ...     ("retrieve", PopularityRetriever()),
+    ... ])
+    >>> pipe.fit(events).recommend(k=2).shape
+    (100, 4)
+    """
+
+    @property
+    def schema_(self) -> Schema:
+        """Roles, ids and features of the events."""
+        return self[-1].schema_
+
+    def recommend(
+        self, X: Any = None, k: int | None = None, *, exclude_seen: bool = True
+    ) -> pd.DataFrame:
+        """Recommend items to users.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like of shape (n_queries, n_columns) or of user ids, or None
+            The queries. A frame needs the column of the user; a column ``history`` of lists of
+            item ids stands for the user's history, a time for "as of then", and columns of user
+            features for what is known of the user. None stands for all known users.
+        k : int or None, default=None
+            Number of items a query; None takes the retriever's `k`.
+        exclude_seen : bool, default=True
+            Whether to leave out the items that the user has seen.
+
+        Returns
+        -------
+        recommendations : DataFrame
+            One row a recommended item, in the order of the queries: the user's id, the item's id,
+            its score and its rank from 1.
+        """
+        check_is_fitted(self)
+        samples = self[:-1].transform(queries_of(X, self.schema_))
+        return self[-1].recommend(samples, k, exclude_seen=exclude_seen)
+
+    def similar_items(self, items: Any, k: int | None = None) -> pd.DataFrame:
+        """Give the items whose vectors are nearest to those of given items.
+
+        Parameters
+        ----------
+        items : array-like of shape (n_items,)
+            Ids of known items.
+        k : int or None, default=None
+            Number of neighbours an item; None takes the retriever's `k`.
+
+        Returns
+        -------
+        neighbours : DataFrame
+            One row a neighbour: the item's id, the neighbour's id in the column ``similar``, the
+            score and the rank from 1.
+        """
+        check_is_fitted(self)
+        return self[-1].similar_items(items, k)
+
+
+def make_match_pipeline(
+    *steps: Any, memory: Any = None, transform_input: Any = None, verbose: bool = False
+) -> MatchPipeline:
+    """Make a `MatchPipeline`, its steps named by their classes in lower case.
+
+    Parameters
+    ----------
+    *steps : estimators
+        A `MatchEncoder`, a `SequenceSampler` and a retriever.
+    memory : str, object with the joblib.Memory interface or None, default=None
+        As in `~sklearn.pipeline.Pipeline`.
+    transform_input : list of str or None, default=None
+        As in `~sklearn.pipeline.Pipeline`.
+    verbose : bool, default=False
+        As in `~sklearn.pipeline.Pipeline`.
+
+    Returns
+    -------
+    pipeline : MatchPipeline
+
+    Examples
+    --------
+    >>> from skmatch import (
+    ...     MatchEncoder, PopularityRetriever, SequenceSampler, make_match_pipeline
+    ... )
+    >>> pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), PopularityRetriever())
+    >>> list(pipe.named_steps)
+    ['matchencoder', 'sequencesampler', 'popularityretriever']
+    """
+    named = make_pipeline(*steps).steps
+    return MatchPipeline(named, transform_input=transform_input, memory=memory, verbose=verbose)
