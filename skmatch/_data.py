@@ -126,7 +126,7 @@ class Vocabulary:
 
     def _pandas_dtype(self) -> Any:
         if self.dtype == "category":
-            return pd.CategoricalDtype(self.categories, ordered=self.ordered)
+            return pd.CategoricalDtype(pd.Index(self.categories), ordered=self.ordered)
         return self.dtype
 
 
