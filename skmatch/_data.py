@@ -125,9 +125,9 @@ class Vocabulary:
         return pd.Series(taken, copy=False)
 
     def _pandas_dtype(self) -> Any:
-        if self.dtype == "category":
-            return pd.CategoricalDtype(pd.Index(self.categories), ordered=self.ordered)
-        return self.dtype
+        if self.categories is None:
+            return self.dtype
+        return pd.CategoricalDtype(pd.Index(self.categories), ordered=self.ordered)
 
 
 def _plain_values(values: Any) -> np.ndarray:
