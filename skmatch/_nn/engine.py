@@ -1,0 +1,163 @@
+"""`Engine`: a network on its device, with arrays in and arrays out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skmatch._data import FIRST_KNOWN, Bag, Column, Samples, Schema, concatenate_ranges
+from skmatch._nn.device import resolve_device
+from skmatch._nn.negatives import NegativeSampler
+from skmatch._nn.towers import BagTensor, FeatureTensor, NetworkConfig, TwoTowers
+from skmatch._nn.training import (
+    FeatureSource,
+    Rows,
+    Targets,
+    Trainer,
+    encode_catalogue,
+    encode_rows,
+    mean_ndcg,
+)
+
+Weights = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train; the names are those of the retrievers' parameters."""
+
+    loss: str
+    temperature: float
+    batch_size: int
+    lr: float
+    weight_decay: float
+    max_epochs: int
+
+
+class Engine:
+    """A network on its device; the estimators know torch only through this class.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        What to build.
+    device : str
+        Name of the device.
+    seed : int
+        Seeds weights, negatives and dropout.
+    weights : dict of str to ndarray or None
+        Weights to start from; None draws them.
+    """
+
+    def __init__(
+        self, config: NetworkConfig, device: str = "cpu", seed: int = 0,
+        weights: Weights | None = None,
+    ):
+        self.device = resolve_device(device)
+        self.seed = seed
+        self.network = TwoTowers(config)
+        if weights is None:
+            # Drawn on the CPU, so that every device starts alike.
+            self.network.initialise(torch.Generator().manual_seed(seed))
+        else:
+            # Copied: arrays read through a memory map cannot be written to, which torch warns of.
+            state = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+            self.network.load_state_dict(state)
+        self.network.to(self.device)
+
+    def trainer(
+        self, samples: Samples, training: np.ndarray, weight: np.ndarray, options: TrainingOptions
+    ) -> Trainer:
+        """Bring the rows to train on to the device."""
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        self.network.set_generator(generator)
+        sampling = samples.sampling
+        if sampling.seed is not None:
+            generator = torch.Generator(self.device).manual_seed(sampling.seed)
+        targets = Targets(
+            self._on_device(samples.item[training]).long(), self._on_device(weight[training])
+        )
+        return Trainer(
+            self.network,
+            self._rows(samples, training),
+            targets,
+            self._item_sources(samples.schema),
+            NegativeSampler(sampling.negatives, sampling.counts, generator),
+            neg_ratio=sampling.neg_ratio,
+            rng=np.random.default_rng(self.seed),
+            **vars(options),
+        )
+
+    def user_vectors(self, samples: Samples) -> np.ndarray:
+        """Give the vectors of the users of rows."""
+        return encode_rows(self.network, self._rows(samples, np.arange(len(samples)))).cpu().numpy()
+
+    def item_vectors(self, schema: Schema) -> np.ndarray:
+        """Give the vectors of the catalogue."""
+        return self._catalogue(schema).cpu().numpy()
+
+    def ndcg(self, samples: Samples, seen: Any) -> float:
+        """Give the mean NDCG@10 of rows' own items, among those that `seen.pairs` leaves."""
+        users = encode_rows(self.network, self._rows(samples, np.arange(len(samples))))
+        target = self._on_device(samples.item).long() - FIRST_KNOWN
+
+        def pairs(a: int, b: int) -> tuple[Tensor, Tensor]:
+            row, position = seen.pairs(a, b)
+            return self._on_device(row), self._on_device(position)
+
+        return mean_ndcg(users, self._catalogue(samples.schema), target, pairs)
+
+    def weights(self) -> Weights:
+        """Give a copy of the weights."""
+        state = self.network.state_dict()
+        return {name: value.cpu().numpy().copy() for name, value in state.items()}
+
+    def load(self, weights: Weights) -> None:
+        """Take weights that `weights` gave."""
+        self.network.load_state_dict(
+            {name: torch.from_numpy(value) for name, value in weights.items()}
+        )
+
+    def _catalogue(self, schema: Schema) -> Tensor:
+        codes = torch.arange(FIRST_KNOWN, len(schema.items), device=self.device)
+        return encode_catalogue(self.network, self._item_sources(schema), codes)
+
+    def _on_device(self, values: np.ndarray) -> Tensor:
+        return torch.as_tensor(values, device=self.device)
+
+    def _column(self, column: Column) -> FeatureTensor:
+        if isinstance(column, Bag):
+            return BagTensor(self._on_device(column.values), self._on_device(column.offsets))
+        return self._on_device(column)
+
+    def _item_sources(self, schema: Schema) -> list[FeatureSource]:
+        if self.network.config.item_dims is None:
+            return []
+        columns = (schema.item_table[feature.name] for feature in schema.item_features)
+        return [FeatureSource(self._column(column), by_code=True) for column in columns]
+
+    def _rows(self, samples: Samples, rows: np.ndarray) -> Rows:
+        """Bring rows to the device, with no more of the log than they need."""
+        start, stop, log = samples.start[rows], samples.stop[rows], samples.log.items
+        if len(rows) * 4 < len(log):
+            positions, offsets = concatenate_ranges(start, stop)
+            log, start, stop = log[positions], offsets[:-1], offsets[1:]
+        features = []
+        for feature in samples.schema.user_features:
+            own = samples.features.get(feature.name)
+            if own is None:
+                source = self._column(samples.schema.user_table[feature.name])
+            else:
+                source = self._column(own.take(rows) if isinstance(own, Bag) else own[rows])
+            features.append(FeatureSource(source, by_code=own is None))
+        return Rows(
+            user=self._on_device(samples.user[rows]).long(),
+            start=self._on_device(start),
+            stop=self._on_device(stop),
+            log=self._on_device(log),
+            features=features,
+        )

@@ -1,0 +1,73 @@
+"""The arrows between the parts, and where torch and scikit-learn may be imported."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "skmatch"
+
+# part -> parts that it may import
+ARROWS = {
+    "_version": set(),
+    "_validation": set(),
+    "_data": set(),
+    "_nn": {"_nn"},
+    "neighbors": {"_data", "_validation"},
+    "preprocessing": {"_data", "_validation", "preprocessing"},
+    "metrics": {"_validation", "metrics"},
+    "model_selection": {"_validation"},
+    "datasets": {"datasets"},
+    "retrieval": {
+        "_nn", "_data", "_validation", "neighbors", "preprocessing", "metrics", "retrieval",
+    },
+    "pipeline": {"_data", "retrieval"},
+}  # fmt: skip
+
+
+def imports(path):
+    """Give the modules that a file imports anywhere, names after "from" included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+def files(part):
+    folder = PACKAGE / part
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_part_is_listed():
+    parts = {part_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert parts == set(ARROWS)
+
+
+@pytest.mark.parametrize("part", ARROWS)
+def test_parts_import_only_along_the_arrows(part):
+    for path in files(part):
+        for name in imports(path):
+            if name.startswith("skmatch."):
+                assert name.split(".")[1] in ARROWS[part], f"{path.name} imports {name}"
+
+
+def test_only_nn_imports_torch_and_it_imports_no_scikit_learn():
+    # The neural retrievers hand arrays to the networks and take them back as tensors.
+    bridge = {"_neural.py"}
+    for path in PACKAGE.rglob("*.py"):
+        roots = {name.split(".")[0] for name in imports(path)}
+        if part_of(path) == "_nn":
+            assert "sklearn" not in roots, path
+        elif path.name not in bridge:
+            assert "torch" not in roots, path
+
+
+def test_files_stay_short():
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text().splitlines()) < 600, path
