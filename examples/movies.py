@@ -66,7 +66,9 @@ def main() -> None:
         pipelines[name] = pipeline.fit(train)
         seconds = time.perf_counter() - start
         table = evaluate(pipeline, test, metrics=["recall", "hit", "ndcg"], k=[10, 100])
-        rows[name] = dict(zip(table["metric"] + "@" + table["k"].astype(str), table["value"]))
+        rows[name] = table.set_index(table["metric"] + "@" + table["k"].astype(str))[
+            "value"
+        ].to_dict()
         rows[name]["fit (s)"] = round(seconds, 1)
     print("\nThe whole catalogue is ranked, seen movies left out:\n")
     scores = pd.DataFrame(rows).T

@@ -417,6 +417,7 @@ class Samples(_Rows):
     start: np.ndarray
     stop: np.ndarray
     sampling: NegativeSampling
+    max_length: int
     min_history: int = 1
 
     _SAMPLES_KEY: ClassVar[str] = "skmatch_samples"
@@ -436,13 +437,18 @@ class Samples(_Rows):
         frame = super().to_frame()
         for name, column in zip(self.WINDOW, (self.seen, self.start, self.stop), strict=True):
             frame[name] = column
-        frame.attrs[self._SAMPLES_KEY] = (self.log, self.sampling, self.min_history)
+        frame.attrs[self._SAMPLES_KEY] = (
+            self.log,
+            self.sampling,
+            self.max_length,
+            self.min_history,
+        )
         return frame
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
         """Read a frame made by `to_frame`."""
-        log, sampling, min_history = frame.attrs[cls._SAMPLES_KEY]
+        log, sampling, max_length, min_history = frame.attrs[cls._SAMPLES_KEY]
         seen, start, stop = (frame[name].to_numpy() for name in cls.WINDOW)
         return cls(
             **cls._from_frame(frame),
@@ -451,6 +457,7 @@ class Samples(_Rows):
             stop=stop,
             log=log,
             sampling=sampling,
+            max_length=max_length,
             min_history=min_history,
         )
 

@@ -54,7 +54,10 @@ class Engine:
     """
 
     def __init__(
-        self, config: NetworkConfig, device: str = "cpu", seed: int = 0,
+        self,
+        config: NetworkConfig,
+        device: str = "cpu",
+        seed: int = 0,
         weights: Weights | None = None,
     ):
         self.device = resolve_device(device)

@@ -253,6 +253,7 @@ class SequenceSampler(FrameOutputMixin, TransformerMixin, BaseEstimator):
             start=np.maximum(seen, stop - self.max_length),
             stop=stop,
             sampling=self.sampling_,
+            max_length=int(self.max_length),
             min_history=self.min_history,
         )
 

@@ -10,35 +10,18 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight
 
-from skmatch._data import FIRST_KNOWN, Bag, Column, Columns, Feature, Samples, concatenate_ranges
-from skmatch._nn.device import resolve_device
+from skmatch._data import FIRST_KNOWN, Feature, Samples
+from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.losses import LOSSES
-from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.pooling import POOLINGS
-from skmatch._nn.towers import (
-    ACTIVATIONS,
-    BagTensor,
-    FeatureSpec,
-    FeatureTensor,
-    NetworkConfig,
-    TwoTowers,
-)
-from skmatch._nn.training import (
-    FeatureSource,
-    Rows,
-    Targets,
-    Trainer,
-    encode_catalogue,
-    encode_rows,
-    mean_ndcg,
-)
+from skmatch._nn.towers import ACTIVATIONS, FeatureSpec, NetworkConfig
+from skmatch._nn.training import Trainer
 from skmatch._validation import check_choice
 from skmatch.neighbors import METHODS, ItemIndex, SeenItems
 from skmatch.retrieval._base import BaseRetriever
@@ -61,7 +44,7 @@ loss : {"softmax", "bpr", "bce"}, default="softmax"
     "softmax" is list-wise: the step's positives share 256 times `neg_ratio` negatives, with logQ
     correction. "bpr" is pair-wise [2]_ and "bce" point-wise, with `neg_ratio` negatives for each
     positive. `SequenceSampler` says how negatives are drawn.
-max_epochs : int, default=10
+max_epochs : int, default=20
     Number of passes over the events.
 batch_size : int, default=2048
     Number of positives in a step, about.
@@ -169,7 +152,7 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         pooling: str = "decay",
         temperature: float = 0.05,
         loss: str = "softmax",
-        max_epochs: int = 10,
+        max_epochs: int = 20,
         batch_size: int = 2048,
         lr: float = 3e-3,
         weight_decay: float = 0.0,
@@ -258,71 +241,52 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         weight = _check_sample_weight(
             sample_weight, np.empty(len(samples)), dtype=np.float32, ensure_non_negative=True
         )
-        device = resolve_device(self.device)
         seed = int(check_random_state(self.random_state).randint(2**31))
-        rng = np.random.default_rng(seed)
-        generator = torch.Generator(device).manual_seed(seed)
-        training, validation = self._split(samples, weight, rng)
-        network = self._make_network(samples, dims, seed)
-        network.set_generator(generator)
-        network.to(device)
-        item_features = _item_sources(schema, network.config, device)
-        sampling = samples.sampling
-        if sampling.seed is not None:
-            generator = torch.Generator(device).manual_seed(sampling.seed)
-        trainer = Trainer(
-            network,
-            _rows(samples, training, device),
-            Targets(
-                torch.as_tensor(samples.item[training], device=device).long(),
-                torch.as_tensor(weight[training], device=device),
-            ),
-            item_features,
-            NegativeSampler(sampling.negatives, sampling.counts, generator),
+        training, validation = self._split(samples, weight, np.random.default_rng(seed))
+        config = self._network_config(samples, dims)
+        engine = Engine(config, self.device, seed, self._first_weights(samples, config))
+        options = TrainingOptions(
             loss=self.loss,
-            neg_ratio=sampling.neg_ratio,
             temperature=float(self.temperature),
             batch_size=int(self.batch_size),
             lr=float(self.lr),
             weight_decay=float(self.weight_decay),
             max_epochs=int(self.max_epochs),
-            rng=rng,
         )
-        codes = torch.arange(FIRST_KNOWN, len(schema.items), device=device)
+        trainer = engine.trainer(samples, training, weight, options)
+        held_out = samples.take(validation)
         curves = self._first_curves()
 
         def validate() -> float:
-            items = encode_catalogue(network, item_features, codes)
-            return self._validate(network, items, samples.take(validation), device)
+            return engine.ndcg(
+                held_out, SeenItems(held_out.log.items, held_out.seen, held_out.stop)
+            )
 
         def fitted() -> dict[str, Any]:
-            vectors = encode_catalogue(network, item_features, codes).cpu().numpy()
-            counts = sampling.counts.astype(np.float32)
+            vectors = engine.item_vectors(schema)
+            counts = samples.sampling.counts.astype(np.float32)
             return {
                 **learnt,
                 **{name: list(curve) for name, curve in curves.items()},
                 "n_iter_": len(curves["loss_curve_"]),
                 "validation_curve_": list(curves["validation_curve_"]) or None,
                 "schema_": schema,
-                "network_config_": network.config.to_dict(),
-                "weights_": {
-                    name: value.cpu().numpy().copy() for name, value in network.state_dict().items()
-                },
+                "network_config_": config.to_dict(),
+                "weights_": engine.weights(),
                 "item_vectors_": vectors,
                 "popularity_": counts / max(counts.sum(), 1),
                 "index_": ItemIndex(self.index, random_state=seed).fit(vectors),
-                "_network": None,
+                "_engine": None,
             }
 
-        self._train(trainer, validate if len(validation) else None, curves, fitted, samples)
+        self._train(engine, trainer, validate if len(validation) else None, curves, fitted, samples)
         self._set_learnt(fitted())
         return self
 
-    def _make_network(self, samples: Samples, dims: tuple[int, ...], seed: int) -> TwoTowers:
-        """Make the network: anew, or with the weights of the last fit under `warm_start`."""
+    def _network_config(self, samples: Samples, dims: tuple[int, ...]) -> NetworkConfig:
         schema = samples.schema
         user_dims, item_dims = self._tower_dims(dims)
-        config = NetworkConfig(
+        return NetworkConfig(
             n_users=len(schema.users),
             n_items=len(schema.items),
             user_features=_specs(schema.user_features),
@@ -334,15 +298,16 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
             dropout=float(self.dropout),
             batch_norm=bool(self.batch_norm),
             pooling=self.pooling,
-            max_length=int((samples.stop - samples.start).max(initial=1)),
+            max_length=samples.max_length,
         )
-        network = TwoTowers(config)
+
+    def _first_weights(self, samples: Samples, config: NetworkConfig) -> Weights | None:
+        """Give the weights of the last fit under `warm_start`."""
         if not (self.warm_start and hasattr(self, "weights_")):
-            network.initialise(torch.Generator().manual_seed(seed))
-            return network
-        same_ids = all(
-            np.array_equal(old.values, new.values)
-            for old, new in ((self.schema_.users, schema.users), (self.schema_.items, schema.items))
+            return None
+        old, new = self.schema_, samples.schema
+        same_ids = np.array_equal(old.users.values, new.users.values) and np.array_equal(
+            old.items.values, new.items.values
         )
         if not same_ids or config != NetworkConfig.from_dict(self.network_config_):
             raise ValueError(
@@ -350,8 +315,7 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
                 "the network differ from it; fit the same events and parameters, or say "
                 "warm_start=False."
             )
-        network.load_state_dict(_tensors(self.weights_))
-        return network
+        return self.weights_
 
     def _first_curves(self) -> dict[str, list[float]]:
         names = ("loss_curve_", "validation_curve_")
@@ -405,21 +369,9 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         held_out = rng.choice(last, n_held_out, replace=False)
         return np.delete(training, held_out), training[np.sort(held_out)]
 
-    def _validate(
-        self, network: TwoTowers, items: torch.Tensor, samples: Samples, device: torch.device
-    ) -> float:
-        users = encode_rows(network, _rows(samples, np.arange(len(samples)), device))
-        seen = SeenItems(samples.log.items, samples.seen, samples.stop)
-
-        def pairs(a: int, b: int) -> tuple[torch.Tensor, torch.Tensor]:
-            rows, positions = seen.pairs(a, b)
-            return torch.as_tensor(rows, device=device), torch.as_tensor(positions, device=device)
-
-        target = torch.as_tensor(samples.item, device=device).long() - FIRST_KNOWN
-        return mean_ndcg(users, items, target, pairs)
-
     def _train(
         self,
+        engine: Engine,
         trainer: Trainer,
         validate: Callable[[], float] | None,
         curves: dict[str, list[float]],
@@ -431,7 +383,7 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         data = {"estimator": self, "X": samples, "y": samples.item}
         context = self._init_callback_context(max_subtasks=self.max_epochs)
         context.call_on_fit_task_begin(**data)
-        best_score, best_epoch, best_state = -1.0, 0, {}
+        best_score, best_epoch, best_weights = -1.0, 0, None
         for epoch in range(self.max_epochs):
             subcontext = context.subcontext(task_name="epoch")
             subcontext.call_on_fit_task_begin(**data)
@@ -446,79 +398,28 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
                 scores.append(validate())
                 if scores[-1] > best_score:
                     best_score, best_epoch = scores[-1], epoch
-                    best_state = {
-                        name: value.clone() for name, value in trainer.network.state_dict().items()
-                    }
+                    best_weights = engine.weights()
             stop = subcontext.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
             if stop or (validate is not None and epoch - best_epoch >= self.n_iter_no_change):
                 break
-        if best_state:
-            trainer.network.load_state_dict(best_state)
+        if best_weights is not None:
+            engine.load(best_weights)
         context.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
 
     def _encode(self, samples: Samples) -> np.ndarray:
-        # Serving stays on the CPU: a model trained on a GPU answers anywhere.
-        device = torch.device("cpu")
-        rows = _rows(samples, np.arange(len(samples)), device)
-        if not len(rows):
+        if not len(samples):
             return np.empty((0, self.item_vectors_.shape[1]), dtype=np.float32)
-        return encode_rows(self._loaded_network(), rows).numpy()
-
-    def _loaded_network(self) -> TwoTowers:
-        if getattr(self, "_network", None) is None:
-            network = TwoTowers(NetworkConfig.from_dict(self.network_config_))
-            network.load_state_dict(_tensors(self.weights_))
-            self._network = network.eval()
-        return self._network
+        if getattr(self, "_engine", None) is None:
+            # Serving stays on the CPU: a model trained on a GPU answers anywhere.
+            config = NetworkConfig.from_dict(self.network_config_)
+            self._engine = Engine(config, weights=self.weights_)
+        return self._engine.user_vectors(samples)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         # The weights are saved as plain arrays; the network is built from them where needed.
-        return {name: value for name, value in state.items() if name != "_network"}
+        return {name: value for name, value in state.items() if name != "_engine"}
 
 
 def _specs(features: tuple[Feature, ...]) -> tuple[FeatureSpec, ...]:
     return tuple(FeatureSpec(feature.kind, feature.size) for feature in features)
-
-
-def _tensors(weights: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    # Copied: arrays read through a memory map cannot be written to, which torch warns of.
-    return {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
-
-
-def _tensor(column: Column, device: torch.device) -> FeatureTensor:
-    if isinstance(column, Bag):
-        return BagTensor(
-            torch.as_tensor(column.values, device=device),
-            torch.as_tensor(column.offsets, device=device),
-        )
-    return torch.as_tensor(column, device=device)
-
-
-def _item_sources(schema: Any, config: NetworkConfig, device: torch.device) -> list[FeatureSource]:
-    table: Columns = schema.item_table
-    names = [feature.name for feature in schema.item_features] if config.item_features else []
-    return [FeatureSource(_tensor(table[name], device), by_code=True) for name in names]
-
-
-def _rows(samples: Samples, rows: np.ndarray, device: torch.device) -> Rows:
-    """Bring rows to the device, with no more of the log than they need."""
-    start, stop = samples.start[rows], samples.stop[rows]
-    log = samples.log.items
-    if len(rows) * 4 < len(log):
-        positions, offsets = concatenate_ranges(start, stop)
-        log, start, stop = log[positions], offsets[:-1], offsets[1:]
-    features = []
-    for feature in samples.schema.user_features:
-        own = samples.features.get(feature.name)
-        column = samples.schema.user_table[feature.name] if own is None else own
-        if own is not None:
-            column = own.take(rows) if isinstance(own, Bag) else own[rows]
-        features.append(FeatureSource(_tensor(column, device), by_code=own is None))
-    return Rows(
-        user=torch.as_tensor(samples.user[rows], device=device).long(),
-        start=torch.as_tensor(start, device=device),
-        stop=torch.as_tensor(stop, device=device),
-        log=torch.as_tensor(log, device=device),
-        features=features,
-    )

@@ -46,15 +46,15 @@ class PopularityRetriever(BaseRetriever):
     >>> import pandas as pd
     >>> from skmatch import PopularityRetriever
     >>> events = pd.DataFrame({
-    ...     "user_id": ["ann", "ann", "bob", "bob", "cyd"],
-    ...     "item_id": ["tea", "jam", "tea", "rye", "tea"],
+    ...     "user_id": ["ann", "ann", "bob", "bob", "cyd", "dan"],
+    ...     "item_id": ["tea", "jam", "tea", "rye", "tea", "jam"],
     ... })
     >>> PopularityRetriever(k=2).fit(events).recommend(["cyd", "dee"])
-      user_id item_id  score  rank
-    0     cyd     jam    0.2     1
-    1     cyd     rye    0.2     2
-    2     dee     tea    0.6     1
-    3     dee     jam    0.2     2
+      user_id item_id     score  rank
+    0     cyd     jam  0.333333     1
+    1     cyd     rye  0.166667     2
+    2     dee     tea  0.500000     1
+    3     dee     jam  0.333333     2
     """
 
     _parameter_constraints: dict = {"k": [Interval(Integral, 1, None, closed="left")]}
