@@ -172,8 +172,8 @@ class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator):
         self, X: Any, users: Any, items: Any
     ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray | None]:
         features = self._check_features()
-        validate_data(self, X, skip_check_array=True)
         frame, roles = read_table(X, user=self.user, item=self.item, time=self.time, estimator=self)
+        validate_data(self, X, skip_check_array=True)
         if not isinstance(X, pd.DataFrame) and frame.shape[1] < 2:
             raise ValueError(
                 f"X has {frame.shape[1]} feature(s), but {type(self).__name__} requires at least "

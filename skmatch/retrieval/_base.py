@@ -188,7 +188,7 @@ class BaseRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         ids = items if isinstance(items, pd.Series) else pd.Series(items)
         own = self.schema_.items.lookup(ids)
         if (own < FIRST_KNOWN).any():
-            unknown = ids[own < FIRST_KNOWN].iloc[0]
+            unknown = ids[own < FIRST_KNOWN].tolist()[0]
             raise ValueError(
                 f"The item {unknown!r} is not in the catalogue; item_ids_ lists what is."
             )

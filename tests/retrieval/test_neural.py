@@ -1,0 +1,204 @@
+"""What the neural retrievers learn, and what they refuse."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.callback import ScoringMonitor
+from sklearn.exceptions import FitFailedWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from skmatch import (
+    DSSMRetriever,
+    LeaveLastOut,
+    MatchEncoder,
+    PopularityRetriever,
+    SequenceSampler,
+    YoutubeDNNRetriever,
+    make_topk_scorer,
+)
+from skmatch.datasets import make_events
+
+EVENTS = make_events(n_users=80, n_items=60, n_events=2500, random_state=1)
+SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
+BOTH = pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
+
+
+@BOTH
+def test_learns_more_than_popularity(cls):
+    train, test = (EVENTS.iloc[rows] for rows in next(LeaveLastOut().split(EVENTS)))
+    scorer = make_topk_scorer("ndcg", k=10)
+    learnt = cls(max_epochs=15, batch_size=256, random_state=0).fit(train)
+    assert scorer(learnt, test) > 1.3 * scorer(PopularityRetriever().fit(train), test)
+
+
+@BOTH
+@pytest.mark.parametrize("loss", ["bce", "bpr", "softmax"])
+@pytest.mark.parametrize("negatives", ["uniform", "popularity", "log", "zipf", "in_batch", "all"])
+def test_every_loss_takes_every_way_of_drawing(cls, loss, negatives):
+    samples = SequenceSampler(max_length=5, negatives=negatives).fit_transform(EVENTS)
+    curve = cls(**SMALL, loss=loss, batch_size=256).fit(samples).loss_curve_
+    assert np.isfinite(curve).all()
+    assert curve[1] < curve[0]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sum", "max", "concat", "decay"])
+@pytest.mark.parametrize("activation", ["relu", "prelu", "gelu", "tanh"])
+def test_every_pooling_and_activation(pooling, activation):
+    fitted = DSSMRetriever(**SMALL, pooling=pooling, activation=activation, batch_norm=True)
+    vectors = fitted.fit(EVENTS).transform(EVENTS[:3])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+def test_early_stopping_keeps_the_best_weights():
+    retriever = DSSMRetriever(
+        **{**SMALL, "max_epochs": 30}, early_stopping=True, n_iter_no_change=2,
+        validation_fraction=0.5, lr=0.05,
+    ).fit(EVENTS)  # fmt: skip
+    curve = retriever.validation_curve_
+    assert len(curve) == retriever.n_iter_ < 30
+    assert retriever.n_iter_ == int(np.argmax(curve)) + 3
+
+
+def test_warm_start_continues():
+    retriever = DSSMRetriever(**SMALL, warm_start=True).fit(EVENTS)
+    first = list(retriever.loss_curve_)
+    retriever.fit(EVENTS)
+    assert retriever.n_iter_ == 4
+    assert retriever.loss_curve_[:2] == first
+    assert retriever.loss_curve_[2] < first[0]
+    with pytest.raises(ValueError, match="warm_start=False"):
+        retriever.fit(EVENTS[EVENTS["item_id"] != EVENTS["item_id"][0]])
+
+
+def test_an_event_without_weight_is_no_target():
+    item = EVENTS["item_id"].mode()[0]
+    weight = (EVENTS["item_id"] != item).to_numpy(float)
+    queries = EVENTS[["user_id"]].drop_duplicates()
+    ranks = []
+    for sample_weight in (None, weight):
+        answer = YoutubeDNNRetriever(**{**SMALL, "max_epochs": 10}, batch_size=256)
+        answer.fit(EVENTS, sample_weight=sample_weight)
+        table = answer.recommend(queries, k=60, exclude_seen=False)
+        ranks.append(table.loc[table["item_id"] == item, "rank"].mean())
+    assert ranks[1] > ranks[0]
+
+
+def test_a_history_in_the_query_replaces_the_stored_one():
+    retriever = DSSMRetriever(**SMALL).fit(EVENTS)
+    items = EVENTS["item_id"].unique()[:3].tolist()
+    queries = pd.DataFrame({"user_id": [-1, -1], "history": [items, items[::-1]]})
+    answer = retriever.recommend(queries, k=60)
+    assert not set(answer["item_id"]) & set(items)
+    assert not np.allclose(*retriever.transform(queries))
+
+
+class StopAfterOne:
+    n_calls = 0
+
+    def setup(self, estimator, context): ...
+
+    def teardown(self, estimator, context): ...
+
+    def on_fit_task_begin(self, estimator, context): ...
+
+    def on_fit_task_end(self, estimator, context):
+        self.n_calls += context.task_name == "epoch"
+        return True
+
+
+def test_a_callback_sees_the_epochs_and_can_stop():
+    callback = StopAfterOne()
+    assert DSSMRetriever(**SMALL).set_callbacks(callback).fit(EVENTS).n_iter_ == 1
+    assert callback.n_calls == 1
+
+
+def ndcg(estimator, X, y):
+    return estimator.score(X)
+
+
+def test_scoring_monitor_scores_every_epoch():
+    monitor = ScoringMonitor(scoring={"ndcg": ndcg})
+    DSSMRetriever(**SMALL).set_callbacks(monitor).fit(EVENTS)
+    assert len(monitor.get_logs().data_as_pandas.query("task_name == 'epoch'")) == 2
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the test scores")
+def test_grid_search_in_a_plain_pipeline_outlives_a_diverging_candidate():
+    pipe = make_pipeline(MatchEncoder(), SequenceSampler(), DSSMRetriever(**SMALL))
+    grid = {
+        "sequencesampler__neg_ratio": [1, 3],
+        "dssmretriever__temperature": [0.05, 1e-40],
+        "dssmretriever__dims": [(8,), (16, 8)],
+    }
+    scorer = make_topk_scorer(["recall", "ndcg"], k=[5, 10])
+    search = GridSearchCV(pipe, grid, cv=LeaveLastOut(), scoring=scorer, refit="ndcg@10")
+    with pytest.warns(FitFailedWarning, match="diverged"):
+        search.fit(EVENTS)
+    scores = pd.DataFrame(search.cv_results_).groupby("param_dssmretriever__temperature")[
+        "mean_test_ndcg@10"
+    ]
+    assert scores.count().to_dict() == {1e-40: 0, 0.05: 4}
+    assert search.best_estimator_.predict(EVENTS[:2]).shape == (2, 10)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"loss": "hinge"}, "loss='hinge'.*'softmax'"),
+        ({"pooling": "median"}, "pooling='median'.*'decay'"),
+        ({"activation": "selu"}, "activation='selu'.*'gelu'"),
+        ({"index": "annoy"}, "index='annoy'.*'exact'"),
+        ({"device": "abacus"}, "device='abacus'.*auto"),
+        ({"temperature": 0}, "'temperature'.*0"),
+        ({"dims": ()}, "dims=.*at least one layer"),
+        ({"dims": (8, 0)}, r"dims=\(8, 0\)"),
+        ({"k": 0}, "'k'.*0"),
+    ],
+)
+def test_bad_parameters(cls, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**{**SMALL, **parameters}).fit(EVENTS)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        (EVENTS.drop(columns="user_id"), "user column 'user_id' is missing"),
+        (EVENTS.drop(columns="item_id"), "item column 'item_id' is missing"),
+        (EVENTS[:0], "0 sample"),
+        (EVENTS.assign(item_id=1), "item_id.*single item"),
+        (EVENTS.assign(user_id=EVENTS["user_id"].where(EVENTS.index > 2)), "user_id.*missing"),
+        (EVENTS.assign(item_id=EVENTS["item_id"].where(EVENTS.index > 2)), "item_id.*missing"),
+        (EVENTS.assign(timestamp="noon"), "timestamp.*noon.*to_datetime"),
+        (pd.concat([EVENTS, EVENTS[["item_id"]]], axis=1), "'item_id' occurs more than once"),
+    ],
+)
+def test_bad_events(cls, events, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**SMALL).fit(events)
+
+
+@BOTH
+def test_a_diverging_fit_leaves_the_last_one_whole(cls):
+    retriever = cls(**SMALL).fit(EVENTS)
+    before = retriever.predict(EVENTS[:5])
+    retriever.set_params(temperature=1e-40)
+    with pytest.raises(FloatingPointError, match=r"lr=.*temperature="):
+        retriever.fit(EVENTS)
+    np.testing.assert_array_equal(retriever.predict(EVENTS[:5]), before)
+    assert clone(retriever).temperature == 1e-40
+
+
+def test_bad_calls():
+    retriever = DSSMRetriever(**SMALL).fit(EVENTS)
+    with pytest.raises(ValueError, match="k=0 must be"):
+        retriever.recommend(k=0)
+    with pytest.raises(ValueError, match="-7 is not in the catalogue"):
+        retriever.similar_items([-7])
+    samples = SequenceSampler().fit_transform(EVENTS)
+    with pytest.raises(ValueError, match=r"fitted on Samples.*make_match_pipeline"):
+        DSSMRetriever(**SMALL).fit(samples).predict(EVENTS)

@@ -1,0 +1,149 @@
+"""The contract that every retriever keeps."""
+
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from skmatch import (
+    DSSMRetriever,
+    LeaveLastOut,
+    MatchEncoder,
+    PopularityRetriever,
+    SequenceSampler,
+    YoutubeDNNRetriever,
+    make_match_pipeline,
+    make_topk_scorer,
+)
+from skmatch.datasets import make_events
+
+SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
+RETRIEVERS = [PopularityRetriever(), DSSMRetriever(**SMALL), YoutubeDNNRetriever(**SMALL)]
+EVENTS = make_events(n_users=60, n_items=40, n_events=1500, random_state=0)
+EVENTS["user_id"] = "u" + EVENTS["user_id"].astype(str)
+
+
+def make_pipe(retriever):
+    encoder = MatchEncoder(
+        user_features=["segment", "age"],
+        item_features=["category", "price", "tags"],
+        kinds={"tags": "multi_valued"},
+    )
+    return make_match_pipeline(encoder, SequenceSampler(max_length=10), retriever)
+
+
+@pytest.fixture(params=RETRIEVERS, ids=lambda retriever: type(retriever).__name__, scope="module")
+def pipe(request):
+    return make_pipe(clone(request.param)).fit(EVENTS)
+
+
+def seen_by(user):
+    return set(EVENTS.loc[EVENTS["user_id"] == user, "item_id"])
+
+
+def test_recommend_gives_k_new_items_in_the_users_own_ids(pipe):
+    answer = pipe.recommend(k=5)
+    assert list(answer.columns) == ["user_id", "item_id", "score", "rank"]
+    assert answer["user_id"].dtype == EVENTS["user_id"].dtype
+    assert answer["item_id"].dtype == EVENTS["item_id"].dtype
+    for user, rows in answer.groupby("user_id"):
+        n_left = EVENTS["item_id"].nunique() - len(seen_by(user))
+        assert rows["rank"].tolist() == list(range(1, min(5, n_left) + 1))
+        assert rows["item_id"].is_unique
+        assert not set(rows["item_id"]) & seen_by(user)
+        assert rows["score"].is_monotonic_decreasing
+
+
+def test_predict_and_transform_have_a_row_a_query(pipe):
+    queries = EVENTS[:7]
+    assert pipe.predict(queries, k=4).shape == (7, 4)
+    vectors = pipe.transform(queries)
+    assert vectors.shape == (7, pipe[-1].item_vectors_.shape[1])
+    assert vectors.dtype == np.float32
+
+
+def test_an_unknown_user_without_anything_is_answered_by_popularity(pipe):
+    top = EVENTS["item_id"].value_counts()
+    answer = pipe.recommend(["nobody"], k=3)
+    assert answer["user_id"].tolist() == ["nobody"] * 3
+    assert [top[item] for item in answer["item_id"]] == top.head(3).tolist()
+
+
+def test_seen_items_are_left_out_only_when_asked(pipe):
+    everything = pipe.recommend(EVENTS["user_id"][:1], k=1000, exclude_seen=False)
+    assert set(everything["item_id"]) == set(EVENTS["item_id"])
+
+
+def test_similar_items_never_hold_the_item_itself(pipe):
+    answer = pipe.similar_items(EVENTS["item_id"].unique()[:5], k=3)
+    assert len(answer) == 15
+    assert (answer["item_id"] != answer["similar"]).all()
+
+
+def test_same_seed_same_result_and_no_global_state(pipe):
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    torch_state, n_threads = torch.get_rng_state(), torch.get_num_threads()
+    again = clone(pipe).fit(EVENTS)
+    np.testing.assert_array_equal(again[-1].item_vectors_, pipe[-1].item_vectors_)
+    pd.testing.assert_frame_equal(again.recommend(k=5), pipe.recommend(k=5))
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert torch.get_num_threads() == n_threads
+
+
+def test_input_is_never_changed(pipe):
+    before = EVENTS.copy(deep=True)
+    clone(pipe).fit(EVENTS).predict(EVENTS[:5])
+    pd.testing.assert_frame_equal(EVENTS, before)
+
+
+def test_score_equals_the_scorer(pipe):
+    train, test = (EVENTS.iloc[rows] for rows in next(LeaveLastOut().split(EVENTS)))
+    fitted = clone(pipe).fit(train)
+    assert fitted.score(test) == pytest.approx(make_topk_scorer("ndcg", k=10)(fitted, test))
+
+
+def test_a_saved_pipeline_answers_alike_in_a_fresh_process(pipe, tmp_path):
+    path, answer = tmp_path / "pipe.joblib", tmp_path / "answer.pkl"
+    joblib.dump(pipe, path)
+    code = "import sys, joblib; joblib.load(sys.argv[1]).recommend(k=3).to_pickle(sys.argv[2])"
+    subprocess.run([sys.executable, "-c", code, str(path), str(answer)], check=True)
+    pd.testing.assert_frame_equal(pd.read_pickle(answer), pipe.recommend(k=3))
+
+
+def test_pandas_output_all_the_way_gives_the_same(pipe):
+    framed = clone(pipe).set_output(transform="pandas").fit(EVENTS)
+    np.testing.assert_array_equal(framed.predict(EVENTS[:9]), pipe.predict(EVENTS[:9]))
+    assert list(framed.transform(EVENTS[:2]).columns) == list(pipe[-1].get_feature_names_out())
+
+
+def test_plain_events_need_no_other_step(pipe):
+    events = EVENTS[["user_id", "item_id", "timestamp"]]
+    alone = clone(pipe[-1]).fit(events)
+    assert len(alone.recommend([events["user_id"][0]], k=2)) == 2
+    np.testing.assert_array_equal(
+        clone(pipe[-1]).fit(events.to_numpy()).predict(events.to_numpy()[:3]),
+        alone.predict(events[:3]),
+    )
+
+
+def test_not_fitted():
+    for retriever in RETRIEVERS:
+        with pytest.raises(NotFittedError):
+            retriever.recommend(["u1"])
+
+
+def test_importing_skmatch_or_popularity_needs_no_torch():
+    code = (
+        "import sys, time; start = time.perf_counter(); import skmatch;"
+        "assert time.perf_counter() - start < 0.3;"
+        "import skmatch.retrieval; skmatch.PopularityRetriever;"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
