@@ -114,7 +114,10 @@ class Vocabulary:
         missing = positions < 0
         values: Any = self.values
         if not isinstance(values.dtype, np.dtype) or str(values.dtype) != self.dtype:
-            values = pd.array(values, dtype=self._pandas_dtype())
+            dtype = pd.api.types.pandas_dtype(self._pandas_dtype())
+            if isinstance(dtype, pd.DatetimeTZDtype):
+                values = pd.DatetimeIndex(values, tz="UTC")  # as `_plain_values` left them
+            values = pd.Series(values).astype(dtype).array
         if missing.any():
             positions = np.where(missing, -1, positions)
             if isinstance(values, np.ndarray) and values.dtype.kind not in "fmMO":

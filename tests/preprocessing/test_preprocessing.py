@@ -67,7 +67,7 @@ def test_features_take_their_kind_from_the_dtype_and_the_latest_value_counts():
     assert cities[2] == "Rome"
     assert cities[[3]].isna().all()
     assert np.isnan(schema.user_table["age"][3])
-    assert schema.item_table["tags"].to_lists()[2:] == [[3], []]
+    assert schema.item_table["tags"].to_lists()[2:] == [[2], []]
 
 
 def test_tables_bring_items_that_nobody_has_touched():
@@ -137,7 +137,7 @@ def test_histories_hold_what_came_before_and_nothing_else(rows, max_length):
 def test_bad_parameters(parameters, message):
     with pytest.raises(ValueError, match=message):
         SequenceSampler(**parameters).fit(EVENTS)
-    with pytest.raises(ValueError, match="'rating'.*missing"):
+    with pytest.raises(ValueError, match=r"'rating'.*missing"):
         MatchEncoder(item_features=["rating"]).fit(EVENTS)
-    with pytest.raises(ValueError, match="'nominal'.*'categorical'"):
+    with pytest.raises(ValueError, match=r"'nominal'.*'categorical'"):
         MatchEncoder(user_features=["item_id"], kinds={"item_id": "nominal"}).fit(EVENTS)
