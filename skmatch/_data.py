@@ -35,7 +35,7 @@ class Vocabulary:
         The known values; the code of ``values[i]`` is ``i + 2``.
     dtype : str
         Name of the pandas dtype that decoded values have.
-    categories : ndarray or None
+    categories : Vocabulary or None
         All categories, where `dtype` is ``"category"``.
     ordered : bool
         Whether the categories have an order.
@@ -45,7 +45,7 @@ class Vocabulary:
         self,
         values: np.ndarray,
         dtype: str,
-        categories: np.ndarray | None = None,
+        categories: Vocabulary | None = None,
         ordered: bool = False,
     ):
         self.values = values
@@ -67,8 +67,9 @@ class Vocabulary:
         dtype = column.dtype
         categories, ordered = None, False
         if isinstance(dtype, pd.CategoricalDtype):
-            categories, ordered = np.asarray(dtype.categories), bool(dtype.ordered)
-        vocabulary = cls(_plain_values(uniques), str(dtype), categories, ordered)
+            categories, _ = cls.learn(pd.Series(dtype.categories))
+            ordered = bool(dtype.ordered)
+        vocabulary = cls(_plain_values(uniques), _dtype_name(dtype), categories, ordered)
         # A missing value has code -1 in pandas, so that the shift makes it UNKNOWN.
         return vocabulary, (codes + FIRST_KNOWN).astype(np.int32)
 
@@ -94,10 +95,14 @@ class Vocabulary:
             by_category = self._lookup_plain(_plain_values(column.cat.categories))
             by_category = np.append(by_category, np.int32(UNKNOWN))  # code -1: missing
             return by_category[column.cat.codes.to_numpy()]
-        plain = _plain_values(column)
-        codes = self._lookup_plain(plain)
-        if plain.dtype.kind == "f" or column.dtype.name.startswith(("Int", "UInt", "Float")):
-            codes[column.isna().to_numpy()] = UNKNOWN
+        try:
+            codes = self._lookup_plain(_plain_values(column))
+        except TypeError as error:
+            raise ValueError(
+                f"Column {column.name!r} holds values that cannot be compared ({error}). "
+                "Use strings, numbers or other hashable values."
+            ) from None
+        codes[column.isna().to_numpy()] = UNKNOWN
         return codes
 
     def _lookup_plain(self, plain: np.ndarray) -> np.ndarray:
@@ -112,12 +117,7 @@ class Vocabulary:
         """Give the values of codes in the original dtype; padding and unknown become missing."""
         positions = np.asarray(codes, dtype=np.int64) - FIRST_KNOWN
         missing = positions < 0
-        values: Any = self.values
-        if not isinstance(values.dtype, np.dtype) or str(values.dtype) != self.dtype:
-            dtype = pd.api.types.pandas_dtype(self._pandas_dtype())
-            if isinstance(dtype, pd.DatetimeTZDtype):
-                values = pd.DatetimeIndex(values, tz="UTC")  # as `_plain_values` left them
-            values = pd.Series(values).astype(dtype).array
+        values = self._original_values()
         if missing.any():
             positions = np.where(missing, -1, positions)
             if isinstance(values, np.ndarray) and values.dtype.kind not in "fmMO":
@@ -125,12 +125,34 @@ class Vocabulary:
             taken = pd.api.extensions.take(values, positions, allow_fill=True)
         else:
             taken = values.take(positions)
-        return pd.Series(taken, copy=False)
+        return pd.Series(taken, dtype=taken.dtype, copy=False)  # objects stay objects
 
-    def _pandas_dtype(self) -> Any:
-        if self.categories is None:
-            return self.dtype
-        return pd.CategoricalDtype(pd.Index(self.categories), ordered=self.ordered)
+    def _original_values(self) -> Any:
+        """Give the known values as an array of the original dtype."""
+        values: Any = self.values
+        if self.categories is not None:
+            categories = pd.Index(self.categories._original_values(), tupleize_cols=False)
+            codes = self.categories._lookup_plain(values) - FIRST_KNOWN
+            return pd.Categorical.from_codes(codes, categories, ordered=self.ordered)
+        if str(values.dtype) == self.dtype:
+            return values
+        dtype = pd.api.types.pandas_dtype(self.dtype)
+        if isinstance(dtype, pd.DatetimeTZDtype):
+            values = pd.DatetimeIndex(values, tz="UTC")  # as `_plain_values` left them
+        return pd.Series(values).astype(dtype).array
+
+
+def _dtype_name(dtype: Any) -> str:
+    """Give a name that pandas reads as the same dtype."""
+    if isinstance(dtype, pd.StringDtype) and dtype.na_value is pd.NA:
+        return f"string[{dtype.storage}]"
+    name = str(dtype)
+    if isinstance(dtype, pd.ArrowDtype):
+        if name == "string[pyarrow]":
+            return "utf8[pyarrow]"  # pandas reads the other name as a StringDtype
+        if name.startswith("dictionary"):
+            return "object"  # has no name that pandas reads
+    return name
 
 
 def _plain_values(values: Any) -> np.ndarray:
@@ -148,7 +170,8 @@ def _plain_values(values: Any) -> np.ndarray:
     kind = getattr(dtype, "kind", "O")
     if kind in "iub":
         # Missing entries only need to be no error here: `lookup` marks them.
-        return values.to_numpy(dtype=f"{kind}8" if kind != "b" else bool, na_value=0)
+        plain = np.dtype(bool if kind == "b" else f"{kind}8")
+        return values.to_numpy(dtype=plain, na_value=plain.type(0).item())
     if kind == "f":
         return values.to_numpy(dtype=float, na_value=np.nan)
     return np.asarray(values, dtype=object)
@@ -275,6 +298,7 @@ class _Rows:
     user_ids: pd.Series | None = None  # as the caller wrote them, for the answer
 
     _SCHEMA_KEY: ClassVar[str] = "skmatch_schema"
+    _USER_KEY: ClassVar[str] = "user_as_given"
 
     def __len__(self) -> int:
         return len(self.user)
@@ -282,7 +306,7 @@ class _Rows:
     @property
     def shape(self) -> tuple[int, int]:
         """Shape as of a table."""
-        return len(self), len(self.column_names(self.schema, tuple(self.features)))
+        return len(self), len(self._own_names())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.to_frame(), dtype=dtype)
@@ -309,16 +333,32 @@ class _Rows:
         time = [] if schema.time is None else [schema.time]
         return [schema.user, schema.item, *time, *features]
 
+    def _own_names(self) -> list:
+        """Give the names of the columns of `to_frame`; queries differ from training rows."""
+        names = self.column_names(self.schema, tuple(self.features))
+        if self.time is None and self.schema.time is not None:
+            names.remove(self.schema.time)
+        return names + [self._USER_KEY] * self._has_unknown_user()
+
+    def _has_unknown_user(self) -> bool:
+        return self.user_ids is not None and bool((self.user < FIRST_KNOWN).any())
+
     def to_frame(self) -> pd.DataFrame:
-        """Give the codes as a frame that carries the schema, so that the next step can read it."""
+        """Give the codes as a frame that carries the schema, so that the next step can read it.
+
+        Queries lack the column of a time that they do not have, and have an additional one where
+        codes are not enough: ``user_as_given`` where a user is unknown.
+        """
         columns: dict[Hashable, Any] = {self.schema.user: self.user, self.schema.item: self.item}
-        if self.schema.time is not None:
+        if self.time is not None:
             columns[self.schema.time] = self.time
         for name, column in self.features.items():
             columns[name] = column.to_lists() if isinstance(column, Bag) else column
         frame = pd.DataFrame(columns)
         if self.user_ids is not None:
             frame.index = self.user_ids.index
+            if self._has_unknown_user():
+                frame[self._USER_KEY] = self.user_ids.array
         frame.attrs[self._SCHEMA_KEY] = self.schema
         return frame
 
@@ -337,8 +377,9 @@ class _Rows:
             "schema": schema,
             "user": frame[schema.user].to_numpy(),
             "item": frame[schema.item].to_numpy(),
-            "time": None if schema.time is None else frame[schema.time].to_numpy(),
+            "time": frame[schema.time].to_numpy() if schema.time in frame.columns else None,
             "features": features,
+            "user_ids": frame[cls._USER_KEY] if cls._USER_KEY in frame.columns else None,
         }
 
     def user_columns(self) -> Columns:
@@ -370,16 +411,39 @@ class Events(_Rows):
     history: Bag | None = None  # item codes that queries bring along
     has_history: np.ndarray | None = None  # (n,) bool: which queries do
 
+    _HISTORY_KEY: ClassVar[str] = "history"
+
     def _taken(self, rows: np.ndarray) -> dict[str, Any]:
         own = super()._taken(rows)
         if self.history is not None and self.has_history is not None:
             own |= {"history": self.history.take(rows), "has_history": self.has_history[rows]}
         return own
 
+    def _own_names(self) -> list:
+        return super()._own_names() + [self._HISTORY_KEY] * (self.history is not None)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give the codes as a frame that carries the schema, so that the next step can read it.
+
+        Queries lack the column of a time that they do not have, and have additional ones where
+        codes are not enough: ``user_as_given`` where a user is unknown, and their own ``history``.
+        """
+        frame = super().to_frame()
+        if self.history is not None and self.has_history is not None:
+            rows = zip(self.history.to_lists(), self.has_history, strict=True)
+            cells = [items if own else None for items, own in rows]
+            frame[self._HISTORY_KEY] = pd.Series(cells, index=frame.index, dtype=object)
+        return frame
+
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
         """Read a frame made by `to_frame`."""
-        return cls(**cls._from_frame(frame))
+        columns = cls._from_frame(frame)
+        if cls._HISTORY_KEY in frame.columns:
+            cells = frame[cls._HISTORY_KEY]
+            columns["has_history"] = cells.notna().to_numpy()
+            columns["history"] = Bag.from_lists([[] if c is None else c for c in cells])
+        return cls(**columns)
 
     def decode(self) -> pd.DataFrame:
         """Give the rows in the user's own ids."""

@@ -58,13 +58,16 @@ def _label_at(frame: pd.DataFrame, role: Hashable) -> Hashable:
     return role
 
 
-def require_column(frame: pd.DataFrame, label: Hashable, role: str) -> pd.Series:
+def require_column(
+    frame: pd.DataFrame, label: Hashable, role: str, remedy: str = "", table: str = "X"
+) -> pd.Series:
     """Give the column of a role, or say which is missing and what to do."""
     if label not in frame.columns:
         present = ", ".join(repr(name) for name in frame.columns[:12])
+        remedy = remedy or f"Rename the column or say {role}=... where the roles are named."
         raise ValueError(
-            f"The {role} column {label!r} is missing; X has {present or 'no columns'}. "
-            f"Rename the column or say {role}=... where the roles are named."
+            f"The {role} column {label!r} is missing; {table} has {present or 'no columns'}. "
+            f"{remedy}"
         )
     return frame[label]
 
@@ -99,14 +102,14 @@ def read_times(column: pd.Series) -> tuple[np.ndarray, str]:
     if pd.api.types.is_bool_dtype(dtype) or not pd.api.types.is_numeric_dtype(dtype):
         if missing.all() and len(column):
             return np.full(len(column), np.iinfo(np.int64).max), "none"
-        example = column[~missing].iloc[0] if len(column) else None
+        example = column[~missing].tolist()[0] if len(column) else None
         raise ValueError(
             f"The time column {column.name!r} has dtype {dtype}, which has no order in time "
             f"(it holds {example!r}). Convert it with pd.to_datetime or to numbers."
         )
     if pd.api.types.is_complex_dtype(dtype):
         raise ValueError(f"The time column {column.name!r} is complex; give real numbers.")
-    if pd.api.types.is_integer_dtype(dtype):
+    if pd.api.types.is_integer_dtype(dtype) and not (column > np.iinfo(np.int64).max).any():
         times = column.to_numpy(dtype=np.int64, na_value=np.iinfo(np.int64).max)
         return times, "number"
     return np.where(missing, np.inf, column.to_numpy(dtype=float, na_value=np.nan)), "number"

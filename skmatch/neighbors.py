@@ -154,8 +154,15 @@ def _build_graph(vectors: np.ndarray, random_state: int | None) -> Any:
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Give positions and scores of the `k` best of each row; -1 where only -inf remains."""
     n = scores.shape[1]
-    best = np.argpartition(scores, n - k, axis=1)[:, n - k :] if k < n else None
-    if best is None:
+    if k < n:
+        best = np.argpartition(scores, n - k, axis=1)[:, n - k :]
+        worst = np.take_along_axis(scores, best[:, :1], axis=1)  # the k-th best
+        is_tied = np.count_nonzero(scores >= worst, axis=1) > k
+        for row in np.flatnonzero(is_tied & ~np.isneginf(worst[:, 0])):
+            better = np.flatnonzero(scores[row] > worst[row])
+            equal = np.flatnonzero(scores[row] == worst[row])
+            best[row] = np.append(better, equal[: k - len(better)])
+    else:
         best = np.broadcast_to(np.arange(n), scores.shape)
     best = np.sort(best, axis=1)  # so that of equal scores the first item comes first
     best_scores = np.take_along_axis(scores, best, axis=1)

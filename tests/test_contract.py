@@ -1,5 +1,6 @@
 """The contract that every retriever keeps."""
 
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skmatch import (
     DSSMRetriever,
@@ -139,11 +141,53 @@ def test_not_fitted():
             retriever.recommend(["u1"])
 
 
-def test_importing_skmatch_or_popularity_needs_no_torch():
+def expected_failed_checks(estimator):
+    failed = {
+        "check_estimators_pickle": "puts missing values into the time, which has no order then; "
+        "features may miss values, times and ids may not",
+    }
+    if isinstance(estimator, SequenceSampler):
+        why = "fit_transform and transform differ by design, as in TargetEncoder"
+        failed |= {"check_transformer_general": why, "check_transformer_data_not_an_array": why}
+    if isinstance(estimator, tuple(type(retriever) for retriever in RETRIEVERS)):
+        failed |= {
+            "check_sample_weights_pandas_series": "its frame has no columns user_id and item_id",
+            "check_sample_weight_equivalence_on_dense_data": "a weight is how much an event counts "
+            "as a target; without any it still is in its user's history and in the catalogue",
+        }
+    return failed
+
+
+@pytest.mark.filterwarnings("ignore:No event has min_history")
+@parametrize_with_checks(
+    [MatchEncoder(), MatchEncoder(user=0, item=1, time=2), SequenceSampler(), *RETRIEVERS],
+    expected_failed_checks=expected_failed_checks,
+    xfail_strict=True,
+)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("retriever", RETRIEVERS, ids=lambda retriever: type(retriever).__name__)
+def test_documented_attributes_exist_and_parameters_are_untouched(retriever):
+    fitted = clone(retriever)
+    assert fitted.fit(EVENTS) is fitted
+    attributes = type(fitted).__doc__.split("Attributes\n")[1].split("\n\n    ")[0]
+    names = re.findall(r"^    (\w+_) :", attributes, re.MULTILINE)
+    assert {"item_vectors_", "item_ids_", "schema_", "feature_names_in_"} <= set(names)
+    for name in names:
+        assert hasattr(fitted, name), name
+    assert fitted.get_params() == retriever.get_params()
+
+
+def test_importing_skmatch_is_quick_and_popularity_needs_no_torch():
     code = (
         "import sys, time; start = time.perf_counter(); import skmatch;"
-        "assert time.perf_counter() - start < 0.3;"
+        "print(time.perf_counter() - start);"
         "import skmatch.retrieval; skmatch.PopularityRetriever;"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    # The best of three: a busy machine may delay any one of them.
+    command = [sys.executable, "-c", code]
+    runs = [subprocess.run(command, check=True, capture_output=True) for _ in range(3)]
+    assert min(float(run.stdout) for run in runs) < 0.3

@@ -24,7 +24,9 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
 
 def softmax(positive: Tensor, negative: Tensor) -> Tensor:
     """List-wise: cross-entropy of the positive among itself and the negatives."""
-    return softplus(torch.logsumexp(negative, 1) - positive)
+    # One sum over all: that of the negatives alone has no gradient where there are none.
+    every = torch.cat([positive[:, None], negative], 1)
+    return torch.logsumexp(every, 1) - positive
 
 
 LOSSES = {"bce": bce, "bpr": bpr, "softmax": softmax}

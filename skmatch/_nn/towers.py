@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, embedding_bag, normalize
+from torch.nn.functional import batch_norm, embedding, embedding_bag, normalize
 from torch.nn.utils import skip_init
 
 from skmatch._nn.pooling import Pooling
@@ -82,8 +82,19 @@ class Dropout(nn.Module):
         # One random byte an element: eight times cheaper than one random number each.
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None, generator=self.generator)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= round(self.rate * 256)
-        return x * kept / (1 - self.rate)
+        n_dropped = min(round(self.rate * 256), 255)  # of the 256 values of a byte
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= n_dropped
+        return x * kept / (1 - n_dropped / 256)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that takes a batch of one row, which has no variance, as in serving."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if len(input) > 1:
+            return super().forward(input)
+        statistics = self.running_mean, self.running_var
+        return batch_norm(input, *statistics, self.weight, self.bias, eps=self.eps)
 
 
 class Features(nn.Module):
@@ -132,7 +143,7 @@ def make_mlp(
         layers.append(skip_init(nn.Linear, width, dim))
         if i < len(dims) - 1:
             if batch_norm:
-                layers.append(nn.BatchNorm1d(dim))
+                layers.append(BatchNorm(dim))
             layers += [ACTIVATIONS[activation](), Dropout(dropout)]
         width = dim
     return nn.Sequential(*layers)

@@ -115,10 +115,16 @@ class Trainer:
         self.step = 0
 
     def _cut_blocks(self) -> None:
-        """Cut the rows into blocks of one user's events that lie within BLOCK_SIZE of the first."""
-        user, stop = self.rows.user.cpu().numpy(), self.rows.stop.cpu().numpy()
+        """Cut the rows into blocks of one user's events that lie within BLOCK_SIZE of the first.
+
+        Within a block a history is its predecessor's, moved on: only then do they share tokens.
+        """
+        user, start, stop = (
+            column.cpu().numpy() for column in (self.rows.user, self.rows.start, self.rows.stop)
+        )
+        moved_on = np.maximum(start[:-1], stop[1:] - self.network.config.max_length)
         is_first = np.ones(len(user), dtype=bool)
-        is_first[1:] = user[1:] != user[:-1]
+        is_first[1:] = (user[1:] != user[:-1]) | (start[1:] != moved_on)
         first_stop = stop[is_first][np.cumsum(is_first) - 1]
         grid = (stop - first_stop) // BLOCK_SIZE
         is_first[1:] |= grid[1:] != grid[:-1]
@@ -251,7 +257,8 @@ def windows(
         else (torch.zeros_like(position))
     )
     place = block * block_size + (rows.stop[row] - rows.stop[first][block])
-    return tokens, place, rows.stop[row] - rows.start[row]
+    length = (rows.stop[row] - rows.start[row]).clamp(max=max_length)
+    return tokens, place, length
 
 
 @torch.no_grad()
@@ -303,6 +310,8 @@ def mean_ndcg(
         scores = users[part] @ items.T
         own = scores.gather(1, target[part, None])
         scores[seen(a, min(a + block, len(users)))] = -torch.inf
-        rank = (scores > own).sum(1)
+        scores.scatter_(1, target[part, None], -torch.inf)
+        # Equal scores count against the target: a network that gives one vector to all scores 0.
+        rank = (scores >= own).sum(1)
         gains.append(torch.where(rank < k, 1 / torch.log2(rank + 2.0), 0.0))
     return float(torch.cat(gains).mean())

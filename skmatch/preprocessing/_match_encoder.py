@@ -252,9 +252,13 @@ class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator):
         if table is not None and name in table.columns:
             column, codes, order = table[name], vocabulary.lookup(table[role]), None
         else:
-            column = require_column(frame, name, "feature")
+            column = require_column(
+                frame, name, "feature", "Add the column, or name only features that are there."
+            )
         kind = (self.kinds or {}).get(name) or _kind_of(column)
-        row_of = _latest_rows(codes, order, column.notna().to_numpy(), n_codes)
+        numbers = _to_numbers(column) if kind == "numeric" else None
+        present = column.notna().to_numpy() if numbers is None else np.isfinite(numbers)
+        row_of = _latest_rows(codes, order, present, n_codes)
         known = row_of >= 0
 
         if kind == "categorical":
@@ -262,14 +266,13 @@ class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator):
             latest = np.full(n_codes, UNKNOWN, dtype=np.int32)
             latest[known] = row_codes[row_of[known]]
             return Feature(name, kind, values), latest
-        if kind == "numeric":
-            numbers = np.full(n_codes, np.nan, dtype=np.float32)
-            raw = _to_numbers(column)[row_of[known]]
-            finite = raw[np.isfinite(raw)]
-            mean = float(finite.mean()) if len(finite) else 0.0
-            scale = (float(finite.std()) if len(finite) else 0.0) or 1.0
-            numbers[known] = (raw - mean) / scale
-            return Feature(name, kind, None, mean, scale), numbers
+        if numbers is not None:
+            raw = numbers[row_of[known]]
+            mean = float(raw.mean()) if len(raw) else 0.0
+            scale = (float(raw.std()) if len(raw) else 0.0) or 1.0
+            standardised = np.full(n_codes, np.nan, dtype=np.float32)
+            standardised[known] = (raw - mean) / scale
+            return Feature(name, kind, None, mean, scale), standardised
         cells = self._split_cells(column.iloc[row_of[known]])
         flat = [value for cell in cells for value in cell]
         values, flat_codes = Vocabulary.learn(pd.Series(flat, name=name, dtype=object))
@@ -312,11 +315,11 @@ class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         schema = self.schema_
-        if not isinstance(X, pd.DataFrame):
-            validate_data(self, X, skip_check_array=True, reset=False)
         frame, roles = read_table(
             X, user=schema.user, item=schema.item, time=schema.time, estimator=self
         )
+        if not isinstance(X, pd.DataFrame):
+            validate_data(self, X, skip_check_array=True, reset=False)
         user = schema.users.lookup(require_column(frame, roles.user, "user"))
         if roles.item in frame.columns:
             item = schema.items.lookup(frame[roles.item])
@@ -427,10 +430,11 @@ def _learn_ids(
         raise ValueError(
             f"{parameter} is a {type(table).__name__}; give a DataFrame with a column {role!r}."
         )
-    ids = require_column(table, role, f"{parameter} table's id")
+    remedy = f"Name the column of its ids {role!r}, as in the events."
+    ids = require_column(table, role, f"{parameter} table's id", remedy, table=parameter)
     check_ids(ids, f"{parameter} table's id")
     if ids.duplicated().any():
-        twice = ids[ids.duplicated()].iloc[0]
+        twice = ids[ids.duplicated()].tolist()[0]
         raise ValueError(f"{parameter} has several rows for {role!r} = {twice!r}; keep one.")
     vocabulary, codes = Vocabulary.learn(pd.concat([column, ids], ignore_index=True))
     return vocabulary, codes[: len(column)]
@@ -452,11 +456,9 @@ def _kind_of(column: pd.Series) -> str:
     if pd.api.types.is_float_dtype(column.dtype):
         return "numeric"
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
-    if values.dtype == object:
-        example = next(iter(values[values.notna()]), None)
-        if isinstance(example, CELLS):
-            return "multi_valued"
-    return "categorical"
+    may_hold_cells = values.dtype == object or isinstance(values.dtype, pd.ArrowDtype)
+    example = next(iter(values[values.notna()]), None) if may_hold_cells else None
+    return "multi_valued" if isinstance(example, CELLS) else "categorical"
 
 
 def _to_numbers(column: pd.Series) -> np.ndarray:

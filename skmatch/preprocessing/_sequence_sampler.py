@@ -170,7 +170,7 @@ class SequenceSampler(FrameOutputMixin, TransformerMixin, BaseEstimator):
         events = self._read(X, reset=True)
         known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
         if not known.all():
-            row = int((~known).argmin())
+            row = int(known.argmin())
             raise ValueError(
                 f"{(~known).sum():,} events have a user or item that the MatchEncoder does not "
                 f"know, the first at row {row}; fit both on the same events."
@@ -212,7 +212,9 @@ class SequenceSampler(FrameOutputMixin, TransformerMixin, BaseEstimator):
                 "the same MatchEncoder first."
             )
         if not isinstance(X, pd.DataFrame):
-            validate_data(self, X, skip_check_array=True, reset=False)
+            validate_data(
+                self, X, reset=False, dtype=None, ensure_all_finite=False, ensure_min_samples=0
+            )
         return cast(Events, self.encoder_.transform(X))
 
     def transform(self, X: Any) -> Samples | pd.DataFrame:

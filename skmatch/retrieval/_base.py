@@ -82,7 +82,9 @@ class BaseRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                     "it through the same MatchEncoder first."
                 )
             if not isinstance(X, pd.DataFrame):
-                validate_data(self, X, skip_check_array=True, reset=False)
+                validate_data(
+                    self, X, reset=False, dtype=None, ensure_all_finite=False, ensure_min_samples=0
+                )
             X = self.encoder_.transform(X)
         return self.sampler_.transform(X)
 
@@ -266,7 +268,14 @@ def queries_of(X: Any, schema: Any) -> Any:
             {schema.user: schema.users.decode(np.arange(FIRST_KNOWN, len(schema.users)))}
         )
     is_table = isinstance(X, (pd.DataFrame, Samples, Events)) or np.ndim(X) > 1
-    return X if is_table else pd.DataFrame({schema.user: X})
+    if is_table:
+        return X
+    if np.ndim(X) == 0:
+        raise ValueError(
+            f"X={X!r} is neither a table of queries nor a list of user ids; give a list, also for "
+            "one user."
+        )
+    return pd.DataFrame({schema.user: X})
 
 
 def is_informed(samples: Samples) -> np.ndarray:

@@ -236,7 +236,8 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         if len(schema.items.values) < 2:
             raise ValueError(
                 f"The item column {schema.item!r} holds a single item, "
-                f"{schema.items.values[0]!r}; a retriever needs at least 2 items to tell apart."
+                f"{schema.items.values[0]!r}, in {len(samples):,} sample(s); a retriever needs at "
+                "least 2 items to tell apart."
             )
         weight = _check_sample_weight(
             sample_weight, np.empty(len(samples)), dtype=np.float32, ensure_non_negative=True
@@ -281,6 +282,7 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
 
         self._train(engine, trainer, validate if len(validation) else None, curves, fitted, samples)
         self._set_learnt(fitted())
+        self._engine = self._serving_engine()
         return self
 
     def _network_config(self, samples: Samples, dims: tuple[int, ...]) -> NetworkConfig:
@@ -328,7 +330,7 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_choice("index", self.index, METHODS)
         dims = tuple(np.atleast_1d(np.asarray(self.dims)).tolist())
-        if not dims or not all(isinstance(dim, int) and dim >= 1 for dim in dims):
+        if not dims or not all(type(dim) is int and dim >= 1 for dim in dims):
             raise ValueError(
                 f"dims={self.dims!r} must hold at least one layer size, each an integer of at "
                 "least 1, as in dims=(256, 64)."
@@ -389,10 +391,7 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
             subcontext.call_on_fit_task_begin(**data)
             loss = trainer.run_epoch()
             if not np.isfinite(loss):
-                raise FloatingPointError(
-                    f"The loss became {loss} in epoch {epoch + 1}: training diverged. Lower "
-                    f"lr={self.lr} or raise temperature={self.temperature}."
-                )
+                raise self._divergence(f"The loss became {loss} in epoch {epoch + 1}")
             losses.append(loss)
             if validate is not None:
                 scores.append(validate())
@@ -404,16 +403,29 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
                 break
         if best_weights is not None:
             engine.load(best_weights)
+        # The loss of a step is that before its update: the last update can still diverge.
+        last = samples.take(np.arange(len(samples))[-1000:])
+        for vectors in (engine.item_vectors(samples.schema), engine.user_vectors(last)):
+            if not np.isfinite(vectors).all():
+                raise self._divergence("Vectors are not finite after the last epoch")
         context.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
+
+    def _divergence(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what}: training diverged. Lower lr={self.lr} or raise "
+            f"temperature={self.temperature}."
+        )
 
     def _encode(self, samples: Samples) -> np.ndarray:
         if not len(samples):
             return np.empty((0, self.item_vectors_.shape[1]), dtype=np.float32)
         if getattr(self, "_engine", None) is None:
-            # Serving stays on the CPU: a model trained on a GPU answers anywhere.
-            config = NetworkConfig.from_dict(self.network_config_)
-            self._engine = Engine(config, weights=self.weights_)
+            self._engine = self._serving_engine()
         return self._engine.user_vectors(samples)
+
+    def _serving_engine(self) -> Engine:
+        # Serving stays on the CPU: a model trained on a GPU answers anywhere.
+        return Engine(NetworkConfig.from_dict(self.network_config_), weights=self.weights_)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

@@ -1,0 +1,227 @@
+"""The towers: their vectors, features, dropout and first weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from skmatch._nn.negatives import NegativeSampler
+from skmatch._nn.towers import BagTensor, Dropout, FeatureSpec, NetworkConfig, TwoTowers, make_mlp
+from skmatch._nn.training import FeatureSource, Rows, Targets, Trainer, encode_catalogue
+
+SPECS = (
+    FeatureSpec("categorical", 5),
+    FeatureSpec("numeric", 0),
+    FeatureSpec("multi_valued", 6),
+)
+N_CODES = 7
+
+
+def make_columns(n):
+    """Give features of the three kinds for `n` rows; some are missing, unknown or empty."""
+    numbers = torch.linspace(-2, 2, n)
+    numbers[::3] = torch.nan
+    n_values = torch.arange(n) % 3
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), n_values.cumsum(0)])
+    values = (torch.arange(int(offsets[-1])) % 5 + 1).to(torch.int32)
+    return [torch.arange(n) % 4 + 1, numbers, BagTensor(values, offsets)]
+
+
+def make_network(seed=0, **changes):
+    values = {
+        "n_users": N_CODES,
+        "n_items": N_CODES,
+        "user_features": SPECS,
+        "item_features": SPECS,
+        "embedding_dim": 8,
+        "user_dims": (16, 4),
+        "item_dims": (16, 4),
+        "activation": "gelu",
+        "dropout": 0.0,
+        "batch_norm": False,
+        "pooling": "mean",
+        "max_length": 3,
+    }
+    network = TwoTowers(NetworkConfig(**values | changes))
+    network.initialise(torch.Generator().manual_seed(seed))
+    network.set_generator(torch.Generator().manual_seed(seed))
+    return network
+
+
+def encode(network, n=6):
+    """Give vectors of `n` users, the first without a history, and of `n` items."""
+    tokens = torch.tensor([[0, 0, 0], [0, 0, 2], [0, 3, 1], [4, 5, 6], [0, 1, 1], [2, 2, 2]])[:n]
+    users, length = torch.arange(n) + 1, (tokens != 0).sum(1)
+    features = make_columns(n)
+    user_vectors = network.encode_users(users, features, tokens, torch.arange(n), length)
+    item_features = features if network.config.item_dims else []
+    return user_vectors, network.encode_items(torch.arange(n) + 1, item_features)
+
+
+@pytest.mark.parametrize("activation", ["relu", "prelu", "gelu", "tanh"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_vectors_are_finite_and_of_unit_length(activation, mode):
+    network = getattr(make_network(activation=activation, batch_norm=True, dropout=0.2), mode)()
+    for vectors in encode(network):
+        assert vectors.shape == (6, 4)
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(6))
+
+
+def test_without_an_item_tower_the_vectors_are_the_table():
+    network = make_network(item_dims=None, item_features=(), user_dims=(16, 8))
+    _, items = encode(network)
+    rows = network.item_embedding.weight[2:7]
+    torch.testing.assert_close(items[1:], rows / rows.norm(dim=1, keepdim=True))
+
+
+def test_missing_values_give_finite_gradients():
+    network = make_network()
+    sum(vectors[:, 0].sum() for vectors in encode(network)).backward()
+    for parameter in network.parameters():
+        assert torch.isfinite(parameter.grad).all()
+
+
+def test_a_missing_number_differs_from_zero():
+    features = make_network().user_features
+    columns = make_columns(2)
+    columns[1] = torch.tensor([torch.nan, 0.0])
+    numbers = features(columns)[1]
+    assert numbers.tolist() == [[0, 1], [0, 0]]
+
+
+def test_a_bag_is_the_mean_of_its_values_and_an_empty_one_zero():
+    features = make_network().user_features
+    columns = [torch.tensor([1, 2]), torch.zeros(2)]
+    bag = BagTensor(torch.tensor([3, 5], dtype=torch.int32), torch.tensor([0, 2, 2]))
+    pooled = features([*columns, bag])[2]
+    weight = features.tables[1].weight
+    torch.testing.assert_close(pooled[0], (weight[3] + weight[5]) / 2)
+    assert (pooled[1] == 0).all()
+
+
+def test_width_is_what_the_features_give():
+    features = make_network().user_features
+    assert torch.cat(features(make_columns(6)), 1).shape == (6, features.width)
+
+
+def test_a_batch_of_one_row_can_be_normalised():
+    network = make_network(batch_norm=True).train()
+    for vectors in encode(network, n=1):
+        assert torch.isfinite(vectors).all()
+
+
+def test_batch_norm_follows_its_batches_in_training_only():
+    mlp = make_mlp(3, (4, 2), "relu", 0.0, batch_norm=True)
+    for parameter in mlp.parameters():
+        torch.nn.init.constant_(parameter, 0.5)
+    x = torch.arange(12.0).view(4, 3)
+    before = mlp[1].running_mean.clone()
+    mlp.eval()(x)
+    assert torch.equal(mlp[1].running_mean, before)
+    mlp.train()(x)
+    assert not torch.equal(mlp[1].running_mean, before)
+
+
+# Dropout
+
+
+def dropped(rate, n=100_000, seed=0):
+    dropout = Dropout(rate)
+    dropout.generator = torch.Generator().manual_seed(seed)
+    return dropout(torch.ones(n))
+
+
+def test_dropout_does_nothing_in_serving_or_at_rate_zero():
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+    assert torch.equal(Dropout(0.0).train()(x), x)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.2, 0.5, 0.9])
+def test_dropout_keeps_the_expectation(rate):
+    x = dropped(rate)
+    assert x.mean() == pytest.approx(1, abs=0.02)
+    assert (x == 0).float().mean() == pytest.approx(rate, abs=0.006)
+
+
+def test_dropout_near_one_neither_keeps_nor_drops_all():
+    x = dropped(0.999)
+    assert 0 < (x != 0).float().mean() < 0.01
+    assert x.mean() == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (2, 3, 4), (0, 4)])
+def test_dropout_keeps_the_shape(shape):
+    assert Dropout(0.5).train()(torch.ones(shape)).shape == shape
+
+
+def test_dropout_follows_from_its_generator_alone():
+    state = torch.get_rng_state()
+    first = dropped(0.5, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, dropped(0.5, seed=1))
+    assert not torch.equal(first, dropped(0.5, seed=2))
+
+
+# Weights
+
+
+def tables(network):
+    return [m.weight for m in network.modules() if isinstance(m, torch.nn.Embedding)]
+
+
+def test_padding_and_unknown_start_at_zero_and_all_else_does_not():
+    network = make_network()
+    assert len(tables(network)) == 6
+    for weight in tables(network):
+        assert (weight[:2] == 0).all()
+        assert (weight[2:] != 0).all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sum", "max", "concat", "decay"])
+@pytest.mark.parametrize("has_item_tower", [True, False])
+def test_padding_stays_zero_in_training(pooling, has_item_tower):
+    items = {} if has_item_tower else {"item_dims": None, "user_dims": (16, 8)}
+    network = make_network(pooling=pooling, item_features=(), **items)
+    log = torch.tensor([2, 3, 1, 4, 5, 2, 6, 3])
+    row = torch.arange(8)
+    columns = [FeatureSource(column, by_code=False) for column in make_columns(8)]
+    trainer = Trainer(
+        network,
+        Rows(row // 4 + 2, torch.maximum(row // 4 * 4, row - 3), row, log, columns),
+        Targets(log.clamp(min=2), torch.ones(8)),
+        [],
+        NegativeSampler("uniform", np.ones(5), torch.Generator().manual_seed(0)),
+        loss="softmax",
+        neg_ratio=2,
+        temperature=0.1,
+        batch_size=4,
+        lr=0.01,
+        weight_decay=0.1,
+        max_epochs=3,
+        rng=np.random.default_rng(0),
+    )
+    for _ in range(3):
+        trainer.run_epoch()
+    assert (network.item_embedding.weight[1] != 0).any()  # unknown items in histories do learn
+    for weight in tables(network):
+        assert (weight[0] == 0).all()
+
+
+def test_weights_follow_from_the_generator_alone():
+    state = torch.get_rng_state()
+    first, again, other = (make_network(seed, pooling="decay").state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert any(not torch.equal(value, other[name]) for name, value in first.items())
+
+
+def test_config_survives_plain_values():
+    config = make_network().config
+    assert NetworkConfig.from_dict(config.to_dict()) == config
+
+
+def test_serving_does_not_learn():
+    network = make_network(item_features=())
+    vectors = encode_catalogue(network, [], torch.arange(2, 7))
+    assert not vectors.requires_grad
+    assert not network.training

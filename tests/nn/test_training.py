@@ -1,0 +1,439 @@
+"""Training: what a step scores, what an epoch covers and what it costs."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from skmatch._nn import training
+from skmatch._nn.device import resolve_device
+from skmatch._nn.losses import LOSSES
+from skmatch._nn.negatives import NegativeSampler
+from skmatch._nn.towers import FeatureSpec, NetworkConfig, TwoTowers
+from skmatch._nn.training import (
+    BLOCK_SIZE,
+    WARM_UP,
+    FeatureSource,
+    Rows,
+    Targets,
+    Trainer,
+    encode_catalogue,
+    encode_rows,
+    mean_ndcg,
+    one_cycle,
+)
+
+N_ITEMS = 12
+every_loss = pytest.mark.parametrize("loss", LOSSES)
+every_sampling = pytest.mark.parametrize(
+    "negatives", ["uniform", "popularity", "log", "zipf", "in_batch", "all"]
+)
+
+
+def make_log(lengths, seed=0, max_length=6):
+    """Give the rows of users with so many events, in which item follows item in a ring."""
+    rng = np.random.default_rng(seed)
+    log = np.concatenate([rng.integers(N_ITEMS) + np.arange(n) for n in lengths]) % N_ITEMS + 2
+    user = np.repeat(np.arange(len(lengths)) + 2, lengths)
+    begin = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    stop = np.arange(len(log))
+    return user, np.maximum(begin, stop - max_length), stop, log
+
+
+def make_trainer(
+    lengths=(9, 4, 40, 7),
+    *,
+    negatives="popularity",
+    loss="softmax",
+    neg_ratio=3,
+    temperature=0.1,
+    batch_size=16,
+    max_epochs=3,
+    lr=0.01,
+    weight=None,
+    keep=slice(None),
+    pooling="mean",
+    dropout=0.0,
+    batch_norm=False,
+    seed=0,
+):
+    user, start, stop, log = (torch.as_tensor(c) for c in make_log(np.array(lengths)))
+    user, start, stop, target = user[keep], start[keep], stop[keep], log[keep]
+    feature = FeatureSource(torch.linspace(-1, 1, len(user)), by_code=False)
+    group = FeatureSource(torch.arange(N_ITEMS + 2) % 3 + 2, by_code=True)
+    config = NetworkConfig(
+        n_users=len(lengths) + 2,
+        n_items=N_ITEMS + 2,
+        user_features=(FeatureSpec("numeric", 0),),
+        item_features=(FeatureSpec("categorical", 5),),
+        embedding_dim=8,
+        user_dims=(16, 8),
+        item_dims=(16, 8),
+        activation="gelu",
+        dropout=dropout,
+        batch_norm=batch_norm,
+        pooling=pooling,
+        max_length=int((stop - start).max()),
+    )
+    network = TwoTowers(config)
+    network.initialise(torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    network.set_generator(generator)
+    counts = np.bincount(target.numpy(), minlength=N_ITEMS + 2)[2:]
+    return Trainer(
+        network,
+        Rows(user, start, stop, log, [feature]),
+        Targets(target, torch.ones(len(user)) if weight is None else weight),
+        [group],
+        NegativeSampler(negatives, counts, generator),
+        loss=loss,
+        neg_ratio=neg_ratio,
+        temperature=temperature,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=0.01,
+        max_epochs=max_epochs,
+        rng=np.random.default_rng(seed),
+    )
+
+
+def unit_vectors(n, seed=0):
+    vectors = torch.randn(n, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(vectors, dim=1)
+
+
+def weights_of(trainer):
+    return {name: value.clone() for name, value in trainer.network.state_dict().items()}
+
+
+# What a step scores
+
+
+@every_sampling
+@every_loss
+def test_scores_are_the_cosines_over_the_temperature(loss, negatives):
+    users, positive = unit_vectors(5), torch.tensor([2, 3, 4, 4, 9])
+    cold, warm = (
+        make_trainer(loss=loss, negatives=negatives, temperature=t)._scores(users, positive)
+        for t in (0.5, 1.0)
+    )
+    trainer = make_trainer()
+    items = encode_catalogue(trainer.network, trainer.item_features, positive)
+    cosine = (users * items).sum(1)
+    torch.testing.assert_close(warm[0], cosine)
+    torch.testing.assert_close(cold[0], 2 * cosine)
+    counts = torch.isfinite(warm[1])
+    assert torch.equal(counts, torch.isfinite(cold[1]))
+    if loss != "softmax" or negatives == "all":
+        torch.testing.assert_close(cold[1][counts], 2 * warm[1][counts])
+    else:  # the correction of an item is the same at any temperature and for every row
+        correction = cold[1] - 2 * warm[1]
+        for column in correction.T:
+            finite = column[torch.isfinite(column)]
+            torch.testing.assert_close(finite, finite[:1].expand_as(finite))
+
+
+@every_sampling
+@every_loss
+def test_a_negative_equal_to_the_own_positive_is_masked(loss, negatives):
+    trainer = make_trainer(loss=loss, negatives=negatives, neg_ratio=400, temperature=1.0)
+    positive = torch.arange(N_ITEMS) + 2
+    # Every user is the vector of the own positive, whose cosine is 1 and no other's.
+    users = encode_catalogue(trainer.network, trainer.item_features, positive)
+    trainer.sampler.log_probability.fill_(-math.log(N_ITEMS))
+    own, others = trainer._scores(users, positive)
+    torch.testing.assert_close(own, torch.ones(N_ITEMS))
+    assert (others == -torch.inf).any(1).all()
+    if loss != "softmax" or negatives in ("all", "in_batch"):  # no correction is left
+        assert others.max() < 1 - 1e-6
+    else:
+        assert ((others == -torch.inf).sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "popularity", "log", "zipf", "in_batch"])
+def test_shared_draws_estimate_the_sum_over_the_catalogue(monkeypatch, negatives):
+    monkeypatch.setattr(training, "SHARED_ROWS", 8)
+    trainer = make_trainer(neg_ratio=8, temperature=1.0)
+    generator = torch.Generator().manual_seed(1)
+    counts = np.arange(N_ITEMS) ** 2
+    trainer.sampler = NegativeSampler(negatives, counts, generator)
+    table = unit_vectors(N_ITEMS, seed=1)
+    monkeypatch.setattr(trainer, "_encode_items", lambda codes: table[codes - 2])
+    users, own = unit_vectors(3), torch.tensor([2, 6, 13])
+    share = trainer.sampler.log_probability.exp()
+    # In a batch, the other rows' positives are the draws.
+    n_others = 1000 if negatives == "in_batch" else 1
+    total, n_steps = torch.zeros(3), 500
+    for _ in range(n_steps):
+        others = torch.multinomial(share, n_others, replacement=True, generator=generator) + 2
+        everyone = torch.cat([users, users[:1].expand(n_others, -1)])
+        _, scores = trainer._scores_of_shared(everyone, torch.cat([own, others]))
+        total += scores[:3].exp().sum(1)
+    every = (users @ table.T).exp()
+    expected = every.sum(1) - every.gather(1, own[:, None] - 2).squeeze(1)
+    # The three rows of fixed positives are among the draws of an in-batch step, too.
+    rtol = 0.1 if negatives == "in_batch" else 0.03
+    torch.testing.assert_close(total / n_steps, expected, rtol=rtol, atol=0)
+
+
+def test_all_scores_every_other_item_once():
+    trainer = make_trainer(negatives="all", temperature=1.0)
+    users, positive = unit_vectors(2), torch.tensor([2, 13])
+    own, others = trainer._scores(users, positive)
+    items = encode_catalogue(trainer.network, trainer.item_features, torch.arange(N_ITEMS) + 2)
+    every = users @ items.T
+    torch.testing.assert_close(own, every.gather(1, positive[:, None] - 2).squeeze(1))
+    torch.testing.assert_close(own.exp() + others.exp().sum(1), every.exp().sum(1))
+
+
+# What an epoch covers
+
+
+@pytest.mark.parametrize("lengths", [(9, 4, 40, 7), (1, 1, 1), (100,), (3, 70, 2, 33, 32, 1)])
+def test_every_row_is_in_one_block_and_every_block_in_one_batch(lengths):
+    trainer = make_trainer(lengths, keep=slice(1, None) if sum(lengths) > 3 else slice(None))
+    for _ in range(3):
+        batches = list(trainer._batches())
+        blocks = np.concatenate(batches)
+        rows = [
+            np.arange(trainer.block_row[b], trainer.block_row[b] + trainer.block_length[b])
+            for b in blocks
+        ]
+        assert sorted(np.concatenate(rows)) == list(range(len(trainer.rows)))
+        sizes = np.array([trainer.block_length[batch].sum() for batch in batches])
+        assert (sizes > 0).all()
+        assert (np.abs(sizes[:-1] - trainer.batch_size) < BLOCK_SIZE).all()
+        for r in rows:
+            assert len(set(trainer.rows.user[r].tolist())) == 1
+            stop = trainer.rows.stop[r]
+            assert stop.max() - stop.min() < BLOCK_SIZE
+
+
+def test_batches_are_drawn_anew_every_epoch():
+    trainer = make_trainer([5] * 30)
+    first, second = (np.concatenate(list(trainer._batches())) for _ in range(2))
+    assert not np.array_equal(first, second)
+
+
+def block_vectors(trainer):
+    """Give the users' vectors of all rows as a training step sees them."""
+    seen = []
+    handle = trainer.network.user_mlp.register_forward_hook(lambda *call: seen.append(call[2]))
+    trainer._loss(np.arange(len(trainer.block_row)))
+    handle.remove()
+    return torch.nn.functional.normalize(seen[0].detach(), dim=1)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sum", "max", "concat", "decay"])
+def test_training_encodes_as_serving_does(pooling):
+    trainer = make_trainer(pooling=pooling, keep=[1, 2, 3, 7, 8, 10, 12, 20, 21, 45, 58, 59])
+    torch.testing.assert_close(block_vectors(trainer), encode_rows(trainer.network, trainer.rows))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sum", "max", "concat", "decay"])
+def test_histories_that_do_not_overlap_in_the_log_are_not_mixed(pooling):
+    trainer = make_trainer(pooling=pooling)
+    rows = trainer.rows
+    expected = encode_rows(trainer.network, rows)
+    # The same histories, each copied out of the log for itself.
+    log = [rows.log[a:b] for a, b in zip(rows.start, rows.stop, strict=True)]
+    stop = torch.tensor([len(history) for history in log]).cumsum(0)
+    rows.start, rows.stop, rows.log = stop - (rows.stop - rows.start), stop, torch.cat(log)
+    trainer._cut_blocks()
+    torch.testing.assert_close(block_vectors(trainer), expected)
+
+
+def test_encoding_does_not_depend_on_the_other_rows():
+    trainer = make_trainer()
+    rows = trainer.rows
+    together = encode_rows(trainer.network, rows)
+    for a, b in ((0, 1), (5, 17), (30, 60)):
+        column = FeatureSource(rows.features[0].column[a:b], by_code=False)
+        part = Rows(rows.user[a:b], rows.start[a:b], rows.stop[a:b], rows.log, [column])
+        torch.testing.assert_close(encode_rows(trainer.network, part), together[a:b])
+
+
+def test_catalogue_encoded_in_blocks_of_any_size():
+    trainer = make_trainer()
+    codes = torch.arange(2, N_ITEMS + 2)
+    whole = encode_catalogue(trainer.network, trainer.item_features, codes)
+    parts = encode_catalogue(trainer.network, trainer.item_features, codes, block=5)
+    torch.testing.assert_close(parts, whole)
+
+
+def test_of_a_history_longer_than_the_network_knows_the_newest_counts():
+    trainer = make_trainer()
+    column = FeatureSource(torch.zeros(2), by_code=False)
+    start, stop = torch.tensor([34, 20]), torch.tensor([40, 40])
+    rows = Rows(torch.tensor([4, 4]), start, stop, trainer.rows.log, [column])
+    vectors = encode_rows(trainer.network, rows)
+    torch.testing.assert_close(vectors[1], vectors[0])
+
+
+# What it costs
+
+
+@every_sampling
+@every_loss
+def test_an_epoch_encodes_each_row_once_and_each_item_once_a_step(loss, negatives):
+    trainer = make_trainer(loss=loss, negatives=negatives)
+    user_rows, item_rows, distinct = [], [], []
+    network = trainer.network
+    network.user_mlp.register_forward_pre_hook(lambda _, x: user_rows.append(len(x[0])))
+    network.item_mlp.register_forward_pre_hook(lambda _, x: item_rows.append(len(x[0])))
+    encode_items = trainer._encode_items
+
+    def encode(codes):
+        distinct.append(len(codes.unique()))
+        return encode_items(codes)
+
+    trainer._encode_items = encode
+    trainer.run_epoch()
+    assert sum(user_rows) == len(trainer.rows)
+    assert len(item_rows) == len(user_rows) == trainer.step
+    assert item_rows == distinct
+
+
+# What it learns
+
+
+@every_sampling
+@every_loss
+def test_the_loss_falls(loss, negatives):
+    trainer = make_trainer(
+        [20] * 10, loss=loss, negatives=negatives, max_epochs=10, batch_size=64, lr=0.02
+    )
+    curve = [trainer.run_epoch() for _ in range(10)]
+    assert np.isfinite(curve).all()
+    assert curve[-1] < 0.7 * curve[0]
+
+
+def test_same_seed_same_weights_and_another_seed_others():
+    states = []
+    for seed in (0, 0, 1):
+        trainer = make_trainer(dropout=0.3, seed=seed)
+        trainer.run_epoch()
+        states.append(weights_of(trainer))
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name])
+    assert any(not torch.equal(value, states[2][name]) for name, value in states[0].items())
+
+
+@every_sampling
+def test_nothing_global_changes(negatives):
+    torch_state, n_threads = torch.get_rng_state(), torch.get_num_threads()
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    trainer = make_trainer(negatives=negatives, dropout=0.3)
+    trainer.run_epoch()
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert torch.get_num_threads() == n_threads
+    for before, after in zip(numpy_state, np.random.get_state(), strict=True):  # noqa: NPY002
+        np.testing.assert_array_equal(before, after)
+
+
+def test_rows_of_no_weight_contribute_nothing():
+    weight = torch.ones(60)
+    weight[::3] = 0
+    trainers = [make_trainer(weight=weight, loss="bce", batch_size=1000) for _ in range(2)]
+    # What they would teach does not matter: other positives, which are drawn by no one.
+    trainers[1].targets.item = torch.where(weight == 0, 2, trainers[1].targets.item)
+    losses = [trainer.run_epoch() for trainer in trainers]
+    assert losses[0] == pytest.approx(losses[1])
+    for name, value in weights_of(trainers[0]).items():
+        torch.testing.assert_close(weights_of(trainers[1])[name], value)
+
+
+def test_a_weight_counts_as_so_many_rows():
+    trainer = make_trainer(negatives="all", batch_size=1000)
+    blocks = np.arange(len(trainer.block_row))
+    losses = []
+    for weight in (torch.ones(60), torch.arange(60.0), torch.arange(60.0) * 5):
+        trainer.targets.weight = weight
+        losses.append(trainer._loss(blocks)[0].item())
+    assert losses[0] != pytest.approx(losses[1])
+    assert losses[1] == pytest.approx(losses[2])
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "in_batch", "all"])
+@every_loss
+def test_batches_of_a_single_row(loss, negatives):
+    trainer = make_trainer(
+        [2] * 3, keep=slice(1, None, 2), loss=loss, negatives=negatives, batch_size=1,
+        batch_norm=True,
+    )  # fmt: skip
+    losses = [trainer.run_epoch() for _ in range(2)]
+    assert trainer.step == 6
+    assert np.isfinite(losses).all()
+    assert all(torch.isfinite(value).all() for value in weights_of(trainer).values())
+
+
+def test_learning_rate_rises_in_a_line_then_falls_along_a_cosine():
+    assert one_cycle(0) == pytest.approx(0.1)
+    assert one_cycle(WARM_UP / 2) == pytest.approx(0.55)
+    assert one_cycle(WARM_UP) == pytest.approx(1)
+    assert one_cycle((1 + WARM_UP) / 2) == pytest.approx(0.5)
+    assert one_cycle(1) == one_cycle(1.5) == pytest.approx(0)
+
+
+def test_learning_rate_follows_the_cycle_to_its_end():
+    trainer = make_trainer([5] * 40, lr=0.5, max_epochs=2)
+    for _ in range(2):
+        trainer.run_epoch()
+    assert trainer.step <= trainer.n_steps
+    assert trainer.optimizer.param_groups[0]["lr"] < 0.5 * 0.05
+
+
+# Validation
+
+
+def nothing_seen(a, b):
+    return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+
+
+def test_mean_ndcg_counted_by_hand():
+    users, items = torch.eye(3), torch.tensor([[5.0, 1, 9], [4, 2, 8], [3, 3, 7], [2, 4, 6]])
+    target = torch.tensor([2, 2, 3])  # ranks 3, 2 and 4 of 4
+    expected = (1 / np.log2(4) + 1 / np.log2(3) + 1 / np.log2(5)) / 3
+    assert mean_ndcg(users, items, target, nothing_seen) == pytest.approx(expected)
+    first_two = (1 / np.log2(3)) / 3
+    assert mean_ndcg(users, items, target, nothing_seen, k=2) == pytest.approx(first_two)
+
+
+@pytest.mark.parametrize("block", [1, 2, 1024])
+def test_mean_ndcg_ranks_among_what_is_not_seen(block):
+    users, items = torch.eye(3), torch.tensor([[5.0, 1, 9], [4, 2, 8], [3, 3, 7], [2, 4, 6]])
+    target = torch.tensor([2, 2, 3])
+    seen_by = [[0, 1], [], [0]]  # the ranks are now 1, 2 and 3
+
+    def seen(a, b):
+        rows = [(i - a, item) for i in range(a, b) for item in seen_by[i]]
+        return tuple(torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).T)
+
+    expected = (1 + 1 / np.log2(3) + 1 / np.log2(4)) / 3
+    assert mean_ndcg(users, items, target, seen, block=block) == pytest.approx(expected)
+
+
+def test_a_network_that_tells_nothing_apart_scores_nothing():
+    users, items = torch.ones(4, 2), torch.ones(30, 2)
+    assert mean_ndcg(users, items, torch.arange(4), nothing_seen) == 0
+
+
+# Devices
+
+
+def test_an_unknown_device_is_told_the_choices():
+    with pytest.raises(ValueError, match=r"'gpu' is not known.*auto.*cpu.*cuda.*mps"):
+        resolve_device("gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_a_device_that_is_not_there_is_an_error(name):
+    with pytest.raises(ValueError, match=f"{name}.*not available.*auto"):
+        resolve_device(name)
+
+
+def test_devices_that_are_there():
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda", "mps")

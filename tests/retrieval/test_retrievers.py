@@ -1,0 +1,132 @@
+"""What retrievers answer to queries of every kind."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.callback import ProgressBar
+
+from skmatch import (
+    DSSMRetriever,
+    MatchEncoder,
+    PopularityRetriever,
+    SequenceSampler,
+    YoutubeDNNRetriever,
+    make_match_pipeline,
+)
+from skmatch.datasets import make_events
+
+EVENTS = make_events(n_users=60, n_items=40, n_events=1500, random_state=0)
+SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
+BOTH = pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
+ALL = pytest.mark.parametrize(
+    "retriever", [PopularityRetriever(), DSSMRetriever(**SMALL), YoutubeDNNRetriever(**SMALL)]
+)
+
+
+def test_popularity_counts_weights():
+    events = pd.DataFrame({"user_id": ["a", "a", "b"], "item_id": ["x", "y", "y"]})
+    assert PopularityRetriever().fit(events).popularity_ == pytest.approx([1 / 3, 2 / 3])
+    weighted = PopularityRetriever().fit(events, sample_weight=[3, 1, 0])
+    assert weighted.popularity_ == pytest.approx([3 / 4, 1 / 4])
+    assert weighted.recommend(["c"])["item_id"].tolist() == ["x", "y"]
+
+
+@BOTH
+def test_features_of_an_unknown_user_change_the_answer(cls):
+    pipe = make_match_pipeline(
+        MatchEncoder(user_features=["segment", "age"]), SequenceSampler(), cls(**SMALL)
+    ).fit(EVENTS)
+    first, second = EVENTS["segment"].cat.categories[:2]
+    queries = pd.DataFrame({"user_id": [-1, -1, -1], "segment": [first, second, None]})
+    answers = pipe.recommend(queries, k=40)["item_id"].to_numpy().reshape(3, 40)
+    assert (answers[0] != answers[1]).any()
+    # Of the last nothing is known: popularity answers.
+    counts = EVENTS["item_id"].value_counts()
+    assert counts[answers[2]].is_monotonic_decreasing
+
+
+@ALL
+def test_who_has_seen_everything_gets_nothing(retriever):
+    items = EVENTS["item_id"].unique()
+    everything = pd.DataFrame({"user_id": -5, "item_id": items, "timestamp": 0})
+    columns = ["user_id", "item_id", "timestamp"]
+    retriever.fit(pd.concat([EVENTS[columns], everything]))
+    assert retriever.recommend([-5]).empty
+    assert pd.isna(retriever.predict(pd.DataFrame({"user_id": [-5]}))).all()
+    assert len(retriever.recommend([-5], k=7, exclude_seen=False)) == 7
+
+
+@BOTH
+def test_weights_of_one_say_nothing(cls):
+    plain = cls(**SMALL).fit(EVENTS)
+    weighted = cls(**SMALL).fit(EVENTS, sample_weight=np.ones(len(EVENTS)))
+    np.testing.assert_array_equal(weighted.item_vectors_, plain.item_vectors_)
+
+
+@BOTH
+def test_early_stopping_ends_with_the_weights_of_the_best_epoch(cls):
+    vectors = []
+
+    class Keep:
+        def setup(self, estimator, context): ...
+
+        def teardown(self, estimator, context): ...
+
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+            if context.task_name == "epoch":
+                vectors.append(fitted_estimator.item_vectors_)
+
+    options = SMALL | {"max_epochs": 5, "lr": 0.05, "validation_fraction": 0.5}
+    retriever = cls(**options, early_stopping=True).set_callbacks(Keep()).fit(EVENTS)
+    best = int(np.argmax(retriever.validation_curve_))
+    assert len(vectors) == 5
+    np.testing.assert_array_equal(retriever.item_vectors_, vectors[best])
+
+
+def test_a_progress_bar_runs():
+    pytest.importorskip("rich")
+    DSSMRetriever(**SMALL).set_callbacks(ProgressBar()).fit(EVENTS)
+
+
+@ALL
+def test_tables_do_not_stand_beside_samples(retriever):
+    samples = SequenceSampler().fit_transform(EVENTS)
+    with pytest.raises(ValueError, match=r"MatchEncoder.*matchencoder__users"):
+        retriever.fit(samples, users=EVENTS[["user_id"]].drop_duplicates())
+
+
+@ALL
+@pytest.mark.parametrize("k", [0, -1, True, 2.0, "10"])
+def test_k_is_a_number_of_items(retriever, k):
+    fitted = retriever.fit(EVENTS)
+    for call in (fitted.recommend, lambda k: fitted.predict(EVENTS[:1], k=k)):
+        with pytest.raises(ValueError, match=r"k=.*must be an integer"):
+            call(k=k)
+
+
+@pytest.mark.parametrize("users", ["ann", 5, {1, 2}, {1: 2}])
+def test_users_come_in_a_list(users):
+    with pytest.raises(ValueError, match="give a list"):
+        PopularityRetriever().fit(EVENTS).recommend(users)
+
+
+@BOTH
+@pytest.mark.parametrize("dims", [(), (0,), ("a",), (8.0,), (True,)])
+def test_layer_sizes_are_integers(cls, dims):
+    with pytest.raises(ValueError, match=r"dims=.*at least one layer"):
+        cls(**SMALL | {"dims": dims}).fit(EVENTS)
+
+
+@BOTH
+@pytest.mark.parametrize("lr", [1e10, 1e30])
+@pytest.mark.parametrize("max_epochs", [1, 2])
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_divergence_in_any_step_is_an_error(cls, lr, max_epochs, early_stopping):
+    retriever = cls(**SMALL).fit(EVENTS)
+    before = retriever.predict(EVENTS[:5])
+    retriever.set_params(lr=lr, max_epochs=max_epochs, early_stopping=early_stopping)
+    with pytest.raises(FloatingPointError, match=r"lr=.*temperature="):
+        retriever.fit(EVENTS)
+    np.testing.assert_array_equal(retriever.predict(EVENTS[:5]), before)
