@@ -72,13 +72,13 @@ def require_column(
     return frame[label]
 
 
-def check_ids(column: pd.Series, role: str) -> None:
-    """Raise where an id is missing."""
+def reject_missing(column: pd.Series, remedy: str) -> None:
+    """Raise where a value is missing."""
     missing = column.isna().to_numpy()
     if missing.any():
         raise ValueError(
-            f"The {role} column {column.name!r} has {missing.sum():,} missing values, the first "
-            f"at row {int(missing.argmax())}. Drop those rows or give them an id."
+            f"Column {column.name!r} of X has no value in row "
+            f"{column.index[missing].tolist()[0]!r} ({missing.sum():,} such rows): {remedy}"
         )
 
 
@@ -126,5 +126,7 @@ def check_choice(parameter: str, value: Any, choices: tuple[str, ...]) -> None:
 def check_k(k: Any) -> int:
     """Give the number of items a query, at least 1."""
     if isinstance(k, (bool, np.bool_)) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise ValueError(f"k={k!r} must be an integer of at least 1.")
+        raise ValueError(
+            f"k={k!r} must be an integer number of items: use an integer of at least 1."
+        )
     return int(k)

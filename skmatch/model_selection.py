@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 
-from skmatch._validation import DEFAULT_TIME, read_table, require_column
+from skmatch._validation import DEFAULT_TIME, read_table, reject_missing, require_column
 
 __all__ = ["LeaveLastOut", "TemporalSplit"]
 
@@ -360,13 +360,13 @@ def _read_events(X: Any, user: Hashable, time: Hashable) -> _Events:
     users = require_column(frame, roles.user, "user")
     if frame.empty:
         raise ValueError("X has no rows: give at least one event.")
-    _reject_missing(users)
+    reject_missing(users, "drop these rows or fill them in.")
     user_code, _ = pd.factorize(users)
     if roles.time is None:
         rows = np.arange(len(frame))
         return _Events(user_code, rows, pd.RangeIndex(len(frame)))
     times = require_column(frame, roles.time, "time").infer_objects()
-    _reject_missing(times)
+    reject_missing(times, "drop these rows or fill them in.")
     values: Any
     if pd.api.types.is_datetime64_any_dtype(times):
         values = pd.DatetimeIndex(times)
@@ -379,15 +379,6 @@ def _read_events(X: Any, user: Hashable, time: Hashable) -> _Events:
         )
     time_code, distinct = pd.factorize(values, sort=True)
     return _Events(user_code, time_code, distinct)
-
-
-def _reject_missing(column: pd.Series) -> None:
-    missing = column.isna().to_numpy()
-    if missing.any():
-        raise ValueError(
-            f"Column {column.name!r} of X has no value in row {column.index[missing][0]!r} "
-            f"({missing.sum()} such rows): drop these rows or fill them in."
-        )
 
 
 def _places(bounds: list[Any], times: pd.Index) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skmatch._data import FIRST_KNOWN, concatenate_ranges
+from skmatch._data import FIRST_KNOWN, Samples, concatenate_ranges
 from skmatch._validation import check_choice
 
 METHODS = ("exact", "pynndescent")
@@ -19,6 +19,11 @@ class SeenItems(NamedTuple):
     items: np.ndarray
     start: np.ndarray
     stop: np.ndarray
+
+    @classmethod
+    def of(cls, samples: Samples) -> SeenItems:
+        """Give what the users of samples have seen."""
+        return cls(samples.log.items, samples.seen, samples.stop)
 
     def pairs(self, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
         """Give the rows, counted from `a`, and positions that queries a ... b - 1 leave out."""

@@ -67,9 +67,7 @@ class Engine:
             # Drawn on the CPU, so that every device starts alike.
             self.network.initialise(torch.Generator().manual_seed(seed))
         else:
-            # Copied: arrays read through a memory map cannot be written to, which torch warns of.
-            state = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
-            self.network.load_state_dict(state)
+            self.load(weights)
         self.network.to(self.device)
 
     def trainer(
@@ -121,9 +119,9 @@ class Engine:
 
     def load(self, weights: Weights) -> None:
         """Take weights that `weights` gave."""
-        self.network.load_state_dict(
-            {name: torch.from_numpy(value) for name, value in weights.items()}
-        )
+        # Copied: arrays read through a memory map cannot be written to, which torch warns of.
+        state = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+        self.network.load_state_dict(state)
 
     def _catalogue(self, schema: Schema) -> Tensor:
         codes = torch.arange(FIRST_KNOWN, len(schema.items), device=self.device)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from skmatch._validation import check_k
 
 # ---------------------------------------------------------------------------------------------
 # The metrics proper: functions of the hits (n_queries, >=k) of a ranking, best first, and of the
@@ -159,13 +160,6 @@ def _ranking(y_pred: Any, n_queries: int, k: int) -> np.ndarray:
             "or pad y_pred with None where there is nothing more to rank."
         )
     return ranking
-
-
-def check_k(k: Any) -> int:
-    """Give `k` as an int, or say what is wrong with it."""
-    if isinstance(k, (bool, np.bool_)) or not isinstance(k, Integral) or k < 1:
-        raise ValueError(f"k={k!r} is no number of items: use an integer of at least 1.")
-    return int(k)
 
 
 def _score(name: str, y_true: Any, y_pred: Any, k: Any, average: bool) -> float | np.ndarray:

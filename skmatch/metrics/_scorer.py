@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from skmatch._validation import Roles, read_table, require_column
-from skmatch.metrics._ranking import METRICS, check_k, find_hits
+from skmatch._validation import Roles, check_k, read_table, reject_missing, require_column
+from skmatch.metrics._ranking import METRICS, find_hits
 
 N_RESAMPLES = 1000
 
@@ -275,7 +275,10 @@ def _score_queries(
     if frame.empty:
         raise ValueError("X has no rows: give at least one held-out event.")
     for column in (user, item):
-        _reject_missing(column)
+        reject_missing(
+            column,
+            "a held-out event needs a user and an item, so drop these rows or fill them in.",
+        )
 
     query, _ = pd.factorize(user)
     first = np.unique(query, return_index=True)[1]
@@ -304,16 +307,6 @@ def _make_queries(rows: pd.DataFrame, roles: Roles, *, as_array: bool) -> pd.Dat
     queries = rows.to_numpy(dtype=object, copy=True)
     queries[:, held_out] = None
     return queries
-
-
-def _reject_missing(column: pd.Series) -> None:
-    missing = column.isna().to_numpy()
-    if missing.any():
-        raise ValueError(
-            f"Column {column.name!r} of X has no value in row {column.index[missing][0]!r} "
-            f"({missing.sum()} such rows): a held-out event needs a user and an item, so drop "
-            "these rows or fill them in."
-        )
 
 
 def _bootstrap(

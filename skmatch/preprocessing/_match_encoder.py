@@ -24,18 +24,18 @@ from skmatch._data import (
 )
 from skmatch._validation import (
     DEFAULT_TIME,
-    check_ids,
     read_table,
     read_times,
     require_column,
 )
+from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._output import FrameOutputMixin
 
 KINDS = ("categorical", "numeric", "multi_valued")
 CELLS = (list, tuple, set, frozenset, np.ndarray)  # what holds several values
 
 
-class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator):
+class MatchEncoder(FrameOutputMixin, EventTableMixin, TransformerMixin, BaseEstimator):
     """Encode a table of events: ids and features become integer codes that can be decoded.
 
     The columns are named here and nowhere else in a program: every later step reads their roles
@@ -184,14 +184,14 @@ class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator):
         times, time_kind = None, "order"
         if roles.time is not None:
             time_column = require_column(frame, roles.time, "time")
-            _check_times(time_column)
+            _check_complete(time_column, "time", "use time=None for the row order")
             times, time_kind = read_times(time_column)
         if not len(frame):
             raise ValueError(
                 "X has 0 sample(s), but a minimum of 1 is required: give at least one event."
             )
-        check_ids(user_column, "user")
-        check_ids(item_column, "item")
+        _check_complete(user_column, "user", "give them an id")
+        _check_complete(item_column, "item", "give them an id")
 
         user_vocabulary, user = _learn_ids(user_column, users, roles.user, "users")
         item_vocabulary, item = _learn_ids(item_column, items, roles.item, "items")
@@ -402,21 +402,13 @@ class MatchEncoder(FrameOutputMixin, TransformerMixin, BaseEstimator):
         features = tuple(feature.name for feature in self.schema_.user_features)
         return np.asarray(Events.column_names(self.schema_, features), dtype=object)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.categorical = True
-        tags.input_tags.string = True
-        tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = []
-        return tags
 
-
-def _check_times(column: pd.Series) -> None:
+def _check_complete(column: pd.Series, role: str, alternative: str) -> None:
     missing = column.isna().to_numpy()
     if missing.any():
         raise ValueError(
-            f"The time column {column.name!r} has {missing.sum():,} missing values, the first at "
-            f"row {int(missing.argmax())}. Drop those rows, or use time=None for the row order."
+            f"The {role} column {column.name!r} has {missing.sum():,} missing values, the first "
+            f"at row {int(missing.argmax())}. Drop those rows, or {alternative}."
         )
 
 
@@ -432,7 +424,7 @@ def _learn_ids(
         )
     remedy = f"Name the column of its ids {role!r}, as in the events."
     ids = require_column(table, role, f"{parameter} table's id", remedy, table=parameter)
-    check_ids(ids, f"{parameter} table's id")
+    _check_complete(ids, f"{parameter} table's id", "give them an id")
     if ids.duplicated().any():
         twice = ids[ids.duplicated()].tolist()[0]
         raise ValueError(f"{parameter} has several rows for {role!r} = {twice!r}; keep one.")

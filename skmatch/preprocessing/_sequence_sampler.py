@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import (
     FIRST_KNOWN,
@@ -20,16 +20,15 @@ from skmatch._data import (
     Samples,
     Schema,
     concatenate_ranges,
-    is_coded_frame,
 )
 from skmatch._validation import check_choice
-from skmatch.preprocessing._match_encoder import MatchEncoder
 from skmatch.preprocessing._output import FrameOutputMixin
+from skmatch.preprocessing._plain_events import PlainEventsMixin
 
 NEGATIVES = ("uniform", "popularity", "log", "zipf", "in_batch", "all")
 
 
-class SequenceSampler(FrameOutputMixin, TransformerMixin, BaseEstimator):
+class SequenceSampler(FrameOutputMixin, PlainEventsMixin, TransformerMixin, BaseEstimator):
     """Give each event the history before it, and say how a retriever draws negatives.
 
     One row comes out for one row in. Histories are pairs (start, stop) into one array of events,
@@ -167,7 +166,7 @@ class SequenceSampler(FrameOutputMixin, TransformerMixin, BaseEstimator):
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X: Any) -> tuple[Events, np.ndarray]:
         check_choice("negatives", self.negatives, NEGATIVES)
-        events = self._read(X, reset=True)
+        events, learnt = self._encode_training(X)
         known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
         if not known.all():
             row = int(known.argmin())
@@ -184,38 +183,21 @@ class SequenceSampler(FrameOutputMixin, TransformerMixin, BaseEstimator):
         seed = None
         if self.random_state is not None:
             seed = int(check_random_state(self.random_state).randint(2**31))
-        self.schema_ = schema
-        self.log_ = EventLog(events.item[order])
-        self.times_ = None if events.time is None else events.time[order]
-        self.offsets_ = np.concatenate([[0], np.cumsum(counts)])
-        self.item_counts_ = np.bincount(events.item, minlength=len(schema.items))[FIRST_KNOWN:]
-        self.sampling_ = NegativeSampling(
-            self.negatives, int(self.neg_ratio), self.item_counts_, seed
+        item_counts = np.bincount(events.item, minlength=len(schema.items))[FIRST_KNOWN:]
+        self._set_learnt(
+            learnt
+            | {
+                "schema_": schema,
+                "log_": EventLog(events.item[order]),
+                "times_": None if events.time is None else events.time[order],
+                "offsets_": np.concatenate([[0], np.cumsum(counts)]),
+                "item_counts_": item_counts,
+                "sampling_": NegativeSampling(
+                    self.negatives, int(self.neg_ratio), item_counts, seed
+                ),
+            }
         )
         return events, order
-
-    def _read(self, X: Any, *, reset: bool) -> Events:
-        if isinstance(X, Events):
-            return X
-        if is_coded_frame(X, Events):
-            return Events.from_frame(X)
-        if reset:
-            self.encoder_ = MatchEncoder().set_output(transform="default")
-            events = cast(Events, self.encoder_.fit_transform(X))
-            for name in ("n_features_in_", "feature_names_in_"):
-                if hasattr(self.encoder_, name):
-                    setattr(self, name, getattr(self.encoder_, name))
-            return events
-        if not hasattr(self, "encoder_"):
-            raise ValueError(
-                f"SequenceSampler was fitted on Events; got a {type(X).__name__}. Pass it through "
-                "the same MatchEncoder first."
-            )
-        if not isinstance(X, pd.DataFrame):
-            validate_data(
-                self, X, reset=False, dtype=None, ensure_all_finite=False, ensure_min_samples=0
-            )
-        return cast(Events, self.encoder_.transform(X))
 
     def transform(self, X: Any) -> Samples | pd.DataFrame:
         """Give each query the history that answers it.
@@ -231,7 +213,7 @@ class SequenceSampler(FrameOutputMixin, TransformerMixin, BaseEstimator):
             One row for one row of `X`.
         """
         check_is_fitted(self)
-        events = self._read(X, reset=False)
+        events = self._encode_queries(X)
         # Padding and unknown users own the empty range at the start of the log.
         first, stop = self.offsets_[events.user], self.offsets_[events.user + 1]
         if events.time is not None and self.times_ is not None:
@@ -295,14 +277,6 @@ class SequenceSampler(FrameOutputMixin, TransformerMixin, BaseEstimator):
         schema: Schema = self.schema_
         features = tuple(feature.name for feature in schema.user_features)
         return np.asarray(Samples.column_names(schema, features), dtype=object)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.categorical = True
-        tags.input_tags.string = True
-        tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = []
-        return tags
 
 
 def _count_before(

@@ -8,15 +8,18 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import FIRST_KNOWN, Events, Samples, is_coded_frame
 from skmatch._validation import check_k
 from skmatch.neighbors import ItemIndex, SeenItems
-from skmatch.preprocessing import MatchEncoder, SequenceSampler
+from skmatch.preprocessing import SequenceSampler
+from skmatch.preprocessing._plain_events import PlainEventsMixin
 
 
-class BaseRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
+class BaseRetriever(
+    PlainEventsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
+):
     """Base class of retrievers.
 
     A subclass learns in `fit` and sets `schema_`, `item_vectors_`, `popularity_` and `index_`; it
@@ -25,6 +28,8 @@ class BaseRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     # `k` reaches `predict` through a Pipeline, also with metadata routing.
     __metadata_request__predict = {"k": True}
+
+    _OF_ENCODING = (*PlainEventsMixin._OF_ENCODING, "sampler_")
 
     k: int
 
@@ -41,27 +46,10 @@ class BaseRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                     "pass them to its fit (in a Pipeline: matchencoder__users=...)."
                 )
             return X if isinstance(X, Samples) else Samples.from_frame(X), {}
-        learnt: dict[str, Any] = {}
-        if not (isinstance(X, Events) or is_coded_frame(X, Events)):
-            encoder = MatchEncoder().set_output(transform="default")
-            events = encoder.fit_transform(X, users=users, items=items)
-            learnt["encoder_"] = encoder
-            for name in ("n_features_in_", "feature_names_in_"):
-                if hasattr(encoder, name):
-                    learnt[name] = getattr(encoder, name)
-        else:
-            events = X
+        events, learnt = self._encode_training(X, users, items)
         sampler = SequenceSampler().set_output(transform="default")
-        samples = sampler.fit_transform(events)
-        return cast(Samples, samples), learnt | {"sampler_": sampler}
-
-    def _set_learnt(self, learnt: dict[str, Any]) -> None:
-        """Set fitted attributes all at once, so that a failed fit leaves the old ones whole."""
-        for name in ("encoder_", "sampler_", "n_features_in_", "feature_names_in_"):
-            if name not in learnt and hasattr(self, name):
-                delattr(self, name)
-        for name, value in learnt.items():
-            setattr(self, name, value)
+        samples = cast(Samples, sampler.fit_transform(events))
+        return samples, learnt | {"sampler_": sampler}
 
     def _read_queries(self, X: Any) -> Samples:
         check_is_fitted(self)
@@ -75,18 +63,7 @@ class BaseRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 "through the same MatchEncoder and SequenceSampler, or use "
                 "make_match_pipeline(...), whose recommend does that."
             )
-        if not isinstance(X, Events):
-            if not hasattr(self, "encoder_"):
-                raise ValueError(
-                    f"{type(self).__name__} was fitted on Events; got a {type(X).__name__}. Pass "
-                    "it through the same MatchEncoder first."
-                )
-            if not isinstance(X, pd.DataFrame):
-                validate_data(
-                    self, X, reset=False, dtype=None, ensure_all_finite=False, ensure_min_samples=0
-                )
-            X = self.encoder_.transform(X)
-        return self.sampler_.transform(X)
+        return cast(Samples, self.sampler_.transform(self._encode_queries(X)))
 
     def transform(self, X: Any) -> np.ndarray:
         """Give the vectors of users.
@@ -215,7 +192,7 @@ class BaseRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         k = check_k(self.k if k is None else k)
         seen = None
         if exclude_seen:
-            seen = SeenItems(samples.log.items, samples.seen, samples.stop)
+            seen = SeenItems.of(samples)
         positions, scores = self.index_.search(self._encode(samples), k, seen)
         nameless = np.flatnonzero(~is_informed(samples))
         if len(nameless):
@@ -251,14 +228,6 @@ class BaseRetriever(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         item = np.where(item < 0, -2 - np.arange(len(item)), item)
         relevant = pd.Series(item).groupby(user).agg(list).tolist()
         return float(ndcg_at_k(relevant, positions, positions.shape[1]))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.categorical = True
-        tags.input_tags.string = True
-        tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = []
-        return tags
 
 
 def queries_of(X: Any, schema: Any) -> Any:

@@ -259,9 +259,7 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         curves = self._first_curves()
 
         def validate() -> float:
-            return engine.ndcg(
-                held_out, SeenItems(held_out.log.items, held_out.seen, held_out.stop)
-            )
+            return engine.ndcg(held_out, SeenItems.of(held_out))
 
         def fitted() -> dict[str, Any]:
             vectors = engine.item_vectors(schema)

@@ -1,0 +1,17 @@
+"""`EventTableMixin`: what all estimators that read a table of events have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class EventTableMixin:
+    """Tags of an estimator whose `X` is a table of events."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
