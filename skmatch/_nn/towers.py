@@ -92,7 +92,7 @@ class Dropout(nn.Module):
         words.random_(-(2**63), None, generator=self.generator)
         n_dropped = min(round(self.rate * 256), 255)  # of the 256 values of a byte
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= n_dropped
-        return x * kept / (1 - n_dropped / 256)
+        return x * kept.to(x.dtype).mul_(1 / (1 - n_dropped / 256))
 
 
 class BatchNorm(nn.BatchNorm1d):
