@@ -12,11 +12,16 @@ skops
     ``skops.io.dump(pipe, "pipe.skops")``, then
     ``skops.io.load("pipe.skops", trusted=skmatch.persistence.TRUSTED_TYPES)``. For files from
     elsewhere: nothing in the file is executed, and a type that `TRUSTED_TYPES` does not list is
-    refused. Slower and larger where ids are strings. Ids may be strings, bytes, numbers, booleans,
-    datetimes, timedeltas, `uuid.UUID`, `datetime.date`, `decimal.Decimal` and tuples of them. It
-    refuses others, among them intervals, periods and frozensets, unless you add their types to
-    the list, and cannot store `pandas.Timestamp` objects in a column of dtype object: give that
-    column a datetime dtype. Labels of feature columns have to be strings or integers.
+    refused. Somewhat slower and larger. What it cannot hold, use joblib for:
+
+    - Ids and categories may be strings, bytes, numbers, booleans, datetimes, timedeltas,
+      `uuid.UUID`, `datetime.date`, `decimal.Decimal` and tuples of them. Others, such as intervals,
+      periods and frozensets, are refused at loading, unless you add their types to the list.
+    - `pandas.Timestamp` and `pandas.Timedelta` objects cannot be loaded. Give a column of ids a
+      datetime dtype, and write parameters such as ``cutoffs`` as strings.
+    - A `pandas.Index` or a callback as a parameter is refused, as is a `joblib.Memory`, for which
+      the name of its folder will do.
+    - Labels of feature columns have to be strings or integers.
 
 A file holds the ids of users and items, the latest values of their features, the items (and times)
 of all events in the order of users, which are the histories, the weights of the network and the
