@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 
 from skmatch._data import FIRST_KNOWN, Samples, concatenate_ranges
 from skmatch._validation import check_choice
 
 METHODS = ("exact", "pynndescent")
 _BLOCK_SIZE = 2**24  # scores of a block: 64 MiB
+_PART_SIZE = 2**20  # scores that make it worth while to use one more thread
 
 
 class SeenItems(NamedTuple):
@@ -135,7 +139,7 @@ class ItemIndex:
             block_scores = queries[a:b] @ self.vectors_.T
             if seen is not None:
                 block_scores[seen.pairs(a, b)] = -np.inf
-            positions[a:b], scores[a:b] = top_k(block_scores, k)
+            positions[a:b], scores[a:b] = _top_k_in_threads(block_scores, k)
         return positions, scores
 
     def _search_graph(
@@ -160,6 +164,17 @@ class ItemIndex:
             rest = None if seen is None else seen.take(short)
             positions[short], best_scores[short] = exact.search(queries[short], k, rest)
         return positions, best_scores
+
+
+def _top_k_in_threads(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give what `top_k` gives; numpy selects without the interpreter's lock."""
+    n_parts = min(_openmp_effective_n_threads(), scores.size // _PART_SIZE, len(scores))
+    if n_parts < 2:
+        return top_k(scores, k)
+    with ThreadPoolExecutor(n_parts) as pool:
+        parts = pool.map(top_k, np.array_split(scores, n_parts), repeat(k))
+        best, best_scores = zip(*parts, strict=True)
+    return np.concatenate(best), np.concatenate(best_scores)
 
 
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -123,3 +123,14 @@ def test_pynndescent_is_near_the_exact_answer_and_leaves_out_what_is_seen():
     positions, _ = index.search(queries[:1], 5, everything)
     assert {*positions[0].tolist()} == {298, 299, -1}
     assert (positions[0] == -1).sum() == 3
+
+
+def test_threads_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    queries, vectors = rng.normal(size=(50, 4)), rng.normal(size=(30, 4))
+    one = ItemIndex().fit(vectors).search(queries, 5)
+    monkeypatch.setattr(neighbors, "_PART_SIZE", 100)
+    monkeypatch.setattr(neighbors, "_openmp_effective_n_threads", lambda: 3)
+    many = ItemIndex().fit(vectors).search(queries, 5)
+    for expected, got in zip(one, many, strict=True):
+        np.testing.assert_array_equal(got, expected)
