@@ -78,7 +78,20 @@ class Vocabulary:
         return len(self.values) + FIRST_KNOWN
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_index": None}  # the hash table is made anew where needed
+        state = self.__dict__ | {"_index": None}  # the hash table is made anew where needed
+        if self.values.dtype == object and all(type(value) is str for value in self.values):
+            # Two plain arrays instead of many objects.
+            encoded = [value.encode("utf-8", "surrogatepass") for value in self.values]
+            offsets = np.cumsum([0, *map(len, encoded)])
+            state["values"] = Bag(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.values, Bag):
+            encoded, bounds = self.values.values.tobytes(), self.values.offsets.tolist()
+            strings = [encoded[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(bounds)]
+            self.values = np.array(strings, dtype=object)
 
     @property
     def index(self) -> pd.Index:

@@ -49,9 +49,10 @@ class ItemIndex:
     ----------
     method : {"exact", "pynndescent"}, default="exact"
         "exact" scores every item, in blocks of bounded memory. "pynndescent" searches an
-        approximate graph of neighbours, worth it for large catalogues.
+        approximate graph of neighbours, worth it for large catalogues. The graph is not saved:
+        the first search after loading builds it anew.
     random_state : int or None, default=None
-        Seeds the construction of the graph.
+        Seeds the construction of the graph; the same graph takes the same number of threads.
 
     Attributes
     ----------
@@ -85,11 +86,24 @@ class ItemIndex:
         """
         check_choice("index", self.method, METHODS)
         self.vectors_ = vectors
-        self.graph_ = None
-        # A catalogue smaller than the graph's neighbourhoods is searched exactly.
-        if self.method == "pynndescent" and len(vectors) > 100:
-            self.graph_ = _build_graph(vectors, self.random_state)
+        self.graph_ = self._build_graph()
         return self
+
+    def _build_graph(self) -> Any:
+        # A catalogue smaller than the graph's neighbourhoods is searched exactly.
+        if self.method == "exact" or len(self.vectors_) <= 100:
+            return None
+        from pynndescent import NNDescent  # compiles for half a minute when first imported
+
+        # On vectors that are not normalised "dot" is wrong and "inner_product" right.
+        graph = NNDescent(self.vectors_, metric="inner_product", random_state=self.random_state)
+        graph.prepare()
+        return graph
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The graph is three times as large as the vectors and made of compiled functions: the
+        # first search after loading builds it again.
+        return {name: value for name, value in self.__dict__.items() if name != "graph_"}
 
     def search(
         self, queries: np.ndarray, k: int, seen: SeenItems | None = None
@@ -113,6 +127,8 @@ class ItemIndex:
             Inner products; -inf where no item remains.
         """
         k = min(k, len(self.vectors_))
+        if not hasattr(self, "graph_"):
+            self.graph_ = self._build_graph()
         if self.graph_ is not None:
             return self._search_graph(queries, k, seen)
         positions = np.empty((len(queries), k), dtype=np.int64)
@@ -133,7 +149,6 @@ class ItemIndex:
         n_queries, n_items = len(queries), len(self.vectors_)
         n_seen = 0 if seen is None else int((seen.stop - seen.start).max(initial=0))
         n_fetched = min(k + n_seen, n_items)
-        assert self.graph_ is not None
         found, _ = self.graph_.query(queries, k=n_fetched)
         found = found.astype(np.int64)
         scores = np.einsum("qd,qfd->qf", queries, self.vectors_[found]).astype(np.float32)
@@ -149,15 +164,6 @@ class ItemIndex:
             rest = None if seen is None else seen.take(short)
             positions[short], best_scores[short] = exact.search(queries[short], k, rest)
         return positions, best_scores
-
-
-def _build_graph(vectors: np.ndarray, random_state: int | None) -> Any:
-    from pynndescent import NNDescent  # compiles for half a minute when first imported
-
-    # On vectors that are not normalised "dot" is wrong and "inner_product" right.
-    graph = NNDescent(vectors, metric="inner_product", random_state=random_state)
-    graph.prepare()
-    return graph
 
 
 def _top_k_in_threads(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,15 +13,17 @@ ARROWS = {
     "_validation": set(),
     "_data": set(),
     "_nn": {"_nn", "_data"},
+    "persistence": {"_version"},
     "neighbors": {"_data", "_validation"},
-    "preprocessing": {"_data", "_validation", "preprocessing"},
+    "preprocessing": {"_data", "_validation", "persistence", "preprocessing"},
     "metrics": {"_validation", "metrics"},
     "model_selection": {"_validation"},
     "datasets": {"datasets"},
     "retrieval": {
-        "_nn", "_data", "_validation", "neighbors", "preprocessing", "metrics", "retrieval",
+        "_nn", "_data", "_validation", "neighbors", "persistence", "preprocessing", "metrics",
+        "retrieval",
     },
-    "pipeline": {"_data", "retrieval"},
+    "pipeline": {"_data", "persistence", "retrieval"},
 }  # fmt: skip
 
 

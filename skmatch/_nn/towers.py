@@ -64,7 +64,11 @@ class NetworkConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the values as a dict of plain values."""
-        return asdict(self)
+        features = {
+            side: [tuple(spec) for spec in getattr(self, side)]
+            for side in ("user_features", "item_features")
+        }
+        return asdict(self) | features
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetworkConfig:

@@ -28,6 +28,7 @@ from skmatch._validation import (
     read_times,
     require_column,
 )
+from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._output import FrameOutputMixin
 
@@ -35,7 +36,9 @@ KINDS = ("categorical", "numeric", "multi_valued")
 CELLS = (list, tuple, set, frozenset, np.ndarray)  # what holds several values
 
 
-class MatchEncoder(FrameOutputMixin, EventTableMixin, TransformerMixin, BaseEstimator):
+class MatchEncoder(
+    FrameOutputMixin, EventTableMixin, TransformerMixin, VersionedMixin, BaseEstimator
+):
     """Encode a table of events: ids and features become integer codes that can be decoded.
 
     The columns are named here and nowhere else in a program: every later step reads their roles
