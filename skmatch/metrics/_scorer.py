@@ -269,7 +269,10 @@ def _score_queries(
     estimator: Any, X: Any, metrics: tuple[str, ...], ks: tuple[int, ...]
 ) -> _Scores:
     schema = fitted_schema(estimator)
-    frame, roles = read_table(X, user=schema.user, item=schema.item, time=schema.time)
+    is_coded = hasattr(X, "original_users") and not isinstance(X, pd.DataFrame)
+    frame, roles = read_table(
+        X.ids() if is_coded else X, user=schema.user, item=schema.item, time=schema.time
+    )
     user = require_column(frame, roles.user, "user")
     item = require_column(frame, roles.item, "item")
     if frame.empty:
@@ -283,7 +286,11 @@ def _score_queries(
     query, _ = pd.factorize(user)
     first = np.unique(query, return_index=True)[1]
     pairs = pd.DataFrame({"query": query, "item": item.to_numpy()})
-    queries = _make_queries(frame.iloc[first], roles, as_array=not isinstance(X, pd.DataFrame))
+    if is_coded:
+        queries = X.take(first)  # a window ends before its row: it holds nothing of the answer
+    else:
+        as_array = not isinstance(X, pd.DataFrame)
+        queries = _make_queries(frame.iloc[first], roles, as_array=as_array)
     ranking = np.asarray(_unwrap_searches(estimator).predict(queries, k=max(ks)))
     if ranking.ndim != 2 or len(ranking) != len(first) or ranking.shape[1] < 1:
         raise ValueError(

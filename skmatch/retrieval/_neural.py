@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import _fit_context
-from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight
@@ -115,7 +115,7 @@ def with_shared_docs(cls: type) -> type:
     return cls
 
 
-class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
+class NeuralRetriever(BaseRetriever):
     """Base class of retrievers with a user tower."""
 
     _parameter_constraints: dict = {
