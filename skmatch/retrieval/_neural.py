@@ -225,6 +225,11 @@ class NeuralRetriever(BaseRetriever):
         ------
         FloatingPointError
             If training diverges. What was fitted before stays.
+
+        Notes
+        -----
+        scikit-learn's callbacks see each epoch, and may stop the fit after it. The data that they
+        get are `Samples`: each user's last training event with the history before it.
         """
         with progress_bar(self):
             return self._fit(X, sample_weight, users, items)
@@ -278,7 +283,8 @@ class NeuralRetriever(BaseRetriever):
                 "_engine": None,
             }
 
-        self._train(engine, trainer, validate if len(validation) else None, curves, fitted, samples)
+        validator = validate if len(validation) else None
+        self._train(engine, trainer, validator, curves, fitted, samples, training)
         self._set_learnt(fitted())
         self._engine = self._serving_engine()
         return self
@@ -358,8 +364,7 @@ class NeuralRetriever(BaseRetriever):
         if not self.early_stopping:
             return training, training[:0]
         # The last event of some users is held out; earlier ones do not know of it.
-        user = samples.user[training]
-        last = np.flatnonzero(np.append(user[1:] != user[:-1], True))
+        last = _last_of_users(samples.user[training])
         n_held_out = int(np.ceil(self.validation_fraction * len(last)))
         if n_held_out >= len(training):
             raise ValueError(
@@ -377,10 +382,13 @@ class NeuralRetriever(BaseRetriever):
         curves: dict[str, list[float]],
         fitted: Callable[[], dict[str, Any]],
         samples: Samples,
+        training: np.ndarray,
     ) -> None:
         """Run the epochs; the network ends with its best weights where they are validated."""
         losses, scores = curves["loss_curve_"], curves["validation_curve_"]
-        data = {"estimator": self, "X": samples, "y": samples.item}
+        # A user's first event has no history: scored by it, no epoch would differ from another.
+        scored = samples.take(training[_last_of_users(samples.user[training])])
+        data = {"estimator": self, "X": scored, "y": scored.item}
         context = self._init_callback_context(max_subtasks=self.max_epochs)
         context.call_on_fit_task_begin(**data)
         best_score, best_epoch, best_weights = -1.0, 0, None
@@ -429,6 +437,11 @@ class NeuralRetriever(BaseRetriever):
         state = super().__getstate__()
         # The weights are saved as plain arrays; the network is built from them where needed.
         return {name: value for name, value in state.items() if name != "_engine"}
+
+
+def _last_of_users(user: np.ndarray) -> np.ndarray:
+    """Give the last row of each user, of rows that are sorted by user."""
+    return np.flatnonzero(np.append(user[1:] != user[:-1], True))
 
 
 def _specs(features: tuple[Feature, ...]) -> tuple[FeatureSpec, ...]:
