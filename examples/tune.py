@@ -14,13 +14,7 @@ import pandas as pd
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from skmatch import (
-    DSSMRetriever,
-    LeaveLastOut,
-    MatchEncoder,
-    SequenceSampler,
-    make_topk_scorer,
-)
+from skmatch import DSSMRetriever, LeaveLastOut, MatchEncoder, SequenceSampler, make_topk_scorer
 from skmatch.datasets import load_movielens, load_movielens_small
 
 GRID = {
@@ -39,8 +33,9 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     axes.set_xticks(range(cells.shape[1]), cells.columns)
     axes.set_yticks(range(cells.shape[0]), cells.index)
     axes.set(xlabel="neg_ratio", ylabel="temperature", title="The better of the layers")
-    for (row, column), value in np.ndenumerate(cells.to_numpy()):
-        color = "white" if value > cells.to_numpy().mean() else "black"
+    values = cells.to_numpy()
+    for (row, column), value in np.ndenumerate(values):
+        color = "white" if value > (values.min() + values.max()) / 2 else "black"
         axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=color)
     figure.savefig(path)
 
@@ -59,7 +54,7 @@ def main() -> None:
     steps = (
         MatchEncoder(item_features=["genres"]),
         SequenceSampler(),
-        DSSMRetriever(max_epochs=options.epochs, random_state=0),
+        DSSMRetriever(max_epochs=options.epochs, batch_size=512, random_state=0),
     )
     scorer = make_topk_scorer(["recall", "hit", "ndcg"], k=[10, 100])
     with tempfile.TemporaryDirectory() as cache:  # each fold is encoded once for all candidates
