@@ -102,8 +102,8 @@ def make_topk_scorer(
     Successive halving takes a single score only, one metric at one k. Let its resource be the
     epochs, such as ``resource="dssmretriever__max_epochs", max_resources=20``: by default it draws
     events at random, which tears holes into histories, leaves few users to test or none, and needs
-    a time column, since the order of the rows is lost. When the scoring itself fails, scikit-learn puts
-    ``error_score`` in place of a float but not of a dict; with several scores
+    a time column, since the order of the rows is lost. When the scoring itself fails, scikit-learn
+    puts ``error_score`` in place of a float but not of a dict; with several scores
     ``error_score="raise"`` shows what went wrong.
 
     A query never holds anything of the held-out events but the user and the other columns of the
