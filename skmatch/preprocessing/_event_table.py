@@ -11,7 +11,7 @@ class EventTableMixin(CallbackSupportMixin):
     """Tags and callbacks of an estimator whose `X` is a table of events."""
 
     def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags = super().__sklearn_tags__()
         tags.input_tags.categorical = True
         tags.input_tags.string = True
         tags.input_tags.allow_nan = True
