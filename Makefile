@@ -2,14 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# DATA: a MovieLens zip or folder for the demo; empty: the embedded set
+# DATA: a MovieLens zip or folder for demo and tune; empty: the embedded set
 DATA ?=
-# EPOCHS: passes over the events in the demo; empty: the default
+# EPOCHS: passes over the events in them; empty: the default
 
-.PHONY: demo test lint clean
+.PHONY: demo tune test lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
+
+tune: $(VENV)/demo.done
+	$(BIN)/python examples/tune.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 test: $(VENV)/test.done
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -410,7 +410,8 @@ class _Rows:
             return self.user_ids
         return self.schema.users.decode(self.user)
 
-    def _decoded(self) -> pd.DataFrame:
+    def ids(self) -> pd.DataFrame:
+        """Give the users, and the items where the rows have any, in the user's own ids."""
         frame = pd.DataFrame({self.schema.user: self.original_users().to_numpy()})
         if (self.item != PADDING).any():
             frame[self.schema.item] = self.schema.items.decode(self.item)
@@ -460,7 +461,7 @@ class Events(_Rows):
 
     def decode(self) -> pd.DataFrame:
         """Give the rows in the user's own ids."""
-        return self._decoded()
+        return self.ids()
 
     def __repr__(self) -> str:
         head = self.take(np.arange(min(5, len(self)))).decode()
@@ -543,7 +544,7 @@ class Samples(_Rows):
 
     def decode(self) -> pd.DataFrame:
         """Give the rows in the user's own ids, with each history as a list, newest last."""
-        frame = self._decoded()
+        frame = self.ids()
         positions, offsets = concatenate_ranges(self.start, self.stop)
         items = self.schema.items.decode(self.log.items[positions]).tolist()
         bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)

@@ -47,7 +47,7 @@ class TopKScorer:
         ----------
         estimator : object
             A fitted retriever, a pipeline that ends in one or a search over one.
-        X : DataFrame or array-like, shape (n_events, n_columns)
+        X : DataFrame or array-like, shape (n_events, n_columns), or Samples
             Held-out events.
         y : None
             Ignored: the relevant items are in `X`.
@@ -99,9 +99,11 @@ def make_topk_scorer(
     Notes
     -----
     With several scores, a search needs ``refit`` to name one of them, such as ``"ndcg@10"``.
-    Successive halving takes a single score only, one metric at one k; it shuffles the training
-    events, so that they need a time column. When the scoring itself fails, scikit-learn puts
-    ``error_score`` in place of a float but not of a dict; with several scores
+    Successive halving takes a single score only, one metric at one k. Let its resource be the
+    epochs, such as ``resource="dssmretriever__max_epochs", max_resources=20``: by default it draws
+    events at random, which tears holes into histories, leaves few users to test or none, and needs
+    a time column, since the order of the rows is lost. When the scoring itself fails, scikit-learn
+    puts ``error_score`` in place of a float but not of a dict; with several scores
     ``error_score="raise"`` shows what went wrong.
 
     A query never holds anything of the held-out events but the user and the other columns of the
@@ -109,6 +111,11 @@ def make_topk_scorer(
     to None. A user without training events is scored like every other. A held-out item that
     training has not met counts as relevant, although no ranking can hold it. Scores on training
     events (``return_train_score=True``) mean little, since what is seen is left out.
+
+    `Samples` are scored, too, each user's first row with the history before it: with
+    ``ScoringMonitor(scoring={"ndcg@10": make_topk_scorer("ndcg", k=10)})`` as a callback of a
+    retriever, every epoch is scored on each user's last training event. Several scores go without
+    the dict.
 
     Metrics on a sample of the catalogue can rank models differently [1]_; here all of it is ranked.
 
@@ -269,7 +276,10 @@ def _score_queries(
     estimator: Any, X: Any, metrics: tuple[str, ...], ks: tuple[int, ...]
 ) -> _Scores:
     schema = fitted_schema(estimator)
-    frame, roles = read_table(X, user=schema.user, item=schema.item, time=schema.time)
+    is_coded = hasattr(X, "original_users") and not isinstance(X, pd.DataFrame)
+    frame, roles = read_table(
+        X.ids() if is_coded else X, user=schema.user, item=schema.item, time=schema.time
+    )
     user = require_column(frame, roles.user, "user")
     item = require_column(frame, roles.item, "item")
     if frame.empty:
@@ -283,7 +293,11 @@ def _score_queries(
     query, _ = pd.factorize(user)
     first = np.unique(query, return_index=True)[1]
     pairs = pd.DataFrame({"query": query, "item": item.to_numpy()})
-    queries = _make_queries(frame.iloc[first], roles, as_array=not isinstance(X, pd.DataFrame))
+    if is_coded:
+        queries = X.take(first)  # a window ends before its row: it holds nothing of the answer
+    else:
+        as_array = not isinstance(X, pd.DataFrame)
+        queries = _make_queries(frame.iloc[first], roles, as_array=as_array)
     ranking = np.asarray(_unwrap_searches(estimator).predict(queries, k=max(ks)))
     if ranking.ndim != 2 or len(ranking) != len(first) or ranking.shape[1] < 1:
         raise ValueError(

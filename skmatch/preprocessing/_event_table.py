@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from sklearn.callback import CallbackSupportMixin
 
-class EventTableMixin:
-    """Tags of an estimator whose `X` is a table of events."""
+
+class EventTableMixin(CallbackSupportMixin):
+    """Tags and callbacks of an estimator whose `X` is a table of events."""
 
     def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags = super().__sklearn_tags__()
         tags.input_tags.categorical = True
         tags.input_tags.string = True
         tags.input_tags.allow_nan = True

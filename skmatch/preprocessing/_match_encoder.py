@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skmatch._data import (
@@ -170,10 +171,12 @@ class MatchEncoder(
         frame, user, item, time = self._fit(X, users, items)
         return self._output(self._events(frame, user, item, time))
 
+    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(
         self, X: Any, users: Any, items: Any
     ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray | None]:
+        context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         features = self._check_features()
         frame, roles = read_table(X, user=self.user, item=self.item, time=self.time, estimator=self)
         validate_data(self, X, skip_check_array=True)
@@ -221,6 +224,7 @@ class MatchEncoder(
             user_table={feature.name: column for feature, column in learnt["user"]},
             item_table={feature.name: column for feature, column in learnt["item"]},
         )
+        context.call_on_fit_task_end(estimator=self, X=X)
         return frame, user, item, times
 
     def _check_features(self) -> dict[str, list]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -166,8 +167,10 @@ class SequenceSampler(
         stop[order] = np.arange(len(order))
         return self._output(self._samples(events, self.log_, self.offsets_[events.user], stop))
 
+    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X: Any) -> tuple[Events, np.ndarray]:
+        context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         check_choice("negatives", self.negatives, NEGATIVES)
         events, learnt = self._encode_training(X)
         known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
@@ -200,6 +203,7 @@ class SequenceSampler(
                 ),
             }
         )
+        context.call_on_fit_task_end(estimator=self, X=X)
         return events, order
 
     def transform(self, X: Any) -> Samples | pd.DataFrame:

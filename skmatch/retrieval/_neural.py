@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import _fit_context
-from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight
@@ -118,7 +118,7 @@ def with_shared_docs(cls: type) -> type:
     return cls
 
 
-class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
+class NeuralRetriever(BaseRetriever):
     """Base class of retrievers with a user tower."""
 
     _parameter_constraints: dict = {
@@ -228,6 +228,11 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         ------
         FloatingPointError
             If training diverges. What was fitted before stays.
+
+        Notes
+        -----
+        scikit-learn's callbacks see each epoch, and may stop the fit after it. The data that they
+        get are `Samples`: each user's last training event with the history before it.
         """
         with progress_bar(self):
             return self._fit(X, sample_weight, users, items)
@@ -282,7 +287,8 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
                 "_engine": None,
             }
 
-        self._train(engine, trainer, validate if len(validation) else None, curves, fitted, samples)
+        validator = validate if len(validation) else None
+        self._train(engine, trainer, validator, curves, fitted, samples, training)
         self._set_learnt(fitted())
         self._engine = self._serving_engine()
         return self
@@ -375,8 +381,7 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         if not self.early_stopping:
             return training, training[:0]
         # The last event of some users is held out; earlier ones do not know of it.
-        user = samples.user[training]
-        last = np.flatnonzero(np.append(user[1:] != user[:-1], True))
+        last = _last_of_users(samples.user[training])
         n_held_out = int(np.ceil(self.validation_fraction * len(last)))
         if n_held_out >= len(training):
             raise ValueError(
@@ -394,10 +399,13 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         curves: dict[str, list[float]],
         fitted: Callable[[], dict[str, Any]],
         samples: Samples,
+        training: np.ndarray,
     ) -> None:
         """Run the epochs; the network ends with its best weights where they are validated."""
         losses, scores = curves["loss_curve_"], curves["validation_curve_"]
-        data = {"estimator": self, "X": samples, "y": samples.item}
+        # A user's first event has no history: scored by it, no epoch would differ from another.
+        scored = samples.take(training[_last_of_users(samples.user[training])])
+        data = {"estimator": self, "X": scored, "y": scored.item}
         context = self._init_callback_context(max_subtasks=self.max_epochs)
         context.call_on_fit_task_begin(**data)
         best_score, best_epoch, best_weights = -1.0, 0, None
@@ -446,6 +454,11 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         state = super().__getstate__()
         # The weights are saved as plain arrays; the network is built from them where needed.
         return {name: value for name, value in state.items() if name != "_engine"}
+
+
+def _last_of_users(user: np.ndarray) -> np.ndarray:
+    """Give the last row of each user, of rows that are sorted by user."""
+    return np.flatnonzero(np.append(user[1:] != user[:-1], True))
 
 
 def _specs(features: tuple[Feature, ...]) -> tuple[FeatureSpec, ...]:

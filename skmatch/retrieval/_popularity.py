@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import _fit_context
+from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight
 
@@ -62,6 +63,7 @@ class PopularityRetriever(BaseRetriever):
     def __init__(self, k: int = 10):
         self.k = k
 
+    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -89,6 +91,7 @@ class PopularityRetriever(BaseRetriever):
         -------
         self : PopularityRetriever
         """
+        context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         samples, learnt = self._read_training(X, users, items)
         weight = _check_sample_weight(
             sample_weight, np.empty(len(samples)), dtype=float, ensure_non_negative=True
@@ -106,6 +109,7 @@ class PopularityRetriever(BaseRetriever):
                 "index_": ItemIndex().fit(vectors),
             }
         )
+        context.call_on_fit_task_end(estimator=self, X=X)
         return self
 
     def _encode(self, samples: Samples) -> np.ndarray:

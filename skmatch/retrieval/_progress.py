@@ -5,30 +5,75 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
+from threading import current_thread, main_thread
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.callback import ProgressBar
+
+
+class EpochBar:
+    """Callback that shows the epochs of one fit.
+
+    scikit-learn's own `ProgressBar` starts at the outermost estimator only; this one shows
+    inside a Pipeline, too.
+    """
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=Console(),
+        )
+        self._task = self._progress.add_task(
+            f"{type(estimator).__name__}, epochs", total=context.max_subtasks
+        )
+        self._progress.start()
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        self._progress.stop()
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Do nothing: an epoch counts when it ends."""
+
+    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
+        """Count an epoch."""
+        if context.task_name == "epoch":
+            self._progress.advance(self._task)
 
 
 @contextmanager
 def progress_bar(estimator: Any) -> Iterator[None]:
     """Show the epochs of a fit where the estimator is verbose and somebody is there to see it.
 
-    A bar that the user or an outer estimator has set is left alone.
+    A bar that the user has set on the estimator or on an outer one is left alone.
     """
-    callbacks = list(getattr(estimator, "_skl_callbacks", []))
-    has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    is_inner = hasattr(estimator, "_parent_callback_ctx")
-    if not estimator.verbose or has_bar or is_inner or not _is_interactive():
+    if not estimator.verbose or _has_bar(estimator) or not _is_watched():
         yield
         return
-    estimator.set_callbacks(*callbacks, ProgressBar())
+    callbacks = list(getattr(estimator, "_skl_callbacks", []))
+    estimator.set_callbacks(*callbacks, EpochBar())
     try:
         yield
     finally:
         estimator.set_callbacks(*callbacks)
 
 
-def _is_interactive() -> bool:
+def _has_bar(estimator: Any) -> bool:
+    callbacks = list(getattr(estimator, "_skl_callbacks", []))
+    context = getattr(estimator, "_parent_callback_ctx", None)
+    while context is not None:
+        callbacks += context._callbacks
+        context = context.parent
+    return any(isinstance(callback, ProgressBar) for callback in callbacks)
+
+
+def _is_watched() -> bool:
+    # Workers of a search share one terminal: their bars would overwrite one another.
+    is_worker = parent_process() is not None or current_thread() is not main_thread()
     is_notebook = "ipykernel" in sys.modules
-    return is_notebook or sys.stdout.isatty()
+    return not is_worker and (is_notebook or sys.stdout.isatty())

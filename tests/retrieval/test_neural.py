@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.callback import ScoringMonitor
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -92,36 +91,6 @@ def test_a_history_in_the_query_replaces_the_stored_one():
     answer = retriever.recommend(queries, k=60)
     assert not set(answer["item_id"]) & set(items)
     assert not np.allclose(*retriever.transform(queries))
-
-
-class StopAfterOne:
-    n_calls = 0
-
-    def setup(self, estimator, context): ...
-
-    def teardown(self, estimator, context): ...
-
-    def on_fit_task_begin(self, estimator, context): ...
-
-    def on_fit_task_end(self, estimator, context):
-        self.n_calls += context.task_name == "epoch"
-        return True
-
-
-def test_a_callback_sees_the_epochs_and_can_stop():
-    callback = StopAfterOne()
-    assert DSSMRetriever(**SMALL).set_callbacks(callback).fit(EVENTS).n_iter_ == 1
-    assert callback.n_calls == 1
-
-
-def ndcg(estimator, X, y):
-    return estimator.score(X)
-
-
-def test_scoring_monitor_scores_every_epoch():
-    monitor = ScoringMonitor(scoring={"ndcg": ndcg})
-    DSSMRetriever(**SMALL).set_callbacks(monitor).fit(EVENTS)
-    assert len(monitor.get_logs().data_as_pandas.query("task_name == 'epoch'")) == 2
 
 
 @pytest.mark.filterwarnings("ignore:One or more of the test scores")

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.callback import ProgressBar
 
 from skmatch import (
     DSSMRetriever,
@@ -83,11 +82,6 @@ def test_early_stopping_ends_with_the_weights_of_the_best_epoch(cls):
     best = int(np.argmax(retriever.validation_curve_))
     assert len(vectors) == 5
     np.testing.assert_array_equal(retriever.item_vectors_, vectors[best])
-
-
-def test_a_progress_bar_runs():
-    pytest.importorskip("rich")
-    DSSMRetriever(**SMALL).set_callbacks(ProgressBar()).fit(EVENTS)
 
 
 @ALL

@@ -1,0 +1,266 @@
+"""scikit-learn's callbacks on retrievers: alone, in a Pipeline and in a search."""
+
+import io
+import re
+import sys
+
+import joblib
+import pytest
+from sklearn.base import clone
+from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from skmatch import (
+    DSSMRetriever,
+    LeaveLastOut,
+    MatchEncoder,
+    PopularityRetriever,
+    SequenceSampler,
+    YoutubeDNNRetriever,
+    make_match_pipeline,
+    make_topk_scorer,
+)
+from skmatch.datasets import make_events
+
+EVENTS = make_events(n_users=40, n_items=30, n_events=600, random_state=0)
+SMALL = {"embedding_dim": 4, "dims": (8, 4), "max_epochs": 3, "random_state": 0}
+BOTH = pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
+
+
+def make_pipe(retriever, make=make_pipeline):
+    return make(MatchEncoder(), SequenceSampler(max_length=5), retriever)
+
+
+class Recorder:
+    """Keeps (estimator, task, number of epochs or tasks that the task has) of all that begins."""
+
+    max_propagation_depth = None
+
+    def __init__(self):
+        self.tasks = []
+
+    def setup(self, estimator, context): ...
+
+    def teardown(self, estimator, context): ...
+
+    def on_fit_task_begin(self, estimator, context):
+        self.tasks.append((context.estimator_name, context.task_name, context.max_subtasks))
+
+    def on_fit_task_end(self, estimator, context): ...
+
+
+class StopAfter:
+    """Stops the fit of a retriever after some epochs."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+
+    def setup(self, estimator, context):
+        self.n_seen = 0
+
+    def teardown(self, estimator, context): ...
+
+    def on_fit_task_begin(self, estimator, context): ...
+
+    def on_fit_task_end(self, estimator, context):
+        self.n_seen += context.task_name == "epoch"
+        return self.n_seen == self.n_epochs
+
+
+@BOTH
+def test_callbacks_of_a_pipeline_reach_every_step_and_epoch(cls):
+    recorder = Recorder()
+    make_pipe(cls(**SMALL)).set_callbacks(recorder).fit(EVENTS)
+    assert recorder.tasks == [
+        ("Pipeline", "fit", 3),
+        ("MatchEncoder", "fit", 0),
+        ("SequenceSampler", "fit", 0),
+        (cls.__name__, "fit", 3),
+        *[(cls.__name__, "epoch", 0)] * 3,
+    ]
+
+
+@pytest.mark.parametrize("step", [MatchEncoder(), SequenceSampler(), PopularityRetriever()])
+def test_every_estimator_tells_of_its_fit_and_keeps_nothing(step):
+    recorder = Recorder()
+    fitted = clone(step).set_callbacks(recorder).fit(EVENTS).set_callbacks()
+    assert recorder.tasks == [(type(step).__name__, "fit", 0)]
+    assert vars(fitted).keys() == vars(clone(step).fit(EVENTS)).keys()
+
+
+def bars(text):
+    """Give the last state of each bar: its line without digits of time, "name" to percent."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    return {
+        name: int(percent)
+        for name, percent in re.findall(r"(?m)^ *([^━╸╺\n]*?) +[━╸╺ ]* *(\d+)%", plain)
+    }
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """Give scikit-learn's bars room for whole lines."""
+    import rich
+
+    monkeypatch.setattr(rich.get_console(), "_width", 250)
+
+
+@BOTH
+def test_progress_bar_through_a_pipeline(cls, wide, capsys):
+    make_pipe(cls(**SMALL)).set_callbacks(ProgressBar()).fit(EVENTS)
+    shown = bars(capsys.readouterr().out)
+    assert f"Pipeline - fit-final-estimator | {cls.__name__} - fit #2" in shown
+    assert set(shown.values()) == {100}
+    assert len(shown) == 4  # the pipeline and its three steps
+
+
+@BOTH
+def test_progress_bar_through_a_search_with_two_workers(cls, wide, capsys):
+    step = cls.__name__.lower()
+    search = GridSearchCV(
+        make_pipe(cls(**SMALL)), {f"{step}__max_epochs": [1, 2]}, cv=LeaveLastOut(),
+        scoring=make_topk_scorer("ndcg"), n_jobs=2,
+    )  # fmt: skip
+    search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(EVENTS)
+    lines = capsys.readouterr().out.splitlines()
+    epochs = [line for line in lines if f"| {cls.__name__} - fit" in line]
+    assert len(epochs) == 3  # two candidates and the refit
+    assert all("100%" in line for line in lines)
+
+
+@BOTH
+def test_scoring_monitor_takes_the_scorer(cls):
+    scorer = make_topk_scorer(["recall", "ndcg"], k=[5, 10])
+    monitor = ScoringMonitor(scoring=scorer)
+    retriever = cls(**SMALL, lr=0.05).set_callbacks(monitor).fit(EVENTS)
+    log = monitor.get_logs().data_as_pandas
+    epochs = log[log["task_name"] == "epoch"]
+    assert len(epochs) == 3
+    assert epochs["ndcg@10"].nunique() == 3
+    # What the retriever is scored on: the last event of each user that has one before it.
+    last = EVENTS[EVENTS.duplicated("user_id")].groupby("user_id").tail(1)
+    samples = retriever.sampler_.transform(retriever.encoder_.transform(last))
+    scores = scorer(retriever, samples)
+    assert epochs.iloc[-1][list(scores)].to_dict() == scores
+    assert scores["ndcg@10"] == pytest.approx(retriever.score(samples))
+
+
+@BOTH
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_scoring_monitor_in_the_pipeline_of_a_search(cls, n_jobs):
+    monitor = ScoringMonitor(scoring={"ndcg": make_topk_scorer("ndcg", k=5)})
+    step = cls.__name__.lower()
+    search = GridSearchCV(
+        make_pipe(cls(**SMALL).set_callbacks(monitor)), {f"{step}__max_epochs": [1, 2]},
+        cv=LeaveLastOut(), scoring=make_topk_scorer("ndcg"), n_jobs=n_jobs,
+    ).fit(EVENTS)  # fmt: skip
+    log = monitor.get_logs().data_as_pandas
+    n_epochs = 1 + 2 + search.best_params_[f"{step}__max_epochs"]
+    assert (log["task_name"] == "epoch").sum() == n_epochs
+    assert log["ndcg"].between(0, 1).all()
+
+
+@BOTH
+def test_a_callback_stops_the_fit_inside_a_pipeline_and_a_search(cls):
+    pipe = make_pipe(cls(**SMALL).set_callbacks(StopAfter(2)))
+    assert pipe.fit(EVENTS)[-1].n_iter_ == 2
+    search = GridSearchCV(
+        pipe, {f"{cls.__name__.lower()}__temperature": [0.1, 0.2]}, cv=LeaveLastOut(),
+        scoring=make_topk_scorer("ndcg"), n_jobs=2,
+    ).fit(EVENTS)  # fmt: skip
+    assert search.best_estimator_[-1].n_iter_ == 2
+
+
+@BOTH
+def test_a_stopped_fit_is_that_of_the_epochs_before(cls):
+    seen = []
+
+    class Keep(StopAfter):
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+            seen.append(fitted_estimator.predict(EVENTS[:5]))
+            return super().on_fit_task_end(estimator, context)
+
+    stopped = cls(**SMALL).set_callbacks(Keep(2)).fit(EVENTS)
+    assert len(stopped.loss_curve_) == 2
+    assert (stopped.predict(EVENTS[:5]) == seen[1]).all()
+
+
+class Screen(io.StringIO):
+    """Stands in for a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def look(monkeypatch):
+    """Give a function that runs another before a terminal, and says what that shows."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(function, *args):
+        with (
+            monkeypatch.context() as patch
+        ):  # pytest has set its own stdout between fixture and test
+            patch.setattr(sys, "stdout", Screen())
+            function(*args)
+            return sys.stdout.getvalue()
+
+    return run
+
+
+@BOTH
+@pytest.mark.parametrize("make", [None, make_pipeline, make_match_pipeline])
+def test_verbose_shows_the_epochs_in_a_terminal(cls, make, look):
+    retriever = cls(**SMALL, verbose=True)
+    shown = look((make_pipe(retriever, make) if make else retriever).fit, EVENTS)
+    assert f"{cls.__name__}, epochs" in shown
+    assert "3/3" in shown
+    assert not hasattr(retriever, "_skl_callbacks")
+
+
+@BOTH
+def test_verbose_shows_nothing_elsewhere(cls, capfd):
+    make_pipe(cls(**SMALL, verbose=True)).fit(EVENTS)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_verbose_shows_in_a_notebook(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    DSSMRetriever(**SMALL, verbose=True).fit(EVENTS)
+    assert "3/3" in capsys.readouterr().out
+
+
+def test_not_verbose_shows_nothing_in_a_terminal(look):
+    assert look(DSSMRetriever(**SMALL).fit, EVENTS) == ""
+
+
+def test_verbose_leaves_the_screen_to_a_bar_that_is_there(look, wide, capsys):
+    retriever = DSSMRetriever(**SMALL, verbose=True)
+    pipe = make_pipe(retriever).set_callbacks(ProgressBar(max_propagation_depth=0))
+    assert ", epochs" not in look(pipe.fit, EVENTS)
+    assert ", epochs" not in look(retriever.set_callbacks(ProgressBar()).fit, EVENTS)
+
+
+def test_verbose_in_workers_shows_nothing(look):
+    search = GridSearchCV(
+        make_pipe(DSSMRetriever(**SMALL, verbose=True)), {"dssmretriever__temperature": [0.1, 0.2]},
+        cv=LeaveLastOut(), scoring=make_topk_scorer("ndcg"), refit=False,
+    )  # fmt: skip
+    assert look(search.fit, EVENTS).count("3/3") >= 2
+    for backend in ("loky", "threading"):
+        with joblib.parallel_config(backend=backend, n_jobs=2):
+            assert look(search.fit, EVENTS) == ""
+
+
+def test_a_failing_fit_takes_its_bar_away(look):
+    retriever = DSSMRetriever(**SMALL, verbose=True, temperature=1e-40)
+
+    def fit():
+        with pytest.raises(FloatingPointError):
+            retriever.fit(EVENTS)
+
+    assert "0/3" in look(fit)
+    assert not hasattr(retriever, "_skl_callbacks")
+    assert "3/3" in look(retriever.set_params(temperature=0.1).fit, EVENTS)
