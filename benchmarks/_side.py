@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {}
+        self.cpu_seconds: dict[str, list[float]] = {}  # of all threads and ended children
         self.spans: list[tuple[float, float]] = []
         self.peak_bytes = 0
 
@@ -51,10 +53,11 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         """Measure a block."""
         _reset_peak()
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), _cpu_seconds()
         yield
-        stop = time.monotonic()
+        stop, cpu_stop = time.monotonic(), _cpu_seconds()
         self.seconds.setdefault(phase, []).append(stop - start)
+        self.cpu_seconds.setdefault(phase, []).append(cpu_stop - cpu_start)
         self.spans.append((start, stop))
         self.peak_bytes = max(self.peak_bytes, _peak())
 
@@ -65,6 +68,10 @@ class Clock:
             with self(phase):
                 result = call()
         return result
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
 
 
 def _reset_peak() -> None:
@@ -96,6 +103,7 @@ def main(sides: dict[str, Side]) -> None:
     values = sides[options.comparison](clock, options.inputs, options.seed) or {}
     result = {
         "seconds": clock.seconds,
+        "cpu_seconds": clock.cpu_seconds,
         "spans": clock.spans,
         "peak_bytes": clock.peak_bytes,
         "values": values,

@@ -201,6 +201,9 @@ def summarise(title: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, An
                 phase: spread([s for result in results for s in result["seconds"][phase]])
                 for phase in phases
             },
+            "cpu_seconds": spread(
+                [s for result in results for s in result["cpu_seconds"]["total"]]
+            ),
             "peak_bytes": spread([result["peak_bytes"] for result in results]),
             "values": {
                 name: spread([result["values"][name] for result in results]) for name in values
@@ -219,27 +222,27 @@ def summarise(title: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, An
 
 def as_text(result: dict[str, Any]) -> str:
     """Tabulate a comparison."""
-    head = f"{'':24}{'median':>10}{'min':>10}{'max':>10}{'times':>8}{'memory':>10}{'times':>8}"
-    lines = [f"\n{result['title']} ({result['n_runs']} runs a side, {result['n_cores']} cores)"]
-    lines.append(head)
-    for side, figures in result["sides"].items():
+    sides = result["sides"]
+    names = ["median s", "min", "max", "times", "CPU s", "peak GB", "times"]
+    lines = [
+        f"\n{result['title']} ({result['n_runs']} runs a side, {result['n_cores']} cores)",
+        " " * 24 + "".join(f"{name:>10}" for name in names),
+    ]
+    for side, figures in sides.items():
         total = figures["seconds"]["total"]
-        lines.append(
-            f"{side:24}{total['median']:8.3f} s{total['min']:8.3f} s{total['max']:8.3f} s"
-            f"{figures['time_ratio']:8.1f}{figures['peak_bytes']['median'] / 2**30:7.2f} GB"
-            f"{figures['memory_ratio']:8.1f}"
-        )
+        row = [total["median"], total["min"], total["max"], figures["time_ratio"]]
+        row += [figures["cpu_seconds"]["median"], figures["peak_bytes"]["median"] / 2**30]
+        row += [figures["memory_ratio"]]
+        lines.append(f"{side:24}" + "".join(f"{value:10.3f}" for value in row))
         for phase, seconds in figures["seconds"].items():
             if phase != "total":
-                lines.append(f"  {phase:22}{seconds['median']:8.3f} s")
-    names = result["sides"]["skmatch"]["values"]
-    for name in names:
-        values = (
-            f"{side} {figures['values'][name]['median']:.4f}"
-            f" ({figures['values'][name]['min']:.4f}-{figures['values'][name]['max']:.4f})"
-            for side, figures in result["sides"].items()
+                lines.append(f"  {phase:22}{seconds['median']:10.3f}")
+    for name in sides["skmatch"]["values"]:
+        values = ((side, figures["values"][name]) for side, figures in sides.items())
+        lines.append(
+            f"{name}: "
+            + ", ".join(f"{s} {v['median']:.4f} ({v['min']:.4f}-{v['max']:.4f})" for s, v in values)
         )
-        lines.append(f"{name}: " + ", ".join(values))
     return "\n".join(lines) + "\n"
 
 
