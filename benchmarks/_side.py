@@ -101,6 +101,11 @@ def main(sides: dict[str, Side]) -> None:
     options = parser.parse_args()
     clock = Clock()
     values = sides[options.comparison](clock, options.inputs, options.seed) or {}
+    write_result(options.result, clock, values)
+
+
+def write_result(path: Path, clock: Clock, values: dict) -> None:
+    """Write what was measured, and values of the side's own."""
     result = {
         "seconds": clock.seconds,
         "cpu_seconds": clock.cpu_seconds,
@@ -109,7 +114,7 @@ def main(sides: dict[str, Side]) -> None:
         "values": values,
         "versions": versions(),
     }
-    options.result.write_text(json.dumps(result))
+    path.write_text(json.dumps(result))
 
 
 def versions() -> dict[str, str]:
