@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 # DATA: a MovieLens zip or folder for the demo; empty: the embedded set
 DATA ?=
 # EPOCHS: passes over the events in the demo; empty: the default
+# BENCH: arguments for the benchmark, such as "--repeats 1 --only top-k"
+PEERS := .venv-rechub .venv-rectools
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench growth clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
@@ -19,6 +21,17 @@ lint: $(VENV)/lint.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(VENV)/bench.done $(PEERS:=/done)
+	$(BIN)/python benchmarks/run.py $(DATA) $(BENCH)
+
+growth: $(VENV)/bench.done
+	$(BIN)/python benchmarks/growth.py $(BENCH)
+
+.venv-%/done: benchmarks/requirements-%.txt constraints.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
+	@touch $@
+
 $(VENV)/%.done: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
 	@touch $@
@@ -27,4 +40,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) $(PEERS) .cache/benchmarks demo-output
