@@ -5,8 +5,12 @@ BIN := $(VENV)/bin
 # DATA: a MovieLens zip or folder for demo and tune; empty: the embedded set
 DATA ?=
 # EPOCHS: passes over the events in them; empty: the default
+EPOCHS ?=
+# BENCH: arguments for the benchmark, such as "--repeats 1 --only top-k"
+BENCH ?=
+PEERS := .venv-rechub .venv-rectools
 
-.PHONY: demo tune test lint clean
+.PHONY: demo tune test lint bench growth clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
@@ -22,6 +26,17 @@ lint: $(VENV)/lint.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(VENV)/bench.done $(PEERS:=/done)
+	$(BIN)/python benchmarks/run.py $(DATA) $(BENCH)
+
+growth: $(VENV)/bench.done
+	$(BIN)/python benchmarks/growth.py $(BENCH)
+
+.venv-%/done: benchmarks/requirements-%.txt constraints.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
+	@touch $@
+
 $(VENV)/%.done: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
 	@touch $@
@@ -30,4 +45,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) $(PEERS) .cache/benchmarks demo-output

@@ -1,0 +1,85 @@
+"""Run scripts in fresh processes, in turn, and measure them from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+SECONDS_BETWEEN_SAMPLES = 0.2
+SHARE_OF_SAMPLING = 0.05  # a look at a large process takes long and must not slow it
+
+
+def run(command: Sequence[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
+    """Run a script that takes the path of a result as its last argument; give the result.
+
+    `peak_bytes` becomes the peak of the process and its children within the measured spans. A
+    page that several processes share is counted once (proportional set size).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        result, log = Path(folder) / "result.json", Path(folder) / "log.txt"
+        with log.open("w") as stream:
+            process = psutil.Popen(
+                [*command, str(result)],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=os.environ | (environment or {}),
+            )
+            try:
+                samples = _watch(process)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode != 0:
+            tail = "\n".join(log.read_text().splitlines()[-30:])
+            raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{tail}")
+        measured = json.loads(result.read_text())
+    spans = measured.pop("spans")
+    inside = [size for moment, size in samples if any(a <= moment <= b for a, b in spans)]
+    measured["peak_bytes"] = max([measured["peak_bytes"], *inside])
+    return measured
+
+
+def _watch(process: psutil.Popen) -> list[tuple[float, int]]:
+    samples = []
+    while process.poll() is None:
+        start = time.monotonic()
+        size = _memory(process)
+        cost = time.monotonic() - start
+        samples.append((start, size))
+        time.sleep(max(SECONDS_BETWEEN_SAMPLES, cost / SHARE_OF_SAMPLING))
+    return samples
+
+
+def _memory(process: psutil.Popen) -> int:
+    total = 0
+    try:
+        for one in [process, *process.children(recursive=True)]:
+            info = one.memory_full_info()
+            total += getattr(info, "pss", info.uss)
+    except psutil.Error:  # ended meanwhile
+        pass
+    return total
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Give median, least and greatest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def save(name: str, values: Any) -> Path:
+    """Write a result as JSON; it names neither machine nor path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(values, indent=1) + "\n")
+    return path

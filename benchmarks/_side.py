@@ -1,0 +1,173 @@
+"""What the sides of a comparison share: equal settings, the clock and the result.
+
+A side is a script that runs in the environment of its own library, so this file needs only numpy
+and pandas, which every environment has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+# The settings of torch-rechub's tutorial, which both sides of a comparison get.
+USER_FEATURES = ["gender", "age", "occupation", "zip"]
+ITEM_FEATURE = "cate_id"  # a movie's first genre
+MAX_LENGTH = 50
+NEG_RATIO = 3
+EMBEDDING_DIM = 16
+LR = 1e-4
+WEIGHT_DECAY = 1e-6
+DSSM_DIMS = (256, 128, 64)
+DSSM_BATCH = 1024  # positives a step; with their negatives 4,096 pairs
+# torch-rechub 0.9.0 takes a temperature for DSSM and does not apply it: it computes with 1.
+DSSM_TEMPERATURE = 1.0
+YOUTUBE_DNN_DIMS = (128, 64, 16)
+YOUTUBE_DNN_BATCH = 2048
+YOUTUBE_DNN_TEMPERATURE = 0.02
+TOP_K = 100
+CUTOFFS = (10, 50, 100)
+METRICS = ("recall", "hit", "ndcg", "mrr", "precision", "map")
+N_CALLS = 7  # of what takes less than a second, after one call that is not counted
+
+
+class Clock:
+    """Measures named phases, and the peak memory of the process while they run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+        self.cpu_seconds: dict[str, list[float]] = {}  # of all threads and ended children
+        self.spans: list[tuple[float, float]] = []
+        self.peak_bytes = 0
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Measure a block."""
+        _reset_peak()
+        start, cpu_start = time.monotonic(), _cpu_seconds()
+        yield
+        stop, cpu_stop = time.monotonic(), _cpu_seconds()
+        self.seconds.setdefault(phase, []).append(stop - start)
+        self.cpu_seconds.setdefault(phase, []).append(cpu_stop - cpu_start)
+        self.spans.append((start, stop))
+        self.peak_bytes = max(self.peak_bytes, _peak())
+
+    def repeat(self, phase: str, call: Callable[[], object]) -> object:
+        """Measure a short call several times; give what it returned last."""
+        result = call()
+        for _ in range(N_CALLS):
+            with self(phase):
+                result = call()
+        return result
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+def _reset_peak() -> None:
+    with suppress(OSError):  # not Linux: the samples of the harness alone tell the peak
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+Side = Callable[[Clock, Path, int], "dict | None"]
+
+
+def main(sides: dict[str, Side]) -> None:
+    """Run one side of one comparison, as the command line says, and write its result."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("comparison", choices=sides)
+    parser.add_argument("inputs", type=Path, help="folder of the inputs that all sides share")
+    parser.add_argument("result", type=Path, help="JSON file to write")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    clock = Clock()
+    values = sides[options.comparison](clock, options.inputs, options.seed) or {}
+    write_result(options.result, clock, values)
+
+
+def write_result(path: Path, clock: Clock, values: dict) -> None:
+    """Write what was measured, and values of the side's own."""
+    result = {
+        "seconds": clock.seconds,
+        "cpu_seconds": clock.cpu_seconds,
+        "spans": clock.spans,
+        "peak_bytes": clock.peak_bytes,
+        "values": values,
+        "versions": versions(),
+    }
+    path.write_text(json.dumps(result))
+
+
+def versions() -> dict[str, str]:
+    """Give the versions of what the sides are made of, where installed."""
+    found = {"python": platform.python_version()}
+    for name in ("skmatch", "torch-rechub", "rectools", "implicit", "torch", "numpy", "pandas"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_events(inputs: Path) -> pd.DataFrame:
+    """Read the events as torch-rechub's tutorial does: one table, one row a rating."""
+    return pd.read_csv(inputs / "events.csv", dtype={"zip": str})
+
+
+def with_category(events: pd.DataFrame) -> pd.DataFrame:
+    """Add the first genre, as the tutorial does."""
+    return events.assign(**{ITEM_FEATURE: events["genres"].str.split("|").str[0]})
+
+
+def accuracy(
+    inputs: Path,
+    users: np.ndarray,
+    user_vectors: np.ndarray,
+    items: np.ndarray,
+    item_vectors: np.ndarray,
+) -> dict[str, float]:
+    """Give NDCG@100 of the held-out events under an exact ranking of the whole catalogue.
+
+    The same code judges the vectors of every side. A held-out item without a vector is a miss,
+    and so is one that ties with others for the last place.
+    """
+    split = np.load(inputs / "split.npz")
+    column = pd.Index(items)
+    row = pd.Index(users).get_indexer(split["test_user"])
+    own = column.get_indexer(split["test_item"])
+    gains = {"ndcg@100, seen left out": [], "ndcg@100, seen kept": []}
+    by_user = pd.Series(split["train_item"]).groupby(split["train_user"])
+    seen = {user: column.get_indexer(ids) for user, ids in by_user}
+    for i in range(len(row)):
+        scores = item_vectors @ user_vectors[row[i]]
+        score = scores[own[i]] if own[i] >= 0 else -np.inf
+        scores[own[i]] = -np.inf
+        gains["ndcg@100, seen kept"].append(_gain(scores, score))
+        left_out = seen[split["test_user"][i]]
+        scores[left_out[left_out >= 0]] = -np.inf
+        gains["ndcg@100, seen left out"].append(_gain(scores, score))
+    return {name: float(np.mean(values)) for name, values in gains.items()}
+
+
+def _gain(others: np.ndarray, own: float) -> float:
+    rank = int((others >= own).sum())
+    return 1 / np.log2(rank + 2) if rank < TOP_K and own > -np.inf else 0.0
