@@ -80,7 +80,7 @@ class Engine:
         if sampling.seed is not None:
             generator = torch.Generator(self.device).manual_seed(sampling.seed)
         targets = Targets(
-            self._on_device(samples.item[training]).long(), self._on_device(weight[training])
+            self._on_device(samples.item[training]), self._on_device(weight[training])
         )
         return Trainer(
             self.network,
@@ -156,7 +156,7 @@ class Engine:
                 source = self._column(own.take(rows) if isinstance(own, Bag) else own[rows])
             features.append(FeatureSource(source, by_code=own is None))
         return Rows(
-            user=self._on_device(samples.user[rows]).long(),
+            user=self._on_device(samples.user[rows]),
             start=self._on_device(start),
             stop=self._on_device(stop),
             log=self._on_device(log),

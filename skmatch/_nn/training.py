@@ -54,8 +54,8 @@ def ranges(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Ten
 class Rows:
     """Rows to train on or to encode; a row's history is ``log[start:stop]``."""
 
-    user: Tensor  # (n,) codes
-    start: Tensor  # (n,)
+    user: Tensor  # (n,) codes, int32, as small as they come
+    start: Tensor  # (n,), int32 where that is enough
     stop: Tensor  # (n,)
     log: Tensor  # (n_events,) codes of items
     features: list[FeatureSource]
@@ -171,14 +171,14 @@ class Trainer:
         block = torch.repeat_interleave(
             torch.arange(len(blocks), device=device), length, output_size=len(row)
         )
-        user = self.rows.user[row]
+        user = self.rows.user[row].long()
         vectors = self.network.encode_users(
             user,
             [source.take(row, user) for source in self.rows.features],
             *windows(self.rows, first, row, block, BLOCK_SIZE, self.network.config.max_length),
         )
         weight = self.targets.weight[row]
-        losses = self._losses(vectors / self.temperature, self.targets.item[row])
+        losses = self._losses(vectors / self.temperature, self.targets.item[row].long())
         batch_weight = weight.sum()
         return (losses * weight).sum() / batch_weight, batch_weight.double()
 
@@ -277,7 +277,7 @@ def encode_rows(network: TwoTowers, rows: Rows) -> Tensor:
     n_rows_per_block = max(1, 2**23 // (max_length * dim))
     vectors = []
     for row in torch.arange(len(rows), device=rows.user.device).split(n_rows_per_block):
-        user = rows.user[row]
+        user = rows.user[row].long()
         features = [source.take(row, user) for source in rows.features]
         block = torch.arange(len(row), device=row.device)
         vectors.append(

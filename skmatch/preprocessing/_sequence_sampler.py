@@ -232,6 +232,9 @@ class SequenceSampler(
     def _samples(
         self, events: Events, log: EventLog, seen: np.ndarray, stop: np.ndarray
     ) -> Samples:
+        # Three columns of places take most of the memory of training rows.
+        place = np.int32 if len(log.items) <= np.iinfo(np.int32).max else np.int64
+        seen, stop = seen.astype(place, copy=False), stop.astype(place, copy=False)
         return Samples(
             schema=events.schema,
             user=events.user,
