@@ -59,11 +59,8 @@ class Vocabulary:
         """Learn the values of a column; give them and the column's codes."""
         try:
             codes, uniques = pd.factorize(column)
-        except TypeError as error:
-            raise ValueError(
-                f"Column {column.name!r} holds values that cannot be compared ({error}). "
-                "Use strings, numbers or other hashable values."
-            ) from None
+        except (TypeError, NotImplementedError):  # the latter of pyarrow
+            raise _not_hashable(column) from None
         dtype = column.dtype
         categories, ordered = None, False
         if isinstance(dtype, pd.CategoricalDtype):
@@ -76,6 +73,10 @@ class Vocabulary:
     def __len__(self) -> int:
         """Give the number of codes, padding and unknown included."""
         return len(self.values) + FIRST_KNOWN
+
+    def agrees_with(self, other: Vocabulary) -> bool:
+        """Tell whether codes mean the same in both."""
+        return self is other or np.array_equal(self.values, other.values)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_index": None}  # the hash table is made anew where needed
@@ -97,11 +98,8 @@ class Vocabulary:
             return by_category[column.cat.codes.to_numpy()]
         try:
             codes = self._lookup_plain(_plain_values(column))
-        except TypeError as error:
-            raise ValueError(
-                f"Column {column.name!r} holds values that cannot be compared ({error}). "
-                "Use strings, numbers or other hashable values."
-            ) from None
+        except TypeError:
+            raise _not_hashable(column) from None
         codes[column.isna().to_numpy()] = UNKNOWN
         return codes
 
@@ -116,6 +114,12 @@ class Vocabulary:
     def decode(self, codes: np.ndarray) -> pd.Series:
         """Give the values of codes in the original dtype; padding and unknown become missing."""
         positions = np.asarray(codes, dtype=np.int64) - FIRST_KNOWN
+        foreign = (positions < -FIRST_KNOWN) | (positions >= len(self.values))
+        if foreign.any():
+            raise ValueError(
+                f"{positions[foreign][0] + FIRST_KNOWN} is no code: they run from 0 to "
+                f"{len(self) - 1}. Decode with the MatchEncoder that encoded."
+            )
         missing = positions < 0
         values = self._original_values()
         if missing.any():
@@ -142,6 +146,14 @@ class Vocabulary:
         return pd.Series(values).astype(dtype).array
 
 
+def _not_hashable(column: pd.Series) -> ValueError:
+    value = next((v for v in column if not pd.api.types.is_hashable(v)), column.dtype)
+    return ValueError(
+        f"Column {column.name!r} holds {value!r}, an unhashable {type(value).__name__!r}. "
+        "Use strings, numbers or other hashable values, such as tuples in place of lists."
+    )
+
+
 def _dtype_name(dtype: Any) -> str:
     """Give a name that pandas reads as the same dtype."""
     if isinstance(dtype, pd.StringDtype) and dtype.na_value is pd.NA:
@@ -150,8 +162,10 @@ def _dtype_name(dtype: Any) -> str:
     if isinstance(dtype, pd.ArrowDtype):
         if name == "string[pyarrow]":
             return "utf8[pyarrow]"  # pandas reads the other name as a StringDtype
-        if name.startswith("dictionary"):
-            return "object"  # has no name that pandas reads
+        try:
+            pd.api.types.pandas_dtype(name)
+        except (TypeError, NotImplementedError):  # dictionaries and decimals have no such name
+            return "object"
     return name
 
 
@@ -241,6 +255,20 @@ class Feature:
         return 0 if self.vocabulary is None else len(self.vocabulary)
 
 
+def _agree(features: tuple[Feature, ...], others: tuple[Feature, ...]) -> bool:
+    """Tell whether features of two schemas are the same, coded alike."""
+    return len(features) == len(others) and all(
+        (one.name, one.kind, one.mean, one.scale)
+        == (other.name, other.kind, other.mean, other.scale)
+        and (
+            one.vocabulary is None
+            or other.vocabulary is None
+            or one.vocabulary.agrees_with(other.vocabulary)
+        )
+        for one, other in zip(features, others, strict=True)
+    )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Schema(_Shared):
     """What a `MatchEncoder` knows: the roles, the ids, the features and their latest values."""
@@ -267,6 +295,15 @@ class Schema(_Shared):
                 size = f", {feature.size - FIRST_KNOWN:,} values" if feature.vocabulary else ""
                 lines.append(f"  {side} feature {feature.name!r}: {feature.kind}{size}")
         return "\n".join(lines)
+
+    def agrees_with(self, other: Schema) -> bool:
+        """Tell whether codes mean the same in both."""
+        return self is other or (
+            self.users.agrees_with(other.users)
+            and self.items.agrees_with(other.items)
+            and _agree(self.user_features, other.user_features)
+            and _agree(self.item_features, other.item_features)
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Give one row a column: its role, kind and number of known values."""
@@ -365,6 +402,12 @@ class _Rows:
     @classmethod
     def _from_frame(cls, frame: pd.DataFrame) -> dict[str, Any]:
         schema = frame.attrs[cls._SCHEMA_KEY]
+        for name in (schema.user, schema.item):
+            if name not in frame.columns:
+                raise ValueError(
+                    f"The frame of codes lacks its column {name!r}: pass on all that the step "
+                    "before gave."
+                )
         features: Columns = {}
         for feature in schema.user_features:
             if feature.name in frame.columns:
@@ -398,7 +441,8 @@ class _Rows:
         return self.schema.users.decode(self.user)
 
     def _decoded(self) -> pd.DataFrame:
-        frame = pd.DataFrame({self.schema.user: self.original_users().to_numpy()})
+        users = self.original_users().reset_index(drop=True)
+        frame = pd.DataFrame({self.schema.user: users})
         if (self.item != PADDING).any():
             frame[self.schema.item] = self.schema.items.decode(self.item)
         return frame

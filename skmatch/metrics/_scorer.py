@@ -282,7 +282,7 @@ def _score_queries(
 
     query, _ = pd.factorize(user)
     first = np.unique(query, return_index=True)[1]
-    pairs = pd.DataFrame({"query": query, "item": item.to_numpy()})
+    pairs = pd.DataFrame({"query": query, "item": item.reset_index(drop=True)})
     queries = _make_queries(frame.iloc[first], roles, as_array=not isinstance(X, pd.DataFrame))
     ranking = np.asarray(_unwrap_searches(estimator).predict(queries, k=max(ks)))
     if ranking.ndim != 2 or len(ranking) != len(first) or ranking.shape[1] < 1:

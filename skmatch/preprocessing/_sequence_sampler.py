@@ -21,7 +21,7 @@ from skmatch._data import (
     Schema,
     concatenate_ranges,
 )
-from skmatch._validation import check_choice
+from skmatch._validation import check_choice, require_rows
 from skmatch.preprocessing._output import FrameOutputMixin
 from skmatch.preprocessing._plain_events import PlainEventsMixin
 
@@ -167,6 +167,7 @@ class SequenceSampler(FrameOutputMixin, PlainEventsMixin, TransformerMixin, Base
     def _fit(self, X: Any) -> tuple[Events, np.ndarray]:
         check_choice("negatives", self.negatives, NEGATIVES)
         events, learnt = self._encode_training(X)
+        require_rows(len(events))
         known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
         if not known.all():
             row = int(known.argmin())

@@ -541,8 +541,8 @@ def test_a_sparse_matrix_is_refused():
             r"numeric feature 'name'.*\"?Al.*make it numbers",
         ),
         (
-            {"item_features": ["item_id"], "kinds": {"item_id": "multi_valued"}},
-            r"'item_id' holds 30; give lists",
+            {"item_features": ["level"], "kinds": {"level": "multi_valued"}},
+            r"'level' holds 1; give lists",
         ),
     ],
 )
