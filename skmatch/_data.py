@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+from skmatch._vocabulary import FIRST_KNOWN, PADDING, Vocabulary
 
 
 def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -24,171 +24,6 @@ def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray,
     np.cumsum(lengths, out=offsets[1:])
     shift = np.repeat(start - offsets[:-1], lengths)
     return np.arange(offsets[-1], dtype=np.int64) + shift, offsets
-
-
-class Vocabulary:
-    """Distinct values of a column and their codes; decodes to the column's own dtype.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_values,)
-        The known values; the code of ``values[i]`` is ``i + 2``.
-    dtype : str
-        Name of the pandas dtype that decoded values have.
-    categories : Vocabulary or None
-        All categories, where `dtype` is ``"category"``.
-    ordered : bool
-        Whether the categories have an order.
-    """
-
-    def __init__(
-        self,
-        values: np.ndarray,
-        dtype: str,
-        categories: Vocabulary | None = None,
-        ordered: bool = False,
-    ):
-        self.values = values
-        self.dtype = dtype
-        self.categories = categories
-        self.ordered = ordered
-        self._index: pd.Index | None = None
-
-    @classmethod
-    def learn(cls, column: pd.Series) -> tuple[Self, np.ndarray]:
-        """Learn the values of a column; give them and the column's codes."""
-        try:
-            codes, uniques = pd.factorize(column)
-        except (TypeError, NotImplementedError):  # the latter of pyarrow
-            raise _not_hashable(column) from None
-        dtype = column.dtype
-        categories, ordered = None, False
-        if isinstance(dtype, pd.CategoricalDtype):
-            categories, _ = cls.learn(pd.Series(dtype.categories))
-            ordered = bool(dtype.ordered)
-        vocabulary = cls(_plain_values(uniques), _dtype_name(dtype), categories, ordered)
-        # A missing value has code -1 in pandas, so that the shift makes it UNKNOWN.
-        return vocabulary, (codes + FIRST_KNOWN).astype(np.int32)
-
-    def __len__(self) -> int:
-        """Give the number of codes, padding and unknown included."""
-        return len(self.values) + FIRST_KNOWN
-
-    def agrees_with(self, other: Vocabulary) -> bool:
-        """Tell whether codes mean the same in both."""
-        return self is other or np.array_equal(self.values, other.values)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_index": None}  # the hash table is made anew where needed
-
-    @property
-    def index(self) -> pd.Index:
-        """Hash table of the known values."""
-        if self._index is None:
-            values = self.values
-            self._index = pd.Index(values, dtype=values.dtype, tupleize_cols=False)
-        return self._index
-
-    def lookup(self, values: Any) -> np.ndarray:
-        """Give the codes of values, int32; unseen and missing values are unknown."""
-        column = values if isinstance(values, pd.Series) else pd.Series(values)
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            by_category = self._lookup_plain(_plain_values(column.cat.categories))
-            by_category = np.append(by_category, np.int32(UNKNOWN))  # code -1: missing
-            return by_category[column.cat.codes.to_numpy()]
-        try:
-            codes = self._lookup_plain(_plain_values(column))
-        except TypeError:
-            raise _not_hashable(column) from None
-        codes[column.isna().to_numpy()] = UNKNOWN
-        return codes
-
-    def _lookup_plain(self, plain: np.ndarray) -> np.ndarray:
-        target = pd.Index(plain, dtype=plain.dtype, tupleize_cols=False)
-        if target.dtype != self.index.dtype and object in (target.dtype, self.index.dtype):
-            codes = self.index.astype(object).get_indexer_for(target.astype(object))
-        else:
-            codes = self.index.get_indexer_for(target)
-        return (codes + FIRST_KNOWN).astype(np.int32)
-
-    def decode(self, codes: np.ndarray) -> pd.Series:
-        """Give the values of codes in the original dtype; padding and unknown become missing."""
-        positions = np.asarray(codes, dtype=np.int64) - FIRST_KNOWN
-        foreign = (positions < -FIRST_KNOWN) | (positions >= len(self.values))
-        if foreign.any():
-            raise ValueError(
-                f"{positions[foreign][0] + FIRST_KNOWN} is no code: they run from 0 to "
-                f"{len(self) - 1}. Decode with the MatchEncoder that encoded."
-            )
-        missing = positions < 0
-        values = self._original_values()
-        if missing.any():
-            positions = np.where(missing, -1, positions)
-            if isinstance(values, np.ndarray) and values.dtype.kind not in "fmMO":
-                values = values.astype(object)  # integers and the like have no missing value
-            taken = pd.api.extensions.take(values, positions, allow_fill=True)
-        else:
-            taken = values.take(positions)
-        return pd.Series(taken, dtype=taken.dtype, copy=False)  # objects stay objects
-
-    def _original_values(self) -> Any:
-        """Give the known values as an array of the original dtype."""
-        values: Any = self.values
-        if self.categories is not None:
-            categories = pd.Index(self.categories._original_values(), tupleize_cols=False)
-            codes = self.categories._lookup_plain(values) - FIRST_KNOWN
-            return pd.Categorical.from_codes(codes, categories, ordered=self.ordered)
-        if str(values.dtype) == self.dtype:
-            return values
-        dtype = pd.api.types.pandas_dtype(self.dtype)
-        if isinstance(dtype, pd.DatetimeTZDtype):
-            values = pd.DatetimeIndex(values, tz="UTC")  # as `_plain_values` left them
-        return pd.Series(values).astype(dtype).array
-
-
-def _not_hashable(column: pd.Series) -> ValueError:
-    value = next((v for v in column if not pd.api.types.is_hashable(v)), column.dtype)
-    return ValueError(
-        f"Column {column.name!r} holds {value!r}, an unhashable {type(value).__name__!r}. "
-        "Use strings, numbers or other hashable values, such as tuples in place of lists."
-    )
-
-
-def _dtype_name(dtype: Any) -> str:
-    """Give a name that pandas reads as the same dtype."""
-    if isinstance(dtype, pd.StringDtype) and dtype.na_value is pd.NA:
-        return f"string[{dtype.storage}]"
-    name = str(dtype)
-    if isinstance(dtype, pd.ArrowDtype):
-        if name == "string[pyarrow]":
-            return "utf8[pyarrow]"  # pandas reads the other name as a StringDtype
-        try:
-            pd.api.types.pandas_dtype(name)
-        except (TypeError, NotImplementedError):  # dictionaries and decimals have no such name
-            return "object"
-    return name
-
-
-def _plain_values(values: Any) -> np.ndarray:
-    """Give values as a numpy array that needs no pandas to be read."""
-    if isinstance(values, pd.Series):
-        values = values.array
-    dtype = values.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
-        values = values.astype(dtype.categories.dtype)
-        return _plain_values(values)
-    if isinstance(dtype, pd.DatetimeTZDtype):
-        return np.asarray(values.tz_convert("UTC").tz_localize(None))
-    if isinstance(dtype, np.dtype):
-        return np.asarray(values)
-    kind = getattr(dtype, "kind", "O")
-    if kind in "iub":
-        # Missing entries only need to be no error here: `lookup` marks them.
-        plain = np.dtype(bool if kind == "b" else f"{kind}8")
-        return values.to_numpy(dtype=plain, na_value=plain.type(0).item())
-    if kind == "f":
-        return values.to_numpy(dtype=float, na_value=np.nan)
-    return np.asarray(values, dtype=object)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,24 +84,18 @@ class Feature:
     mean: float = 0.0
     scale: float = 1.0
 
+    def agrees_with(self, other: Feature) -> bool:
+        """Tell whether codes and numbers mean the same in both."""
+        if self.vocabulary is None or other.vocabulary is None:
+            same = (self.mean, self.scale) == (other.mean, other.scale)
+        else:
+            same = self.vocabulary.agrees_with(other.vocabulary)
+        return same and (self.name, self.kind) == (other.name, other.kind)
+
     @property
     def size(self) -> int:
         """Number of codes; 0 for a numeric feature."""
         return 0 if self.vocabulary is None else len(self.vocabulary)
-
-
-def _agree(features: tuple[Feature, ...], others: tuple[Feature, ...]) -> bool:
-    """Tell whether features of two schemas are the same, coded alike."""
-    return len(features) == len(others) and all(
-        (one.name, one.kind, one.mean, one.scale)
-        == (other.name, other.kind, other.mean, other.scale)
-        and (
-            one.vocabulary is None
-            or other.vocabulary is None
-            or one.vocabulary.agrees_with(other.vocabulary)
-        )
-        for one, other in zip(features, others, strict=True)
-    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -301,8 +130,10 @@ class Schema(_Shared):
         return self is other or (
             self.users.agrees_with(other.users)
             and self.items.agrees_with(other.items)
-            and _agree(self.user_features, other.user_features)
-            and _agree(self.item_features, other.item_features)
+            and len(self.user_features) == len(other.user_features)
+            and len(self.item_features) == len(other.item_features)
+            and all(map(Feature.agrees_with, self.user_features, other.user_features))
+            and all(map(Feature.agrees_with, self.item_features, other.item_features))
         )
 
     def to_frame(self) -> pd.DataFrame:

@@ -64,13 +64,13 @@ class MatchPipeline(Pipeline):
         self : MatchPipeline
         """
         # Nothing fitted is ever changed in place, so that shallow copies are enough.
-        steps: list = list(self.steps)
-        states = [vars(step).copy() for _, step in steps]
+        steps = [*self.named_steps.items()]
+        states = [(step, vars(step).copy()) for _, step in steps if hasattr(step, "__dict__")]
         try:
             return super().fit(X, y, **params)
         except BaseException:
             self.steps = steps
-            for (_, step), state in zip(steps, states, strict=True):
+            for step, state in states:
                 vars(step).clear()
                 vars(step).update(state)
             raise

@@ -11,10 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "skmatch"
 ARROWS = {
     "_version": set(),
     "_validation": set(),
-    "_data": set(),
+    "_vocabulary": set(),
+    "_data": {"_vocabulary"},
     "_nn": {"_nn", "_data"},
     "neighbors": {"_data", "_validation"},
-    "preprocessing": {"_data", "_validation", "preprocessing"},
+    "preprocessing": {"_data", "_validation", "_vocabulary", "preprocessing"},
     "metrics": {"_validation", "metrics"},
     "model_selection": {"_validation"},
     "datasets": {"datasets"},

@@ -109,7 +109,7 @@ def check_answers(model, events, queries, k):
     assert np.isfinite(answer["score"]).all()
     assert ids.shape == (len(queries), min(k, len(catalogue)))
     start = 0
-    for (_, query), row in zip(queries.iterrows(), ids, strict=True):
+    for query, row in zip(queries.to_dict("records"), ids, strict=True):
         unseen = catalogue - seen(events, query)
         n = min(k, len(unseen))
         own = answer[start : start + n]

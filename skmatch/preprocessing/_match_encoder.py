@@ -12,9 +12,6 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skmatch._data import (
-    FIRST_KNOWN,
-    PADDING,
-    UNKNOWN,
     Bag,
     Column,
     Columns,
@@ -22,7 +19,6 @@ from skmatch._data import (
     Feature,
     Samples,
     Schema,
-    Vocabulary,
     is_coded_frame,
 )
 from skmatch._validation import (
@@ -36,6 +32,7 @@ from skmatch._validation import (
     require_column,
     require_rows,
 )
+from skmatch._vocabulary import FIRST_KNOWN, PADDING, UNKNOWN, Vocabulary
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._output import FrameOutputMixin
 

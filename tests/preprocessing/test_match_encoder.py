@@ -548,7 +548,7 @@ def test_a_sparse_matrix_is_refused():
 )
 def test_bad_parameters(params, message):
     with pytest.raises(ValueError, match=message):
-        fit(make_events(name=["Al", "Bo", "Cy"]), **params)
+        fit(make_events(name=["Al", "Bo", "Cy"], level=1), **params)
 
 
 @pytest.mark.parametrize(
