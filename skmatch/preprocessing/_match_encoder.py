@@ -106,6 +106,9 @@ class MatchEncoder(FrameOutputMixin, EventTableMixin, TransformerMixin, BaseEsti
     2     bob       10
     """
 
+    # With metadata routing, the tables reach the encoder through a Pipeline.
+    __metadata_request__fit = {"users": True, "items": True}
+
     _parameter_constraints: dict = {
         "user": "no_validation",  # any hashable value may label a column
         "item": "no_validation",

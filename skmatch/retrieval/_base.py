@@ -28,8 +28,10 @@ class BaseRetriever(
     gives the vectors of users in `_encode`. Everything else is here.
     """
 
-    # `k` reaches `predict` through a Pipeline, also with metadata routing.
+    # With metadata routing, `k` reaches `predict` through a Pipeline, and the tables are the
+    # encoder's; a retriever alone takes them from whoever calls its `fit`.
     __metadata_request__predict = {"k": True}
+    __metadata_request__fit = {"users": False, "items": False}
 
     _OF_ENCODING = (*PlainEventsMixin._OF_ENCODING, "sampler_")
 
