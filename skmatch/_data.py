@@ -8,51 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 
-from skmatch._vocabulary import FIRST_KNOWN, PADDING, Vocabulary
-
-
-def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the integers of all ranges one after another, and the offsets of the ranges."""
-    lengths = stop - start
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    shift = np.repeat(start - offsets[:-1], lengths)
-    return np.arange(offsets[-1], dtype=np.int64) + shift, offsets
-
-
-@dataclass(frozen=True, eq=False)
-class Bag:
-    """Rows of several codes each: row `i` holds ``values[offsets[i]:offsets[i + 1]]``."""
-
-    values: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def from_lists(cls, rows: list[np.ndarray] | list[list[int]]) -> Self:
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        values = np.concatenate(rows) if offsets[-1] else np.empty(0)
-        return cls(values.astype(np.int32), offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def take(self, rows: np.ndarray) -> Bag:
-        """Give some of the rows."""
-        positions, offsets = concatenate_ranges(self.offsets[rows], self.offsets[rows + 1])
-        return Bag(self.values[positions], offsets)
-
-    def to_lists(self) -> list[list[int]]:
-        values = self.values.tolist()
-        bounds = self.offsets.tolist()
-        return [values[a:b] for a, b in pairwise(bounds)]
-
+from skmatch._columns import FIRST_KNOWN, PADDING, Bag, Vocabulary, concatenate_ranges
 
 Column = np.ndarray | Bag
 Columns = dict[Hashable, Column]

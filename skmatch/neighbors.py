@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 
 from skmatch._data import FIRST_KNOWN, Samples, concatenate_ranges
 from skmatch._validation import check_choice
 
 METHODS = ("exact", "pynndescent")
 _BLOCK_SIZE = 2**24  # scores of a block: 64 MiB
+_PART_SIZE = 2**20  # scores that make it worth while to use one more thread
 
 
 class SeenItems(NamedTuple):
@@ -45,9 +49,10 @@ class ItemIndex:
     ----------
     method : {"exact", "pynndescent"}, default="exact"
         "exact" scores every item, in blocks of bounded memory. "pynndescent" searches an
-        approximate graph of neighbours, worth it for large catalogues.
+        approximate graph of neighbours, worth it for large catalogues. The graph is not saved:
+        the first search after loading builds it anew.
     random_state : int or None, default=None
-        Seeds the construction of the graph.
+        Seeds the construction of the graph; the same graph takes the same number of threads.
 
     Attributes
     ----------
@@ -81,11 +86,24 @@ class ItemIndex:
         """
         check_choice("index", self.method, METHODS)
         self.vectors_ = vectors
-        self.graph_ = None
-        # A catalogue smaller than the graph's neighbourhoods is searched exactly.
-        if self.method == "pynndescent" and len(vectors) > 100:
-            self.graph_ = _build_graph(vectors, self.random_state)
+        self.graph_ = self._build_graph()
         return self
+
+    def _build_graph(self) -> Any:
+        # A catalogue smaller than the graph's neighbourhoods is searched exactly.
+        if self.method == "exact" or len(self.vectors_) <= 100:
+            return None
+        from pynndescent import NNDescent  # compiles for half a minute when first imported
+
+        # On vectors that are not normalised "dot" is wrong and "inner_product" right.
+        graph = NNDescent(self.vectors_, metric="inner_product", random_state=self.random_state)
+        graph.prepare()
+        return graph
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The graph is three times as large as the vectors and made of compiled functions: the
+        # first search after loading builds it again.
+        return {name: value for name, value in self.__dict__.items() if name != "graph_"}
 
     def search(
         self, queries: np.ndarray, k: int, seen: SeenItems | None = None
@@ -109,6 +127,8 @@ class ItemIndex:
             Inner products; -inf where no item remains.
         """
         k = min(k, len(self.vectors_))
+        if not hasattr(self, "graph_"):
+            self.graph_ = self._build_graph()
         if self.graph_ is not None:
             return self._search_graph(queries, k, seen)
         positions = np.empty((len(queries), k), dtype=np.int64)
@@ -119,7 +139,7 @@ class ItemIndex:
             block_scores = queries[a:b] @ self.vectors_.T
             if seen is not None:
                 block_scores[seen.pairs(a, b)] = -np.inf
-            positions[a:b], scores[a:b] = top_k(block_scores, k)
+            positions[a:b], scores[a:b] = _top_k_in_threads(block_scores, k)
         return positions, scores
 
     def _search_graph(
@@ -129,7 +149,6 @@ class ItemIndex:
         n_queries, n_items = len(queries), len(self.vectors_)
         n_seen = 0 if seen is None else int((seen.stop - seen.start).max(initial=0))
         n_fetched = min(k + n_seen, n_items)
-        assert self.graph_ is not None
         found, _ = self.graph_.query(queries, k=n_fetched)
         found = found.astype(np.int64)
         scores = np.einsum("qd,qfd->qf", queries, self.vectors_[found]).astype(np.float32)
@@ -147,13 +166,15 @@ class ItemIndex:
         return positions, best_scores
 
 
-def _build_graph(vectors: np.ndarray, random_state: int | None) -> Any:
-    from pynndescent import NNDescent  # compiles for half a minute when first imported
-
-    # On vectors that are not normalised "dot" is wrong and "inner_product" right.
-    graph = NNDescent(vectors, metric="inner_product", random_state=random_state)
-    graph.prepare()
-    return graph
+def _top_k_in_threads(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give what `top_k` gives; numpy selects without the interpreter's lock."""
+    n_parts = min(_openmp_effective_n_threads(), scores.size // _PART_SIZE, len(scores))
+    if n_parts < 2:
+        return top_k(scores, k)
+    with ThreadPoolExecutor(n_parts) as pool:
+        parts = pool.map(top_k, np.array_split(scores, n_parts), repeat(k))
+        best, best_scores = zip(*parts, strict=True)
+    return np.concatenate(best), np.concatenate(best_scores)
 
 
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

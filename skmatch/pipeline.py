@@ -9,10 +9,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import Schema
+from skmatch.persistence import VersionedMixin
 from skmatch.retrieval._base import queries_of
 
 
-class MatchPipeline(Pipeline):
+class MatchPipeline(VersionedMixin, Pipeline):
     """A Pipeline of encoder, sampler and retriever that recommends in the user's own ids.
 
     It is scikit-learn's `~sklearn.pipeline.Pipeline` and adds what that class has no name for;

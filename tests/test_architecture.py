@@ -11,18 +11,20 @@ PACKAGE = Path(__file__).parents[1] / "skmatch"
 ARROWS = {
     "_version": set(),
     "_validation": set(),
-    "_vocabulary": set(),
-    "_data": {"_vocabulary"},
+    "_columns": set(),
+    "_data": {"_columns"},
     "_nn": {"_nn", "_data"},
+    "persistence": {"_version"},
     "neighbors": {"_data", "_validation"},
-    "preprocessing": {"_data", "_validation", "_vocabulary", "preprocessing"},
+    "preprocessing": {"_columns", "_data", "_validation", "persistence", "preprocessing"},
     "metrics": {"_validation", "metrics"},
     "model_selection": {"_validation"},
     "datasets": {"datasets"},
     "retrieval": {
-        "_nn", "_data", "_validation", "neighbors", "preprocessing", "metrics", "retrieval",
+        "_nn", "_data", "_validation", "neighbors", "persistence", "preprocessing", "metrics",
+        "retrieval",
     },
-    "pipeline": {"_data", "retrieval"},
+    "pipeline": {"_data", "persistence", "retrieval"},
 }  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """`ItemIndex` against a sort of all scores."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -113,8 +115,22 @@ def test_pynndescent_is_near_the_exact_answer_and_leaves_out_what_is_seen():
         assert np.mean([len({*a} & {*b}) / 10 for a, b in pairs]) > 0.9
     for i, row in enumerate(positions):
         assert not {*(row + 2).tolist()} & {*seen.items[seen.start[i] : seen.stop[i]].tolist()}
+    loaded = pickle.loads(pickle.dumps(index))
+    assert not hasattr(loaded, "graph_")  # built anew by the first search
+    np.testing.assert_array_equal(loaded.search(queries, 10, seen), index.search(queries, 10, seen))
     # Who has seen nearly all is answered the exact way.
     everything = SeenItems(np.arange(2, 300), np.array([0]), np.array([298]))
     positions, _ = index.search(queries[:1], 5, everything)
     assert {*positions[0].tolist()} == {298, 299, -1}
     assert (positions[0] == -1).sum() == 3
+
+
+def test_threads_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    queries, vectors = rng.normal(size=(50, 4)), rng.normal(size=(30, 4))
+    one = ItemIndex().fit(vectors).search(queries, 5)
+    monkeypatch.setattr(neighbors, "_PART_SIZE", 100)
+    monkeypatch.setattr(neighbors, "_openmp_effective_n_threads", lambda: 3)
+    many = ItemIndex().fit(vectors).search(queries, 5)
+    for expected, got in zip(one, many, strict=True):
+        np.testing.assert_array_equal(got, expected)

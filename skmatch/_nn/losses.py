@@ -1,9 +1,12 @@
-"""Losses as functions of scores: the positive's (R,) and the negatives' (R, N) give (R,).
+"""Losses: each gives one value a row, (R,).
 
-A negative that must not count has the score -inf.
+Pair losses are functions of scores, the positive's (R,) and the negatives' (R, N); a negative that
+must not count has the score -inf. The softmax runs over items that all rows share.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,11 +25,51 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     return softplus(negative - positive[:, None]).sum(1) / n_pairs
 
 
-def softmax(positive: Tensor, negative: Tensor) -> Tensor:
-    """List-wise: cross-entropy of the positive among itself and the negatives."""
-    # One sum over all: that of the negatives alone has no gradient where there are none.
-    every = torch.cat([positive[:, None], negative], 1)
-    return torch.logsumexp(every, 1) - positive
+PAIR_LOSSES = {"bce": bce, "bpr": bpr}
+LOSSES = (*PAIR_LOSSES, "softmax")
 
 
-LOSSES = {"bce": bce, "bpr": bpr, "softmax": softmax}
+class SharedNegatives(NamedTuple):
+    """Negatives that all rows share, and where one of them is a row's own positive."""
+
+    items: Tensor  # (N, V)
+    correction: Tensor  # (N,), added to the scores
+    column: Tensor  # (R,), which of the items may be the row's positive
+    is_own: Tensor  # (R,), whether it is
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Give the scores of users of vectors (R, V), (R, N); -inf at their own positives."""
+        scores = torch.addmm(self.correction, users, self.items.T)
+        own = torch.where(self.is_own, -torch.inf, 0.0).to(scores.dtype)
+        return scores.scatter_add_(1, self.column[:, None], own[:, None])
+
+
+def softmax(users: Tensor, positive: Tensor, negatives: SharedNegatives) -> Tensor:
+    """List-wise: cross-entropy of the positive's score (R,) among itself and the negatives'."""
+    return _Softmax.apply(users, positive, negatives.items, negatives)
+
+
+class _Softmax(torch.autograd.Function):
+    """The loss from vectors to value in one: the matrix of scores is kept once, as shares.
+
+    Autograd alone would keep three of it and take twice the time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, users: Tensor, positive: Tensor, items: Tensor, negatives: SharedNegatives
+    ) -> Tensor:
+        shares = negatives.scores(users)
+        top = torch.maximum(positive, shares.amax(1))
+        shares.sub_(top[:, None]).exp_()
+        own = torch.exp(positive - top)
+        total = own + shares.sum(1)
+        ctx.save_for_backward(users, items, shares, own / total, total)
+        return total.log() + (top - positive)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        users, items, shares, own, total = ctx.saved_tensors
+        (gradient,) = gradients
+        scale = (gradient / total)[:, None]
+        return (shares @ items) * scale, (own - 1) * gradient, shares.T @ (users * scale), None

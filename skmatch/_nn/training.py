@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from skmatch._nn.losses import LOSSES
+from skmatch._nn.losses import PAIR_LOSSES, SharedNegatives, softmax
 from skmatch._nn.negatives import NegativeSampler
+from skmatch._nn.tables import RowAdam, Table
 from skmatch._nn.towers import BagTensor, FeatureTensor, TwoTowers
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
@@ -108,8 +109,13 @@ class Trainer:
         self.lr = lr
         self.rng = rng
         self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=lr, weight_decay=weight_decay, fused=True
+            [weight for weight in network.parameters() if weight.requires_grad],
+            lr=lr,
+            weight_decay=weight_decay,
+            fused=True,
         )
+        tables = [module for module in network.modules() if isinstance(module, Table)]
+        self.row_optimizer = RowAdam(tables, weight_decay)
         self._cut_blocks()
         self.n_steps = max_epochs * math.ceil(len(rows) / batch_size)
         self.step = 0
@@ -143,12 +149,14 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.rows.user.device)
         weight = torch.zeros_like(total)
         for blocks in self._batches():
+            lr = self.lr * one_cycle(self.step / self.n_steps)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.lr * one_cycle(self.step / self.n_steps)
+                group["lr"] = lr
             loss, batch_weight = self._loss(blocks)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
+            self.row_optimizer.step(lr)
             self.step += 1
             total += loss.detach() * batch_weight
             weight += batch_weight
@@ -170,50 +178,50 @@ class Trainer:
             *windows(self.rows, first, row, block, BLOCK_SIZE, self.network.config.max_length),
         )
         weight = self.targets.weight[row]
-        losses = LOSSES[self.loss_name](*self._scores(vectors, self.targets.item[row]))
+        losses = self._losses(vectors / self.temperature, self.targets.item[row])
         batch_weight = weight.sum()
         return (losses * weight).sum() / batch_weight, batch_weight.double()
 
-    def _scores(self, users: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the scores of the positives, (R,), and of the negatives, (R, N)."""
-        users = users / self.temperature
-        if self.sampler.name == "all":
-            return self._scores_of_all(users, positive)
+    def _losses(self, users: Tensor, positive: Tensor) -> Tensor:
+        """Give the loss of each row, (R,); users come divided by the temperature."""
         if self.loss_name == "softmax":
-            return self._scores_of_shared(users, positive)
-        n_rows = len(positive)
-        negative = self._draw((n_rows, self.neg_ratio), positive)
-        items, place = self._encode_distinct(positive, negative.flatten())
-        positive_score = (users * embedding(place[:n_rows], items)).sum(1)
-        negatives = embedding(place[n_rows:].view(n_rows, -1), items)  # (R, N, V)
-        scores = torch.einsum("rv,rnv->rn", users, negatives)
-        return positive_score, scores.masked_fill(negative == positive[:, None], -torch.inf)
+            return softmax(users, *self._shared(users, positive))
+        return PAIR_LOSSES[self.loss_name](*self._pairs(users, positive))
 
-    def _scores_of_shared(self, users: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-        """Score every row against the distinct negatives that the whole step shares.
+    def _pairs(self, users: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the scores of the positives, (R,), and of each row's own negatives, (R, N)."""
+        if self.sampler.name == "all":
+            positive_score, negatives = self._shared(users, positive)
+            return positive_score, negatives.scores(users)
+        n_rows = len(positive)
+        negative = self._draw((self.neg_ratio, n_rows), positive)
+        items, place = self._encode_distinct(positive, negative.flatten())
+        candidates = embedding(place, items).view(1 + self.neg_ratio, n_rows, -1)
+        scores = (candidates * users).sum(2)
+        return scores[0], scores[1:].masked_fill(negative == positive, -torch.inf).T
+
+    def _shared(self, users: Tensor, positive: Tensor) -> tuple[Tensor, SharedNegatives]:
+        """Give the scores of the positives, (R,), and the negatives that all rows share.
 
         An item drawn c times in K draws of probability q stands for c / (K q) items: with that
         weight the sum over the draws estimates the sum over the catalogue (logQ correction).
         """
-        n_draws = SHARED_ROWS * self.neg_ratio
-        drawn = positive if self.sampler.name == "in_batch" else self._draw((n_draws,), positive)
-        negative, count = torch.unique(drawn, return_counts=True)
+        if self.sampler.name == "all":
+            negative = torch.arange(2, self.sampler.n_items + 2, device=positive.device)
+            correction = torch.zeros(len(negative), device=positive.device)
+        else:
+            in_batch = self.sampler.name == "in_batch"
+            n_draws = SHARED_ROWS * self.neg_ratio
+            drawn = positive if in_batch else self._draw((n_draws,), positive)
+            negative, count = torch.unique(drawn, return_counts=True)
+            correction = torch.log(count / len(drawn)) - self.sampler.log_probability[negative - 2]
         items, place = self._encode_distinct(positive, negative)
-        positive_score = (users * embedding(place[: len(positive)], items)).sum(1)
-        share = torch.log(count / len(drawn))
-        correction = share - self.sampler.log_probability[negative - 2]
-        scores = torch.addmm(correction, users, embedding(place[len(positive) :], items).T)
+        n_rows = len(positive)
+        positive_score = (users * embedding(place[:n_rows], items)).sum(1)
         column = torch.searchsorted(negative, positive).clamp_(max=len(negative) - 1)
-        hit = torch.nonzero(negative[column] == positive).squeeze(1)
-        scores[hit, column[hit]] = -torch.inf
-        return positive_score, scores
-
-    def _scores_of_all(self, users: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-        """Score every row against the whole catalogue."""
-        codes = torch.arange(2, self.sampler.n_items + 2, device=positive.device)
-        scores = users @ self._encode_items(codes).T
-        place = positive[:, None] - 2
-        return scores.gather(1, place).squeeze(1), scores.scatter(1, place, -torch.inf)
+        return positive_score, SharedNegatives(
+            embedding(place[n_rows:], items), correction, column, negative[column] == positive
+        )
 
     def _draw(self, shape: tuple[int, ...], positive: Tensor) -> Tensor:
         if self.sampler.name != "in_batch":

@@ -11,8 +11,8 @@ import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skmatch._columns import FIRST_KNOWN, PADDING, UNKNOWN, Bag, Vocabulary
 from skmatch._data import (
-    Bag,
     Column,
     Columns,
     Events,
@@ -32,7 +32,7 @@ from skmatch._validation import (
     require_column,
     require_rows,
 )
-from skmatch._vocabulary import FIRST_KNOWN, PADDING, UNKNOWN, Vocabulary
+from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._output import FrameOutputMixin
 
@@ -44,7 +44,9 @@ MAX_STANDARDISED = 1e6  # no number of fewer than 1e12 is so many deviations fro
 LABELS = [list, tuple, np.ndarray, pd.Index]  # no sets: the order of features must not be chance
 
 
-class MatchEncoder(FrameOutputMixin, EventTableMixin, TransformerMixin, BaseEstimator):
+class MatchEncoder(
+    FrameOutputMixin, EventTableMixin, TransformerMixin, VersionedMixin, BaseEstimator
+):
     """Encode a table of events: ids and features become integer codes that can be decoded.
 
     The columns are named here and nowhere else in a program: every later step reads their roles

@@ -22,13 +22,16 @@ from skmatch._data import (
     concatenate_ranges,
 )
 from skmatch._validation import check_choice, require_rows
+from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._output import FrameOutputMixin
 from skmatch.preprocessing._plain_events import PlainEventsMixin
 
 NEGATIVES = ("uniform", "popularity", "log", "zipf", "in_batch", "all")
 
 
-class SequenceSampler(FrameOutputMixin, PlainEventsMixin, TransformerMixin, BaseEstimator):
+class SequenceSampler(
+    FrameOutputMixin, PlainEventsMixin, TransformerMixin, VersionedMixin, BaseEstimator
+):
     """Give each event the history before it, and say how a retriever draws negatives.
 
     One row comes out for one row in. Histories are pairs (start, stop) into one array of events,

@@ -15,12 +15,18 @@ from sklearn.utils.validation import check_is_fitted
 from skmatch._data import FIRST_KNOWN, PADDING, Events, Samples, is_coded_frame
 from skmatch._validation import as_series, check_k, require_rows
 from skmatch.neighbors import ItemIndex, SeenItems
+from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing import SequenceSampler
 from skmatch.preprocessing._plain_events import PlainEventsMixin
 
 
 class BaseRetriever(
-    PlainEventsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
+    PlainEventsMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    VersionedMixin,
+    BaseEstimator,
+    ABC,
 ):
     """Base class of retrievers.
 

@@ -26,6 +26,8 @@ from skmatch.neighbors import METHODS, ItemIndex, SeenItems
 from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._progress import progress_bar
 
+FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampled
+
 PARAMETERS = """\
 activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
     Activation after each layer but the last.
@@ -70,7 +72,8 @@ random_state : int, RandomState instance or None, default=None
 verbose : bool or int, default=False
     Whether to show a progress bar, in a terminal or a notebook.
 index : {"exact", "pynndescent"}, default="exact"
-    How the nearest items are found; see `skmatch.neighbors.ItemIndex`.
+    How the nearest items are found; see `skmatch.neighbors.ItemIndex`. The graph of "pynndescent"
+    is not saved: the first search after loading builds it anew.
 k : int, default=10
     Number of items that `predict` and `recommend` give for a query."""
 
@@ -252,6 +255,7 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
             weight_decay=float(self.weight_decay),
             max_epochs=int(self.max_epochs),
         )
+        self._warn_of_full_softmax(samples)
         trainer = engine.trainer(samples, training, weight, options)
         held_out = samples.take(validation)
         curves = self._first_curves()
@@ -280,6 +284,19 @@ class NeuralRetriever(CallbackSupportMixin, BaseRetriever):
         self._set_learnt(fitted())
         self._engine = self._serving_engine()
         return self
+
+    def _warn_of_full_softmax(self, samples: Samples) -> None:
+        n_items = len(samples.schema.items.values)
+        n_bytes = 4 * int(self.batch_size) * n_items
+        if samples.sampling.negatives == "all" and n_bytes > FULL_SOFTMAX_BYTES:
+            warnings.warn(
+                f"negatives='all' scores {self.batch_size:,} rows against {n_items:,} items in "
+                f"each step, {n_bytes / 2**30:.1f} GiB at a time; say negatives='popularity' in "
+                "SequenceSampler, whose cost does not grow with the catalogue, or lower "
+                "batch_size.",
+                UserWarning,
+                stacklevel=5,
+            )
 
     def _network_config(self, samples: Samples, dims: tuple[int, ...]) -> NetworkConfig:
         schema = samples.schema

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skmatch._nn.losses import LOSSES
+from skmatch._nn.losses import LOSSES, PAIR_LOSSES, SharedNegatives, softmax
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -20,11 +20,29 @@ def formula(name, positive, negative):
     return -np.log(np.exp(positive) / np.exp(scores).sum())
 
 
+def loss_of(name, positive, negative):
+    """Give the losses of one row or more; a column of -inf is the own positive of all rows."""
+    if name != "softmax":
+        return PAIR_LOSSES[name](positive, negative)
+    # Scores become those of items that all rows share: a row is the unit vector of its own score.
+    own = negative == -torch.inf
+    losses = []
+    for row in range(len(positive)):
+        finite = torch.where(own[row], 0.0, negative[row])
+        column = own[row].nonzero()[:1, 0] if own[row].any() else torch.zeros(1, dtype=torch.int64)
+        shared = SharedNegatives(
+            finite[:, None], torch.zeros_like(finite), column, own[row].any()[None]
+        )
+        one = torch.ones(1, 1, dtype=positive.dtype)
+        losses.append(softmax(one, positive[row : row + 1], shared))
+    return torch.cat(losses)
+
+
 @every_loss
 def test_value_is_that_of_the_formula(name):
     rng = np.random.default_rng(0)
     positive, negative = rng.normal(size=6), rng.normal(size=(6, 4))
-    losses = LOSSES[name](torch.tensor(positive), torch.tensor(negative))
+    losses = loss_of(name, torch.tensor(positive), torch.tensor(negative))
     expected = [formula(name, p, n) for p, n in zip(positive, negative, strict=True)]
     np.testing.assert_allclose(losses, expected)
 
@@ -33,13 +51,11 @@ def test_value_is_that_of_the_formula(name):
 def test_a_negative_of_minus_infinity_does_not_count(name):
     positive = torch.tensor([0.3, -1.0], dtype=torch.float64, requires_grad=True)
     negative = torch.tensor(
-        [[0.5, -torch.inf, 1.5], [-torch.inf, -torch.inf, 0.2]],
-        dtype=torch.float64,
-        requires_grad=True,
+        [[0.5, -torch.inf, 1.5], [0.4, -torch.inf, 0.2]], dtype=torch.float64, requires_grad=True
     )
-    losses = LOSSES[name](positive, negative)
+    losses = loss_of(name, positive, negative)
     losses.sum().backward()
-    expected = [formula(name, 0.3, np.array([0.5, 1.5])), formula(name, -1.0, np.array([0.2]))]
+    expected = [formula(name, 0.3, np.array([0.5, 1.5])), formula(name, -1.0, np.array([0.4, 0.2]))]
     np.testing.assert_allclose(losses.detach(), expected)
     assert torch.isfinite(positive.grad).all()
     assert torch.equal(negative.grad == 0, negative == -torch.inf)
@@ -48,8 +64,8 @@ def test_a_negative_of_minus_infinity_does_not_count(name):
 @every_loss
 def test_a_row_without_negatives_is_finite(name):
     positive = torch.tensor([0.3], requires_grad=True)
-    negative = torch.full((1, 3), -torch.inf, requires_grad=True)
-    loss = LOSSES[name](positive, negative)
+    negative = torch.full((1, 1), -torch.inf, requires_grad=True)
+    loss = loss_of(name, positive, negative)
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert torch.isfinite(positive.grad).all()
@@ -61,7 +77,7 @@ def test_a_row_without_negatives_is_finite(name):
 def test_extreme_scores_give_finite_losses_and_gradients(name, sign):
     positive = torch.tensor([sign * 1e6], requires_grad=True)
     negative = torch.tensor([[-sign * 1e6, -sign * 1e6]], requires_grad=True)
-    loss = LOSSES[name](positive, negative)
+    loss = loss_of(name, positive, negative)
     loss.sum().backward()
     for values in (loss, positive.grad, negative.grad):
         assert torch.isfinite(values).all()
@@ -72,6 +88,24 @@ def test_extreme_scores_give_finite_losses_and_gradients(name, sign):
 def test_loss_falls_with_the_positive_and_rises_with_a_negative(name):
     positive = torch.tensor([0.1], requires_grad=True)
     negative = torch.tensor([[0.2, -0.3]], requires_grad=True)
-    LOSSES[name](positive, negative).sum().backward()
+    loss_of(name, positive, negative).sum().backward()
     assert (positive.grad < 0).all()
     assert (negative.grad > 0).all()
+
+
+def test_gradients_of_the_softmax_are_those_of_autograd():
+    torch.manual_seed(0)
+    users, items = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 4))
+    positive = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    column = torch.tensor([0, 3, 1, 2, 2])
+    is_own = torch.tensor([True, False, True, True, False])
+    correction = torch.randn(4, dtype=torch.float64)
+
+    def loss(users, positive, items):
+        return softmax(users, positive, SharedNegatives(items, correction, column, is_own))
+
+    torch.autograd.gradcheck(loss, (users, positive, items))
+    shared = SharedNegatives(items, correction, column, is_own)
+    every = torch.cat([positive[:, None], shared.scores(users)], 1)
+    expected = torch.logsumexp(every, 1) - positive
+    torch.testing.assert_close(loss(users, positive, items), expected)

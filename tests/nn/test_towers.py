@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from skmatch._nn.negatives import NegativeSampler
+from skmatch._nn.tables import Table
 from skmatch._nn.towers import BagTensor, Dropout, FeatureSpec, NetworkConfig, TwoTowers, make_mlp
 from skmatch._nn.training import FeatureSource, Rows, Targets, Trainer, encode_catalogue
 
@@ -77,7 +78,9 @@ def test_missing_values_give_finite_gradients():
     network = make_network()
     sum(vectors[:, 0].sum() for vectors in encode(network)).backward()
     for parameter in network.parameters():
-        assert torch.isfinite(parameter.grad).all()
+        assert not parameter.requires_grad or torch.isfinite(parameter.grad).all()
+    for table in (module for module in network.modules() if isinstance(module, Table)):
+        assert all(torch.isfinite(rows.grad).all() for _, rows in table.touched)
 
 
 def test_a_missing_number_differs_from_zero():
@@ -166,7 +169,7 @@ def test_dropout_follows_from_its_generator_alone():
 
 
 def tables(network):
-    return [m.weight for m in network.modules() if isinstance(m, torch.nn.Embedding)]
+    return [m.weight for m in network.modules() if isinstance(m, Table)]
 
 
 def test_padding_and_unknown_start_at_zero_and_all_else_does_not():

@@ -103,6 +103,15 @@ def unit_vectors(n, seed=0):
     return torch.nn.functional.normalize(vectors, dim=1)
 
 
+def scores_of(trainer, users, positive):
+    """Give the scores of the positives and of the negatives as the loss reads them."""
+    if trainer.loss_name != "softmax":
+        return trainer._pairs(users / trainer.temperature, positive)
+    users = users / trainer.temperature
+    own, shared = trainer._shared(users, positive)
+    return own, shared.scores(users)
+
+
 def weights_of(trainer):
     return {name: value.clone() for name, value in trainer.network.state_dict().items()}
 
@@ -115,7 +124,7 @@ def weights_of(trainer):
 def test_scores_are_the_cosines_over_the_temperature(loss, negatives):
     users, positive = unit_vectors(5), torch.tensor([2, 3, 4, 4, 9])
     cold, warm = (
-        make_trainer(loss=loss, negatives=negatives, temperature=t)._scores(users, positive)
+        scores_of(make_trainer(loss=loss, negatives=negatives, temperature=t), users, positive)
         for t in (0.5, 1.0)
     )
     trainer = make_trainer()
@@ -142,7 +151,7 @@ def test_a_negative_equal_to_the_own_positive_is_masked(loss, negatives):
     # Every user is the vector of the own positive, whose cosine is 1 and no other's.
     users = encode_catalogue(trainer.network, trainer.item_features, positive)
     trainer.sampler.log_probability.fill_(-math.log(N_ITEMS))
-    own, others = trainer._scores(users, positive)
+    own, others = scores_of(trainer, users, positive)
     torch.testing.assert_close(own, torch.ones(N_ITEMS))
     assert (others == -torch.inf).any(1).all()
     if loss != "softmax" or negatives in ("all", "in_batch"):  # no correction is left
@@ -168,7 +177,7 @@ def test_shared_draws_estimate_the_sum_over_the_catalogue(monkeypatch, negatives
     for _ in range(n_steps):
         others = torch.multinomial(share, n_others, replacement=True, generator=generator) + 2
         everyone = torch.cat([users, users[:1].expand(n_others, -1)])
-        _, scores = trainer._scores_of_shared(everyone, torch.cat([own, others]))
+        _, scores = scores_of(trainer, everyone, torch.cat([own, others]))
         total += scores[:3].exp().sum(1)
     every = (users @ table.T).exp()
     expected = every.sum(1) - every.gather(1, own[:, None] - 2).squeeze(1)
@@ -180,7 +189,7 @@ def test_shared_draws_estimate_the_sum_over_the_catalogue(monkeypatch, negatives
 def test_all_scores_every_other_item_once():
     trainer = make_trainer(negatives="all", temperature=1.0)
     users, positive = unit_vectors(2), torch.tensor([2, 13])
-    own, others = trainer._scores(users, positive)
+    own, others = scores_of(trainer, users, positive)
     items = encode_catalogue(trainer.network, trainer.item_features, torch.arange(N_ITEMS) + 2)
     every = users @ items.T
     torch.testing.assert_close(own, every.gather(1, positive[:, None] - 2).squeeze(1))

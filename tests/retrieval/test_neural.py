@@ -202,3 +202,14 @@ def test_bad_calls():
     samples = SequenceSampler().fit_transform(EVENTS)
     with pytest.raises(ValueError, match=r"fitted on Samples.*make_match_pipeline"):
         DSSMRetriever(**SMALL).fit(samples).predict(EVENTS)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_full_softmax_that_cannot_scale_is_told(monkeypatch):
+    samples = SequenceSampler(negatives="all").fit_transform(EVENTS)
+    DSSMRetriever(**SMALL).fit(samples)
+    monkeypatch.setattr("skmatch.retrieval._neural.FULL_SOFTMAX_BYTES", 1000)
+    n_items = EVENTS["item_id"].nunique()
+    with pytest.warns(UserWarning, match=rf"2,048 rows against {n_items} items .* 0\.0 GiB"):
+        DSSMRetriever(**SMALL).fit(samples)
+    DSSMRetriever(**SMALL).fit(SequenceSampler().fit_transform(EVENTS))

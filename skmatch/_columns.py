@@ -1,16 +1,55 @@
-"""`Vocabulary`: the distinct values of a column and their codes.
+"""How columns are coded: `Vocabulary`, and `Bag` for cells that hold several codes.
 
 Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+
+
+def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the integers of all ranges one after another, and the offsets of the ranges."""
+    lengths = stop - start
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    shift = np.repeat(start - offsets[:-1], lengths)
+    return np.arange(offsets[-1], dtype=np.int64) + shift, offsets
+
+
+@dataclass(frozen=True, eq=False)
+class Bag:
+    """Rows of several codes each: row `i` holds ``values[offsets[i]:offsets[i + 1]]``."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_lists(cls, rows: list[np.ndarray] | list[list[int]]) -> Self:
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        values = np.concatenate(rows) if offsets[-1] else np.empty(0)
+        return cls(values.astype(np.int32), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, rows: np.ndarray) -> Bag:
+        """Give some of the rows."""
+        positions, offsets = concatenate_ranges(self.offsets[rows], self.offsets[rows + 1])
+        return Bag(self.values[positions], offsets)
+
+    def to_lists(self) -> list[list[int]]:
+        values = self.values.tolist()
+        bounds = self.offsets.tolist()
+        return [values[a:b] for a, b in pairwise(bounds)]
 
 
 class Vocabulary:
@@ -66,7 +105,20 @@ class Vocabulary:
         return self is other or np.array_equal(self.values, other.values)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_index": None}  # the hash table is made anew where needed
+        state = self.__dict__ | {"_index": None}  # the hash table is made anew where needed
+        if self.values.dtype == object and all(type(value) is str for value in self.values):
+            # Two plain arrays instead of many objects.
+            encoded = [value.encode("utf-8", "surrogatepass") for value in self.values]
+            offsets = np.cumsum([0, *map(len, encoded)])
+            state["values"] = Bag(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.values, Bag):
+            encoded, bounds = self.values.values.tobytes(), self.values.offsets.tolist()
+            strings = [encoded[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(bounds)]
+            self.values = np.array(strings, dtype=object)
 
     @property
     def index(self) -> pd.Index:

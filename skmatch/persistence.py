@@ -1,0 +1,219 @@
+"""Saving and loading: what a file holds, and which way of saving to use when.
+
+Whatever is fitted, or not, is saved as any scikit-learn estimator is: transformers, retrievers,
+pipelines and searches over them. A loaded one recommends as the saved one did, bit for bit, also
+where it was trained on a GPU and there is none.
+
+joblib
+    ``joblib.dump(pipe, "pipe.joblib")``, then `load`. For your own files: the fastest, and it takes
+    ids of every type. Loading such a file runs code that the file names, so never load one from
+    elsewhere. The modules ``pickle`` and ``cloudpickle`` save the same; `load` reads theirs, too.
+skops
+    ``skops.io.dump(pipe, "pipe.skops")``, then
+    ``skops.io.load("pipe.skops", trusted=skmatch.persistence.TRUSTED_TYPES)``. For files from
+    elsewhere: nothing in the file is executed, and a type that `TRUSTED_TYPES` does not list is
+    refused. Somewhat slower and larger. What it cannot hold, use joblib for:
+
+    - Ids and categories may be strings, bytes, numbers, booleans, datetimes, timedeltas,
+      `uuid.UUID`, `datetime.date`, `decimal.Decimal` and tuples of them. Others, such as intervals,
+      periods and frozensets, are refused at loading, unless you add their types to the list.
+    - `pandas.Timestamp` and `pandas.Timedelta` objects cannot be loaded. Give a column of ids a
+      datetime dtype, and write parameters such as ``cutoffs`` as strings.
+    - A `pandas.Index` or a callback as a parameter is refused, as is a `joblib.Memory`, for which
+      the name of its folder will do.
+    - Labels of feature columns have to be strings or integers.
+
+A file holds the ids of users and items, the latest values of their features, the items (and times)
+of all events in the order of users, which are the histories, the weights of the network and the
+vectors of the items. It holds no state of the optimizer, no training rows or batches, no hash
+tables, and of an approximate index nothing but the vectors: its graph is built anew by the first
+search, and is the same where as many threads build it.
+
+Each file carries the version of skmatch that made it; another version warns when it loads it.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import joblib
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import InconsistentVersionWarning
+
+from skmatch._version import __version__
+
+TRUSTED_TYPES = [
+    "skmatch._columns.Bag",
+    "skmatch._columns.Vocabulary",
+    "skmatch._data.EventLog",
+    "skmatch._data.Feature",
+    "skmatch._data.NegativeSampling",
+    "skmatch._data.Schema",
+    "skmatch.metrics._scorer.TopKScorer",
+    "skmatch.model_selection.LeaveLastOut",
+    "skmatch.model_selection.TemporalSplit",
+    "skmatch.neighbors.ItemIndex",
+    "skmatch.pipeline.MatchPipeline",
+    "skmatch.preprocessing._match_encoder.MatchEncoder",
+    "skmatch.preprocessing._sequence_sampler.SequenceSampler",
+    "skmatch.retrieval._dssm.DSSMRetriever",
+    "skmatch.retrieval._popularity.PopularityRetriever",
+    "skmatch.retrieval._youtube_dnn.YoutubeDNNRetriever",
+    # ids of these types: values without behaviour
+    "datetime.date",
+    "datetime.datetime",
+    "decimal.Decimal",
+    "uuid.UUID",
+]
+
+# How files begin: a pickle of protocol 2 or later, or one of joblib's compressors.
+_PICKLE = b"\x80"
+_COMPRESSED = (
+    *(b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"),  # zlib
+    b"\x1f\x8b",  # gzip
+    b"BZh",
+    b"\xfd7zXZ\x00",
+    b"]\x00\x00",  # lzma
+    b"\x04\x22M\x18",  # lz4
+)
+_ZIP = b"PK\x03\x04"
+
+
+class SkmatchVersionWarning(InconsistentVersionWarning):
+    """Warning that a file was saved by another version of skmatch.
+
+    Parameters
+    ----------
+    estimator_name : str
+        Class of the estimator in the file.
+    original_version : str
+        Version of skmatch that saved the file.
+
+    Examples
+    --------
+    >>> from skmatch.persistence import SkmatchVersionWarning
+    >>> warning = SkmatchVersionWarning(estimator_name="MatchEncoder", original_version="0.0.1")
+    >>> warning.original_version
+    '0.0.1'
+    """
+
+    def __init__(self, *, estimator_name: str, original_version: str):
+        self.estimator_name = estimator_name
+        self.original_version = original_version
+
+    def __str__(self) -> str:
+        return (
+            f"{self.estimator_name} was saved by skmatch {self.original_version} and is loaded by "
+            f"skmatch {__version__}: its answers may differ or fail. Install "
+            f"skmatch=={self.original_version}, or fit and save it again with this version."
+        )
+
+
+class VersionedMixin:
+    """State of an estimator with the version of skmatch that saved it.
+
+    Before `sklearn.base.BaseEstimator` among the base classes, which does the same for the
+    estimators of scikit-learn only.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_skmatch_version": __version__}  # type: ignore[dict-item]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        version = state.pop("_skmatch_version", "unknown")
+        if version != __version__:
+            warnings.warn(
+                SkmatchVersionWarning(estimator_name=type(self).__name__, original_version=version),
+                stacklevel=2,
+            )
+        super().__setstate__(state)  # type: ignore[misc]
+
+
+def load(path: str | os.PathLike) -> Any:
+    """Load what ``joblib.dump`` saved, with an error that says what is wrong with another file.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file of your own. Loading one runs code that it names: for files from elsewhere use
+        skops, as the documentation of this module says.
+
+    Returns
+    -------
+    estimator : estimator instance
+        A transformer, retriever, pipeline or search, fitted if the saved one was.
+
+    Raises
+    ------
+    ValueError
+        If the file is truncated or damaged, is no file of joblib, needs what is not installed,
+        or holds something that has no part of skmatch.
+
+    Warns
+    -----
+    SkmatchVersionWarning
+        If another version of skmatch saved the file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import joblib
+    >>> from skmatch import PopularityRetriever
+    >>> from skmatch.persistence import load
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "popularity.joblib"
+    ...     _ = joblib.dump(PopularityRetriever(k=3), path)
+    ...     load(path)
+    PopularityRetriever(k=3)
+    """
+    path = os.fspath(path)
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if not head.startswith((_PICKLE, *_COMPRESSED)):
+        raise ValueError(f"{path!r} {_describe(head)}")
+    try:
+        loaded = joblib.load(path)
+    except MemoryError:
+        raise
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{path!r} needs what is not here ({type(error).__name__}: {error}). Install the "
+            "packages and the version of skmatch that it was saved with; with those in place, the "
+            "file is damaged."
+        ) from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise ValueError(
+            f"{path!r} is truncated or damaged: reading it failed with {type(error).__name__} "
+            f"({error}). Copy it again from where it was saved, or save it again with joblib.dump."
+        ) from error
+    if not _is_of_skmatch(loaded):
+        kind = type(loaded)
+        raise ValueError(
+            f"{path!r} holds a {kind.__module__}.{kind.__qualname__}, which is neither an "
+            "estimator of skmatch nor a pipeline or search with one. Check the path, or load it "
+            "with joblib.load."
+        )
+    return loaded
+
+
+def _describe(head: bytes) -> str:
+    """Say what a file is that joblib did not make, and what to do."""
+    if not head:
+        return "is empty. Copy it again from where it was saved, or save it with joblib.dump."
+    if head.startswith(_ZIP):
+        return (
+            "is a zip archive, as skops makes them; load it with "
+            "skops.io.load(path, trusted=skmatch.persistence.TRUSTED_TYPES)."
+        )
+    return f"is no file of joblib or pickle: it begins with {head!r}. Check the path."
+
+
+def _is_of_skmatch(value: Any) -> bool:
+    if not isinstance(value, BaseEstimator):
+        return False
+    parts = [value, *value.get_params().values()]
+    return any(isinstance(part, VersionedMixin) for part in parts)
