@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_hashable
 from sklearn.utils import check_array
 
 DEFAULT_TIME = "timestamp"
@@ -29,26 +31,81 @@ def read_table(
     the names of user, item and time, further ones keep their position as label. A role given as an
     integer that is no label of the frame is a position, as in ``ColumnTransformer``.
     """
+    for parameter, role in (("user", user), ("item", item), ("time", time)):
+        if not is_hashable(role):
+            raise ValueError(
+                f"{parameter}={role!r} labels no column: give one label, such as a string."
+            )
     if isinstance(X, pd.DataFrame):
-        if not X.columns.is_unique:
-            twice = X.columns[X.columns.duplicated()][0]
-            raise ValueError(f"Column {twice!r} occurs more than once in X: rename or drop one.")
+        check_columns(X, "X")
         frame = X
         labels = [_label_at(frame, role) for role in (user, item, time)]
     else:
-        values = check_array(
-            X, dtype=None, ensure_all_finite=False, ensure_min_samples=0, estimator=estimator
-        )
+        values = read_array(X, estimator)
         names = [0, 1, 2]
         for position, role in enumerate((user, item, time)):
             if isinstance(role, str):
                 names[position] = role  # type: ignore[call-overload]
         columns = (names + list(range(3, values.shape[1])))[: values.shape[1]]
-        frame = pd.DataFrame(values, columns=pd.Index(columns, dtype=object), copy=False)
+        names_of_columns = pd.Index(columns, dtype=object)
+        try:
+            frame = pd.DataFrame(values, columns=names_of_columns, copy=False)
+        except UnicodeEncodeError:  # pandas' own dtype of text holds no surrogates
+            frame = pd.DataFrame(values, columns=names_of_columns, dtype=object)
         labels = [user, item, time if values.shape[1] > 2 else None]
     if time == DEFAULT_TIME and labels[2] not in frame.columns:
         labels[2] = None
-    return frame, Roles(*labels)
+    roles = Roles(*labels)
+    for one, other in (("user", "item"), ("user", "time"), ("item", "time")):
+        if getattr(roles, one) == getattr(roles, other):
+            raise ValueError(
+                f"{one} and {other} are both the column {getattr(roles, one)!r}: name a column "
+                "for each."
+            )
+    return frame, roles
+
+
+def check_columns(table: pd.DataFrame, name: str) -> None:
+    """Raise where a label does not stand for one column."""
+    if table.columns.nlevels > 1:
+        raise ValueError(
+            f"{name} has columns of {table.columns.nlevels} levels, such as "
+            f"{table.columns[0]!r}: give each column one label."
+        )
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise ValueError(f"Column {twice!r} occurs more than once in {name}: rename or drop one.")
+
+
+def as_series(values: Any, name: Hashable = None) -> pd.Series:
+    """Give values as a column that holds each of them as it is."""
+    if isinstance(values, pd.Series):
+        return values
+    try:
+        if hasattr(values, "dtype"):
+            return pd.Series(values, name=name)
+        # By way of objects: a list of integers and None would become floats.
+        return pd.Series(values, name=name, dtype=object).infer_objects()
+    except UnicodeEncodeError:  # pandas' own dtype of text holds no surrogates
+        return pd.Series(values, name=name, dtype=object)
+
+
+def read_array(X: Any, estimator: Any = None) -> np.ndarray:
+    """Give a table that is no frame as an array of two dimensions."""
+    try:
+        return check_array(
+            X, dtype=None, ensure_all_finite=False, ensure_min_samples=0, estimator=estimator
+        )
+    except (TypeError, ValueError) as error:
+        shape = getattr(X, "shape", None)
+        what = reprlib.repr(X) if shape is None else f"of shape {shape}"
+        reason = str(error).splitlines()[0].rstrip(":")
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"X is no table of events but a {type(X).__name__} {what} ({reason}). Give a "
+            "DataFrame. Reshape your data if it is an array: it has two dimensions, and its "
+            "columns are user, item and time."
+        ) from None
 
 
 def _label_at(frame: pd.DataFrame, role: Hashable) -> Hashable:
@@ -96,16 +153,24 @@ def read_times(column: pd.Series) -> tuple[np.ndarray, str]:
         plain = pd.DatetimeIndex(column)
         if plain.tz is not None:
             plain = plain.tz_convert("UTC").tz_localize(None)
-        times = plain.as_unit("ns").asi8.copy()
+        try:
+            times = plain.as_unit("ns").asi8.copy()
+        except pd.errors.OutOfBoundsDatetime as error:
+            raise ValueError(
+                f"The time column {column.name!r} holds a time that nanoseconds in 64 bits do not "
+                f"reach ({error}). Use times from {pd.Timestamp.min.year + 1} to "
+                f"{pd.Timestamp.max.year - 1}, or numbers."
+            ) from None
         times[missing] = np.iinfo(np.int64).max
         return times, "datetime"
     if pd.api.types.is_bool_dtype(dtype) or not pd.api.types.is_numeric_dtype(dtype):
-        if missing.all() and len(column):
-            return np.full(len(column), np.iinfo(np.int64).max), "none"
-        example = column[~missing].tolist()[0] if len(column) else None
+        if missing.all():
+            return np.full(len(column), np.inf), "none"
+        by_type = {type(value): value for value in column[~missing].tolist()[::-1]}
+        examples = " and ".join(repr(value) for value in list(by_type.values())[:-3:-1])
         raise ValueError(
             f"The time column {column.name!r} has dtype {dtype}, which has no order in time "
-            f"(it holds {example!r}). Convert it with pd.to_datetime or to numbers."
+            f"(it holds {examples}). Convert it with pd.to_datetime, or to numbers of 64 bits."
         )
     if pd.api.types.is_complex_dtype(dtype):
         raise ValueError(f"The time column {column.name!r} is complex; give real numbers.")
@@ -130,3 +195,31 @@ def check_k(k: Any) -> int:
             f"k={k!r} must be an integer number of items: use an integer of at least 1."
         )
     return int(k)
+
+
+def require_rows(n_rows: int) -> None:
+    """Raise where a table has no rows."""
+    if not n_rows:
+        raise ValueError(
+            "X has 0 sample(s), but a minimum of 1 is required: give at least one event."
+        )
+
+
+def check_weights(sample_weight: Any, n_rows: int) -> np.ndarray:
+    """Give the weight of each row, 1 where none is given."""
+    if sample_weight is None:
+        return np.ones(n_rows)
+    remedy = f"give one number of at least 0 for each of the {n_rows:,} rows, not all of them 0."
+    try:
+        weight = np.asarray(sample_weight, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight holds what is no number ({error}): {remedy}") from None
+    if weight.shape != (n_rows,):
+        raise ValueError(f"sample_weight has shape {weight.shape}: {remedy}")
+    wrong = ~((weight >= 0) & np.isfinite(weight))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"sample_weight holds {weight[row]} in row {row}: {remedy}")
+    if not weight.any():
+        raise ValueError(f"sample_weight is zero in every row: {remedy}")
+    return weight

@@ -45,12 +45,12 @@ from sklearn.exceptions import InconsistentVersionWarning
 from skmatch._version import __version__
 
 TRUSTED_TYPES = [
-    "skmatch._data.Bag",
+    "skmatch._columns.Bag",
+    "skmatch._columns.Vocabulary",
     "skmatch._data.EventLog",
     "skmatch._data.Feature",
     "skmatch._data.NegativeSampling",
     "skmatch._data.Schema",
-    "skmatch._data.Vocabulary",
     "skmatch.metrics._scorer.TopKScorer",
     "skmatch.model_selection.LeaveLastOut",
     "skmatch.model_selection.TemporalSplit",

@@ -48,6 +48,34 @@ class MatchPipeline(VersionedMixin, Pipeline):
     (100, 4)
     """
 
+    def fit(self, X: Any, y: Any = None, **params: Any) -> MatchPipeline:
+        """Fit all steps, one after the other; where one fails, all stay as they were.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_events, n_columns)
+            The events.
+        y : None
+            Ignored.
+        **params : dict of str -> object
+            As in `~sklearn.pipeline.Pipeline`: parameters of the steps' fits.
+
+        Returns
+        -------
+        self : MatchPipeline
+        """
+        # Nothing fitted is ever changed in place, so that shallow copies are enough.
+        steps = [*self.named_steps.items()]
+        states = [(step, vars(step).copy()) for _, step in steps if hasattr(step, "__dict__")]
+        try:
+            return super().fit(X, y, **params)
+        except BaseException:
+            self.steps = steps
+            for step, state in states:
+                vars(step).clear()
+                vars(step).update(state)
+            raise
+
     @property
     def schema_(self) -> Schema:
         """Roles, ids and features of the events."""

@@ -292,7 +292,7 @@ def _score_queries(
 
     query, _ = pd.factorize(user)
     first = np.unique(query, return_index=True)[1]
-    pairs = pd.DataFrame({"query": query, "item": item.to_numpy()})
+    pairs = pd.DataFrame({"query": query, "item": item.reset_index(drop=True)})
     if is_coded:
         queries = X.take(first)  # a window ends before its row: it holds nothing of the answer
     else:

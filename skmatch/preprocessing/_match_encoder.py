@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,23 +12,26 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skmatch._columns import FIRST_KNOWN, PADDING, UNKNOWN, Bag, Vocabulary
 from skmatch._data import (
-    FIRST_KNOWN,
-    PADDING,
-    UNKNOWN,
-    Bag,
     Column,
     Columns,
     Events,
     Feature,
+    Samples,
     Schema,
-    Vocabulary,
+    is_coded_frame,
 )
 from skmatch._validation import (
     DEFAULT_TIME,
+    Roles,
+    as_series,
+    check_columns,
+    read_array,
     read_table,
     read_times,
     require_column,
+    require_rows,
 )
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._event_table import EventTableMixin
@@ -35,6 +39,10 @@ from skmatch.preprocessing._output import FrameOutputMixin
 
 KINDS = ("categorical", "numeric", "multi_valued")
 CELLS = (list, tuple, set, frozenset, np.ndarray)  # what holds several values
+HISTORY = "history"  # the column of the histories that queries bring along
+MAX_NUMBER = 1e150  # its square is finite
+MAX_STANDARDISED = 1e6  # no number of fewer than 1e12 is so many deviations from their mean
+LABELS = [list, tuple, np.ndarray, pd.Index]  # no sets: the order of features must not be chance
 
 
 class MatchEncoder(
@@ -49,8 +57,9 @@ class MatchEncoder(
     Parameters
     ----------
     user, item : label, default="user_id", "item_id"
-        The columns of the ids. Any hashable value is an id. An integer that is no label is a
-        position. The columns of an array are user, item and time, in this order.
+        The columns of the ids. Any hashable value is an id; those that are equal in Python, as 1,
+        1.0 and True, are the same one. An integer that is no label is a position. The columns of
+        an array are user, item and time, in this order.
     time : label or None, default="timestamp"
         The column of the times: numbers or datetimes. With None the order of the rows is the
         order of time, and also where the column of the default name is absent.
@@ -100,12 +109,15 @@ class MatchEncoder(
     2     bob       10
     """
 
+    # With metadata routing, the tables reach the encoder through a Pipeline.
+    __metadata_request__fit = {"users": True, "items": True}
+
     _parameter_constraints: dict = {
         "user": "no_validation",  # any hashable value may label a column
         "item": "no_validation",
         "time": "no_validation",
-        "user_features": ["array-like", tuple],
-        "item_features": ["array-like", tuple],
+        "user_features": LABELS,
+        "item_features": LABELS,
         "kinds": [dict, None],
         "delimiter": [str],
     }
@@ -178,8 +190,9 @@ class MatchEncoder(
     ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray | None]:
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         features = self._check_features()
+        _reject_coded(X)
         frame, roles = read_table(X, user=self.user, item=self.item, time=self.time, estimator=self)
-        validate_data(self, X, skip_check_array=True)
+        _check_names(roles, features)
         if not isinstance(X, pd.DataFrame) and frame.shape[1] < 2:
             raise ValueError(
                 f"X has {frame.shape[1]} feature(s), but {type(self).__name__} requires at least "
@@ -192,10 +205,8 @@ class MatchEncoder(
             time_column = require_column(frame, roles.time, "time")
             _check_complete(time_column, "time", "use time=None for the row order")
             times, time_kind = read_times(time_column)
-        if not len(frame):
-            raise ValueError(
-                "X has 0 sample(s), but a minimum of 1 is required: give at least one event."
-            )
+            _check_finite(times, time_column)
+        require_rows(len(frame))
         _check_complete(user_column, "user", "give them an id")
         _check_complete(item_column, "item", "give them an id")
 
@@ -212,6 +223,8 @@ class MatchEncoder(
                 self._learn_feature(name, frame, table, codes, order, n_codes, role, vocabulary)
                 for name in features[side]
             ]
+        # Only now: a fit that fails leaves what was fitted before.
+        validate_data(self, X, skip_check_array=True)
         self.schema_ = Schema(
             user=roles.user,
             item=roles.item,
@@ -230,6 +243,11 @@ class MatchEncoder(
     def _check_features(self) -> dict[str, list]:
         features = {"user": list(self.user_features), "item": list(self.item_features)}
         named = features["user"] + features["item"]
+        for name in named:
+            if not pd.api.types.is_hashable(name):
+                raise ValueError(f"The feature {name!r} labels no column: name it by one label.")
+        if not self.delimiter:
+            raise ValueError("delimiter='' separates nothing: use at least one character.")
         for name, kind in (self.kinds or {}).items():
             if kind not in KINDS:
                 raise ValueError(
@@ -277,9 +295,10 @@ class MatchEncoder(
             raw = numbers[row_of[known]]
             mean = float(raw.mean()) if len(raw) else 0.0
             scale = (float(raw.std()) if len(raw) else 0.0) or 1.0
+            feature = Feature(name, kind, None, mean, scale)
             standardised = np.full(n_codes, np.nan, dtype=np.float32)
-            standardised[known] = (raw - mean) / scale
-            return Feature(name, kind, None, mean, scale), standardised
+            standardised[known] = _standardise(raw, feature)
+            return feature, standardised
         cells = self._split_cells(column.iloc[row_of[known]])
         flat = [value for cell in cells for value in cell]
         values, flat_codes = Vocabulary.learn(pd.Series(flat, name=name, dtype=object))
@@ -294,9 +313,9 @@ class MatchEncoder(
         for cell in column:
             if isinstance(cell, str):
                 cells.append([part for part in cell.split(self.delimiter) if part])
-            elif isinstance(cell, CELLS):
+            elif isinstance(cell, CELLS) and not (isinstance(cell, np.ndarray) and cell.ndim == 0):
                 cells.append(list(cell))
-            elif pd.isna(cell):
+            elif pd.api.types.is_scalar(cell) and pd.isna(cell):
                 cells.append([])
             else:
                 raise ValueError(
@@ -321,6 +340,7 @@ class MatchEncoder(
             One row for one row of `X`.
         """
         check_is_fitted(self)
+        _reject_coded(X)
         schema = self.schema_
         frame, roles = read_table(
             X, user=schema.user, item=schema.item, time=schema.time, estimator=self
@@ -332,7 +352,15 @@ class MatchEncoder(
             item = schema.items.lookup(frame[roles.item])
         else:
             item = np.full(len(frame), PADDING, dtype=np.int32)
-        return self._output(self._events(frame, user, item, self._query_times(frame)))
+        events = self._events(frame, user, item, self._query_times(frame))
+        if HISTORY in frame.columns:
+            column = frame[HISTORY]
+            events = replace(
+                events,
+                history=_encode_cells(self._split_cells(column), schema.items, column.name),
+                has_history=column.notna().to_numpy(),
+            )
+        return self._output(events)
 
     def _query_times(self, frame: pd.DataFrame) -> np.ndarray | None:
         schema = self.schema_
@@ -354,21 +382,15 @@ class MatchEncoder(
             for feature in self.schema_.user_features
             if feature.name in frame.columns
         }
-        history, has_history = None, None
-        if "history" in frame.columns:
-            has_history = frame["history"].notna().to_numpy()
-            cells = self._split_cells(frame["history"])
-            history = _encode_cells(cells, self.schema_.items)
-        user_ids = frame[self.schema_.user]
-        return Events(self.schema_, user, item, time, features, user_ids, history, has_history)
+        return Events(self.schema_, user, item, time, features, frame[self.schema_.user])
 
     def _encode_feature(self, feature: Feature, column: pd.Series) -> Column:
         if feature.kind == "numeric":
-            return ((_to_numbers(column) - feature.mean) / feature.scale).astype(np.float32)
+            return _standardise(_to_numbers(column), feature)
         assert feature.vocabulary is not None
         if feature.kind == "categorical":
             return feature.vocabulary.lookup(column)
-        return _encode_cells(self._split_cells(column), feature.vocabulary)
+        return _encode_cells(self._split_cells(column), feature.vocabulary, column.name)
 
     def inverse_transform(self, X: Any) -> pd.DataFrame:
         """Give the original ids of coded events.
@@ -384,13 +406,20 @@ class MatchEncoder(
             The user and item ids in their original dtypes; unknown ones are missing.
         """
         check_is_fitted(self)
-        codes = np.asarray(X.to_frame() if isinstance(X, Events) else X)
         schema = self.schema_
+        if isinstance(X, Events):
+            user, item = X.user, X.item
+        else:
+            codes = read_array(X, self)
+            try:
+                user, item = codes[:, 0].astype(np.int64), codes[:, 1].astype(np.int64)
+            except (IndexError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"X does not hold the codes of users and items in its first two columns "
+                    f"({error}): give what transform gave."
+                ) from None
         return pd.DataFrame(
-            {
-                schema.user: schema.users.decode(codes[:, 0].astype(np.int64)),
-                schema.item: schema.items.decode(codes[:, 1].astype(np.int64)),
-            }
+            {schema.user: schema.users.decode(user), schema.item: schema.items.decode(item)}
         )
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -408,6 +437,42 @@ class MatchEncoder(
         check_is_fitted(self)
         features = tuple(feature.name for feature in self.schema_.user_features)
         return np.asarray(Events.column_names(self.schema_, features), dtype=object)
+
+
+def _reject_coded(X: Any) -> None:
+    is_coded = isinstance(X, (Events, Samples)) or any(
+        is_coded_frame(X, kind) for kind in (Events, Samples)
+    )
+    if is_coded:
+        raise ValueError(
+            f"X is encoded already ({type(X).__name__} of an earlier step): give MatchEncoder "
+            "plain events or queries."
+        )
+
+
+def _check_names(roles: Roles, features: dict[str, list]) -> None:
+    """Raise where a feature is a role, too, or a name would be read as a query's history."""
+    for name in features["user"] + features["item"]:
+        if name in roles:
+            role = roles._fields[roles.index(name)]
+            raise ValueError(
+                f"The feature {name!r} is the {role} column, too: leave it out, or give a copy of "
+                "the column another name."
+            )
+    if HISTORY in (*roles, *features["user"], *features["item"]):
+        raise ValueError(
+            f"The column {HISTORY!r} stands for the history that a query brings along, and can "
+            "neither be a role nor a feature: rename it."
+        )
+
+
+def _check_finite(times: np.ndarray, column: pd.Series) -> None:
+    infinite = ~np.isfinite(times)
+    if infinite.any():
+        row = int(infinite.argmax())
+        raise ValueError(
+            f"The time column {column.name!r} holds {times[row]} at row {row}: give finite times."
+        )
 
 
 def _check_complete(column: pd.Series, role: str, alternative: str) -> None:
@@ -429,14 +494,36 @@ def _learn_ids(
         raise ValueError(
             f"{parameter} is a {type(table).__name__}; give a DataFrame with a column {role!r}."
         )
+    check_columns(table, parameter)
     remedy = f"Name the column of its ids {role!r}, as in the events."
     ids = require_column(table, role, f"{parameter} table's id", remedy, table=parameter)
     _check_complete(ids, f"{parameter} table's id", "give them an id")
     if ids.duplicated().any():
         twice = ids[ids.duplicated()].tolist()[0]
         raise ValueError(f"{parameter} has several rows for {role!r} = {twice!r}; keep one.")
+    ids = _in_dtype_of(column, ids, parameter)
     vocabulary, codes = Vocabulary.learn(pd.concat([column, ids], ignore_index=True))
     return vocabulary, codes[: len(column)]
+
+
+def _in_dtype_of(column: pd.Series, ids: pd.Series, parameter: str) -> pd.Series:
+    """Give a table's ids in the dtype of the events, so that those come back in theirs."""
+    if ids.empty:
+        return column[:0]
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return ids  # whose values need not be among the categories
+    try:
+        same = ids.astype(column.dtype)
+        if (same == ids).all():
+            return same
+    except (TypeError, ValueError, OverflowError):
+        pass
+    if pd.concat([column[:1], ids[:1]]).dtype == object and column.dtype != object:
+        raise ValueError(
+            f"{parameter} has {ids.dtype} in {ids.name!r}, such as {ids.tolist()[0]!r}, and the "
+            f"events have {column.dtype}, such as {column.tolist()[0]!r}: convert one of them."
+        )
+    return ids
 
 
 def _latest_rows(
@@ -461,18 +548,29 @@ def _kind_of(column: pd.Series) -> str:
 
 
 def _to_numbers(column: pd.Series) -> np.ndarray:
+    """Give a column as finite floats; what is missing or infinite becomes NaN."""
     try:
-        numbers = pd.to_numeric(column).to_numpy(dtype=float, na_value=np.nan)
-    except (TypeError, ValueError) as error:
+        numeric = pd.to_numeric(column)
+        if pd.api.types.is_complex_dtype(numeric.dtype):
+            raise TypeError(f"{numeric.iloc[0]!r} is complex")
+        numbers = numeric.to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"The numeric feature {column.name!r} holds what is no number ({error}); make it "
             "numbers or name it categorical in kinds."
         ) from None
-    return np.where(np.isfinite(numbers), numbers, np.nan)
+    finite = np.where(np.isfinite(numbers), numbers, np.nan)
+    return np.clip(finite, -MAX_NUMBER, MAX_NUMBER)
 
 
-def _encode_cells(cells: list[list], vocabulary: Vocabulary) -> Bag:
+def _standardise(numbers: np.ndarray, feature: Feature) -> np.ndarray:
+    """Give numbers in deviations from the mean of the fit, few enough for the network."""
+    deviations = (numbers - feature.mean) / max(feature.scale, MAX_NUMBER**-1)
+    return np.clip(deviations, -MAX_STANDARDISED, MAX_STANDARDISED).astype(np.float32)
+
+
+def _encode_cells(cells: list[list], vocabulary: Vocabulary, name: Hashable) -> Bag:
     lengths = [len(cell) for cell in cells]
-    flat = pd.Series([value for cell in cells for value in cell], dtype=object)
+    flat = as_series([value for cell in cells for value in cell], name)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Bag(vocabulary.lookup(flat.infer_objects()), offsets)
+    return Bag(vocabulary.lookup(flat), offsets)

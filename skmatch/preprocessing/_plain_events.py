@@ -7,13 +7,16 @@ from typing import Any, cast
 import pandas as pd
 from sklearn.utils.validation import validate_data
 
-from skmatch._data import Events, is_coded_frame
+from skmatch._data import Events, Schema, is_coded_frame
+from skmatch._validation import read_array
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._match_encoder import MatchEncoder
 
 
 class PlainEventsMixin(EventTableMixin):
     """Encode plain events with a default `MatchEncoder`, where no encoder stands before."""
+
+    schema_: Schema
 
     # Fitted attributes that only a fit on plain events has.
     _OF_ENCODING: tuple[str, ...] = ("encoder_", "n_features_in_", "feature_names_in_")
@@ -22,10 +25,9 @@ class PlainEventsMixin(EventTableMixin):
         self, X: Any, users: Any = None, items: Any = None
     ) -> tuple[Events, dict[str, Any]]:
         """Give coded events, and the attributes that a fit on plain ones sets."""
-        if isinstance(X, Events):
-            return X, {}
-        if is_coded_frame(X, Events):
-            return Events.from_frame(X), {}
+        if isinstance(X, Events) or is_coded_frame(X, Events):
+            self._reject_tables(users, items)
+            return X if isinstance(X, Events) else Events.from_frame(X), {}
         encoder = MatchEncoder().set_output(transform="default")
         events = cast(Events, encoder.fit_transform(X, users=users, items=items))
         learnt = {
@@ -33,22 +35,36 @@ class PlainEventsMixin(EventTableMixin):
         }
         return events, learnt | {"encoder_": encoder}
 
+    @staticmethod
+    def _reject_tables(users: Any, items: Any) -> None:
+        if users is not None or items is not None:
+            raise ValueError(
+                "users and items belong to the MatchEncoder where it is a step of its own; pass "
+                "them to its fit (in a Pipeline: matchencoder__users=...)."
+            )
+
     def _encode_queries(self, X: Any) -> Events:
         """Give coded queries."""
-        if isinstance(X, Events):
-            return X
-        if is_coded_frame(X, Events):
-            return Events.from_frame(X)
+        if isinstance(X, Events) or is_coded_frame(X, Events):
+            events = X if isinstance(X, Events) else Events.from_frame(X)
+            self._check_codes(events.schema)
+            return events
         if not hasattr(self, "encoder_"):
             raise ValueError(
                 f"{type(self).__name__} was fitted on Events; got a {type(X).__name__}. Pass it "
                 "through the same MatchEncoder first."
             )
         if not isinstance(X, pd.DataFrame):
-            validate_data(
-                self, X, reset=False, dtype=None, ensure_all_finite=False, ensure_min_samples=0
-            )
+            validate_data(self, read_array(X, self), reset=False, skip_check_array=True)
         return cast(Events, self.encoder_.transform(X))
+
+    def _check_codes(self, schema: Schema) -> None:
+        """Raise where rows come from an encoder whose codes mean something else."""
+        if not self.schema_.agrees_with(schema):
+            raise ValueError(
+                f"X comes from another MatchEncoder than the one that {type(self).__name__} was "
+                "fitted behind: the ids or features that it knows differ. Pass X through that one."
+            )
 
     def _set_learnt(self, learnt: dict[str, Any]) -> None:
         """Set fitted attributes all at once, so that a failed fit leaves the old ones whole."""

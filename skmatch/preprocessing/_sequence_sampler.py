@@ -22,7 +22,7 @@ from skmatch._data import (
     Schema,
     concatenate_ranges,
 )
-from skmatch._validation import check_choice
+from skmatch._validation import check_choice, require_rows
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._output import FrameOutputMixin
 from skmatch.preprocessing._plain_events import PlainEventsMixin
@@ -173,6 +173,7 @@ class SequenceSampler(
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         check_choice("negatives", self.negatives, NEGATIVES)
         events, learnt = self._encode_training(X)
+        require_rows(len(events))
         known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
         if not known.all():
             row = int(known.argmin())

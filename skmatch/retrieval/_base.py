@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_hashable
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skmatch._data import FIRST_KNOWN, Events, Samples, is_coded_frame
-from skmatch._validation import check_k
+from skmatch._data import FIRST_KNOWN, PADDING, Events, Samples, is_coded_frame
+from skmatch._validation import as_series, check_k, require_rows
 from skmatch.neighbors import ItemIndex, SeenItems
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing import SequenceSampler
@@ -32,8 +34,10 @@ class BaseRetriever(
     gives the vectors of users in `_encode`. Everything else is here.
     """
 
-    # `k` reaches `predict` through a Pipeline, also with metadata routing.
+    # With metadata routing, `k` reaches `predict` through a Pipeline, and the tables are the
+    # encoder's; a retriever alone takes them from whoever calls its `fit`.
     __metadata_request__predict = {"k": True}
+    __metadata_request__fit = {"users": False, "items": False}
 
     _OF_ENCODING = (*PlainEventsMixin._OF_ENCODING, "sampler_")
 
@@ -46,12 +50,10 @@ class BaseRetriever(
     def _read_training(self, X: Any, users: Any, items: Any) -> tuple[Samples, dict[str, Any]]:
         """Give training rows, and the attributes that a fit on plain events sets."""
         if isinstance(X, Samples) or is_coded_frame(X, Samples):
-            if users is not None or items is not None:
-                raise ValueError(
-                    "users and items belong to the MatchEncoder where it is a step of its own; "
-                    "pass them to its fit (in a Pipeline: matchencoder__users=...)."
-                )
-            return X if isinstance(X, Samples) else Samples.from_frame(X), {}
+            self._reject_tables(users, items)
+            samples = X if isinstance(X, Samples) else Samples.from_frame(X)
+            require_rows(len(samples))
+            return samples, {}
         events, learnt = self._encode_training(X, users, items)
         sampler = SequenceSampler().set_output(transform="default")
         samples = cast(Samples, sampler.fit_transform(events))
@@ -59,10 +61,10 @@ class BaseRetriever(
 
     def _read_queries(self, X: Any) -> Samples:
         check_is_fitted(self)
-        if isinstance(X, Samples):
-            return X
-        if is_coded_frame(X, Samples):
-            return Samples.from_frame(X)
+        if isinstance(X, Samples) or is_coded_frame(X, Samples):
+            samples = X if isinstance(X, Samples) else Samples.from_frame(X)
+            self._check_codes(samples.schema)
+            return samples
         if not hasattr(self, "sampler_"):
             raise ValueError(
                 f"{type(self).__name__} was fitted on Samples; got a {type(X).__name__}. Pass it "
@@ -170,7 +172,7 @@ class BaseRetriever(
         """
         check_is_fitted(self)
         k = check_k(self.k if k is None else k)
-        ids = items if isinstance(items, pd.Series) else pd.Series(items)
+        ids = read_ids(items, "items", self.schema_.item)
         own = self.schema_.items.lookup(ids)
         if (own < FIRST_KNOWN).any():
             unknown = ids[own < FIRST_KNOWN].tolist()[0]
@@ -226,6 +228,11 @@ class BaseRetriever(
         from skmatch.metrics import ndcg_at_k
 
         samples = self._read_queries(X)
+        require_rows(len(samples))
+        if (samples.item == PADDING).all():
+            raise ValueError(
+                f"The item column {self.schema_.item!r} is missing; score needs the held-out items."
+            )
         user, _ = pd.factorize(samples.original_users(), use_na_sentinel=False)
         _, first = np.unique(user, return_index=True)
         positions, _ = self._search(samples.take(first), None, exclude_seen=True)
@@ -242,15 +249,21 @@ def queries_of(X: Any, schema: Any) -> Any:
         return pd.DataFrame(
             {schema.user: schema.users.decode(np.arange(FIRST_KNOWN, len(schema.users)))}
         )
-    is_table = isinstance(X, (pd.DataFrame, Samples, Events)) or np.ndim(X) > 1
-    if is_table:
+    is_array = hasattr(X, "ndim") and not isinstance(X, pd.Series)
+    is_list_of_rows = isinstance(X, (list, tuple)) and len(X) > 0 and not is_hashable(X[0])
+    if isinstance(X, (Samples, Events)) or is_list_of_rows or (is_array and X.ndim > 1):
         return X
-    if np.ndim(X) == 0:
+    return read_ids(X, "X", schema.user).to_frame(schema.user)
+
+
+def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
+    """Give a list of ids as a column."""
+    is_list = isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1
+    if not is_list:
         raise ValueError(
-            f"X={X!r} is neither a table of queries nor a list of user ids; give a list, also for "
-            "one user."
+            f"{parameter}={values!r} is no list of ids; give a list, also for a single one."
         )
-    return pd.DataFrame({schema.user: X})
+    return as_series(values, name)
 
 
 def is_informed(samples: Samples) -> np.ndarray:

@@ -14,7 +14,6 @@ from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import _check_sample_weight
 
 from skmatch._data import FIRST_KNOWN, Feature, Samples
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
@@ -22,7 +21,7 @@ from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.towers import ACTIVATIONS, FeatureSpec, NetworkConfig
 from skmatch._nn.training import Trainer
-from skmatch._validation import check_choice
+from skmatch._validation import check_choice, check_weights
 from skmatch.neighbors import METHODS, ItemIndex, SeenItems
 from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._progress import progress_bar
@@ -123,7 +122,7 @@ class NeuralRetriever(BaseRetriever):
 
     _parameter_constraints: dict = {
         "embedding_dim": [Interval(Integral, 1, None, closed="left")],
-        "dims": ["array-like", tuple],
+        "dims": [list, tuple, np.ndarray],
         "activation": [str],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "batch_norm": ["boolean"],
@@ -247,9 +246,8 @@ class NeuralRetriever(BaseRetriever):
                 f"{schema.items.values[0]!r}, in {len(samples):,} sample(s); a retriever needs at "
                 "least 2 items to tell apart."
             )
-        weight = _check_sample_weight(
-            sample_weight, np.empty(len(samples)), dtype=np.float32, ensure_non_negative=True
-        )
+        weight = check_weights(sample_weight, len(samples))
+        weight = (weight / weight.max()).astype(np.float32)  # only their proportions count
         seed = int(check_random_state(self.random_state).randint(2**31))
         training, validation = self._split(samples, weight, np.random.default_rng(seed))
         config = self._network_config(samples, dims)
@@ -328,11 +326,8 @@ class NeuralRetriever(BaseRetriever):
         """Give the weights of the last fit under `warm_start`."""
         if not (self.warm_start and hasattr(self, "weights_")):
             return None
-        old, new = self.schema_, samples.schema
-        same_ids = np.array_equal(old.users.values, new.users.values) and np.array_equal(
-            old.items.values, new.items.values
-        )
-        if not same_ids or config != NetworkConfig.from_dict(self.network_config_):
+        is_same = self.schema_.agrees_with(samples.schema)
+        if not is_same or config != NetworkConfig.from_dict(self.network_config_):
             raise ValueError(
                 "warm_start=True continues from the last fit, but ids, features or the sizes of "
                 "the network differ from it; fit the same events and parameters, or say "
@@ -350,13 +345,14 @@ class NeuralRetriever(BaseRetriever):
         check_choice("pooling", self.pooling, POOLINGS)
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_choice("index", self.index, METHODS)
-        dims = tuple(np.atleast_1d(np.asarray(self.dims)).tolist())
-        if not dims or not all(type(dim) is int and dim >= 1 for dim in dims):
+        dims = tuple(self.dims)
+        is_integer = [isinstance(d, (int, np.integer)) and not isinstance(d, bool) for d in dims]
+        if not dims or not all(is_integer) or min(dims) < 1:
             raise ValueError(
                 f"dims={self.dims!r} must hold at least one layer size, each an integer of at "
                 "least 1, as in dims=(256, 64)."
             )
-        return dims
+        return tuple(int(dim) for dim in dims)
 
     def _split(
         self, samples: Samples, weight: np.ndarray, rng: np.random.Generator

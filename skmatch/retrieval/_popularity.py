@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import _check_sample_weight
 
 from skmatch._data import FIRST_KNOWN, Samples
+from skmatch._validation import check_weights
 from skmatch.neighbors import ItemIndex
 from skmatch.retrieval._base import BaseRetriever
 
@@ -93,9 +93,7 @@ class PopularityRetriever(BaseRetriever):
         """
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         samples, learnt = self._read_training(X, users, items)
-        weight = _check_sample_weight(
-            sample_weight, np.empty(len(samples)), dtype=float, ensure_non_negative=True
-        )
+        weight = check_weights(sample_weight, len(samples))
         n_codes = len(samples.schema.items)
         counts = np.bincount(samples.item, weights=weight, minlength=n_codes)[FIRST_KNOWN:]
         popularity = (counts / max(counts.sum(), 1e-300)).astype(np.float32)

@@ -541,14 +541,14 @@ def test_a_sparse_matrix_is_refused():
             r"numeric feature 'name'.*\"?Al.*make it numbers",
         ),
         (
-            {"item_features": ["item_id"], "kinds": {"item_id": "multi_valued"}},
-            r"'item_id' holds 30; give lists",
+            {"item_features": ["level"], "kinds": {"level": "multi_valued"}},
+            r"'level' holds 1; give lists",
         ),
     ],
 )
 def test_bad_parameters(params, message):
     with pytest.raises(ValueError, match=message):
-        fit(make_events(name=["Al", "Bo", "Cy"]), **params)
+        fit(make_events(name=["Al", "Bo", "Cy"], level=1), **params)
 
 
 @pytest.mark.parametrize(

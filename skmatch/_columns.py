@@ -1,0 +1,236 @@
+"""How columns are coded: `Vocabulary`, and `Bag` for cells that hold several codes.
+
+Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+
+
+def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the integers of all ranges one after another, and the offsets of the ranges."""
+    lengths = stop - start
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    shift = np.repeat(start - offsets[:-1], lengths)
+    return np.arange(offsets[-1], dtype=np.int64) + shift, offsets
+
+
+@dataclass(frozen=True, eq=False)
+class Bag:
+    """Rows of several codes each: row `i` holds ``values[offsets[i]:offsets[i + 1]]``."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_lists(cls, rows: list[np.ndarray] | list[list[int]]) -> Self:
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        values = np.concatenate(rows) if offsets[-1] else np.empty(0)
+        return cls(values.astype(np.int32), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, rows: np.ndarray) -> Bag:
+        """Give some of the rows."""
+        positions, offsets = concatenate_ranges(self.offsets[rows], self.offsets[rows + 1])
+        return Bag(self.values[positions], offsets)
+
+    def to_lists(self) -> list[list[int]]:
+        values = self.values.tolist()
+        bounds = self.offsets.tolist()
+        return [values[a:b] for a, b in pairwise(bounds)]
+
+
+class Vocabulary:
+    """Distinct values of a column and their codes; decodes to the column's own dtype.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_values,)
+        The known values; the code of ``values[i]`` is ``i + 2``.
+    dtype : str
+        Name of the pandas dtype that decoded values have.
+    categories : Vocabulary or None
+        All categories, where `dtype` is ``"category"``.
+    ordered : bool
+        Whether the categories have an order.
+    """
+
+    def __init__(
+        self,
+        values: np.ndarray,
+        dtype: str,
+        categories: Vocabulary | None = None,
+        ordered: bool = False,
+    ):
+        self.values = values
+        self.dtype = dtype
+        self.categories = categories
+        self.ordered = ordered
+        self._index: pd.Index | None = None
+
+    @classmethod
+    def learn(cls, column: pd.Series) -> tuple[Self, np.ndarray]:
+        """Learn the values of a column; give them and the column's codes."""
+        try:
+            codes, uniques = pd.factorize(column)
+        except (TypeError, NotImplementedError):  # the latter of pyarrow
+            raise _not_hashable(column) from None
+        dtype = column.dtype
+        categories, ordered = None, False
+        if isinstance(dtype, pd.CategoricalDtype):
+            categories, _ = cls.learn(pd.Series(dtype.categories))
+            ordered = bool(dtype.ordered)
+        vocabulary = cls(_plain_values(uniques), _dtype_name(dtype), categories, ordered)
+        # A missing value has code -1 in pandas, so that the shift makes it UNKNOWN.
+        return vocabulary, (codes + FIRST_KNOWN).astype(np.int32)
+
+    def __len__(self) -> int:
+        """Give the number of codes, padding and unknown included."""
+        return len(self.values) + FIRST_KNOWN
+
+    def agrees_with(self, other: Vocabulary) -> bool:
+        """Tell whether codes mean the same in both."""
+        return self is other or np.array_equal(self.values, other.values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__ | {"_index": None}  # the hash table is made anew where needed
+        if self.values.dtype == object and all(type(value) is str for value in self.values):
+            # Two plain arrays instead of many objects.
+            encoded = [value.encode("utf-8", "surrogatepass") for value in self.values]
+            offsets = np.cumsum([0, *map(len, encoded)])
+            state["values"] = Bag(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.values, Bag):
+            encoded, bounds = self.values.values.tobytes(), self.values.offsets.tolist()
+            strings = [encoded[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(bounds)]
+            self.values = np.array(strings, dtype=object)
+
+    @property
+    def index(self) -> pd.Index:
+        """Hash table of the known values."""
+        if self._index is None:
+            values = self.values
+            self._index = pd.Index(values, dtype=values.dtype, tupleize_cols=False)
+        return self._index
+
+    def lookup(self, values: Any) -> np.ndarray:
+        """Give the codes of values, int32; unseen and missing values are unknown."""
+        column = values if isinstance(values, pd.Series) else pd.Series(values)
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            by_category = self._find(column.cat.categories)
+            by_category = np.append(by_category, np.int32(UNKNOWN))  # code -1: missing
+            return by_category[column.cat.codes.to_numpy()]
+        try:
+            codes = self._find(column)
+        except TypeError:
+            raise _not_hashable(column) from None
+        codes[column.isna().to_numpy()] = UNKNOWN
+        return codes
+
+    def _find(self, values: Any) -> np.ndarray:
+        plain = _plain_values(values)
+        if plain.dtype != self.index.dtype and object in (plain.dtype, self.index.dtype):
+            # As objects, not in their plain form, where times have lost their zone.
+            own, asked = (
+                pd.Index(array, tupleize_cols=False).astype(object)
+                for array in (self._original_values(), values)
+            )
+            codes = own.get_indexer_for(asked)
+        else:
+            target = pd.Index(plain, dtype=plain.dtype, tupleize_cols=False)
+            codes = self.index.get_indexer_for(target)
+        return (codes + FIRST_KNOWN).astype(np.int32)
+
+    def decode(self, codes: np.ndarray) -> pd.Series:
+        """Give the values of codes in the original dtype; padding and unknown become missing."""
+        positions = np.asarray(codes, dtype=np.int64) - FIRST_KNOWN
+        foreign = (positions < -FIRST_KNOWN) | (positions >= len(self.values))
+        if foreign.any():
+            raise ValueError(
+                f"{positions[foreign][0] + FIRST_KNOWN} is no code: they run from 0 to "
+                f"{len(self) - 1}. Decode with the MatchEncoder that encoded."
+            )
+        missing = positions < 0
+        values = self._original_values()
+        if missing.any():
+            positions = np.where(missing, -1, positions)
+            if isinstance(values, np.ndarray) and values.dtype.kind not in "fmMO":
+                values = values.astype(object)  # integers and the like have no missing value
+            taken = pd.api.extensions.take(values, positions, allow_fill=True)
+        else:
+            taken = values.take(positions)
+        return pd.Series(taken, dtype=taken.dtype, copy=False)  # objects stay objects
+
+    def _original_values(self) -> Any:
+        """Give the known values as an array of the original dtype."""
+        values: Any = self.values
+        if self.categories is not None:
+            categories = pd.Index(self.categories._original_values(), tupleize_cols=False)
+            codes = self.categories._find(values) - FIRST_KNOWN
+            return pd.Categorical.from_codes(codes, categories, ordered=self.ordered)
+        if str(values.dtype) == self.dtype:
+            return values
+        dtype = pd.api.types.pandas_dtype(self.dtype)
+        if isinstance(dtype, pd.DatetimeTZDtype):
+            values = pd.DatetimeIndex(values, tz="UTC")  # as `_plain_values` left them
+        return pd.Series(values).astype(dtype).array
+
+
+def _not_hashable(column: pd.Series) -> ValueError:
+    value = next((v for v in column if not pd.api.types.is_hashable(v)), column.dtype)
+    return ValueError(
+        f"Column {column.name!r} holds {value!r}, an unhashable {type(value).__name__!r}. "
+        "Use strings, numbers or other hashable values, such as tuples in place of lists."
+    )
+
+
+def _dtype_name(dtype: Any) -> str:
+    """Give a name that pandas reads as the same dtype."""
+    if isinstance(dtype, pd.StringDtype) and dtype.na_value is pd.NA:
+        return f"string[{dtype.storage}]"
+    name = str(dtype)
+    if isinstance(dtype, pd.ArrowDtype):
+        if name == "string[pyarrow]":
+            return "utf8[pyarrow]"  # pandas reads the other name as a StringDtype
+        try:
+            pd.api.types.pandas_dtype(name)
+        except (TypeError, NotImplementedError):  # dictionaries and decimals have no such name
+            return "object"
+    return name
+
+
+def _plain_values(values: Any) -> np.ndarray:
+    """Give values as a numpy array that needs no pandas to be read."""
+    if isinstance(values, pd.Series):
+        values = values.array
+    dtype = values.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        values = values.astype(dtype.categories.dtype)
+        return _plain_values(values)
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        return np.asarray(values.tz_convert("UTC").tz_localize(None))
+    if isinstance(dtype, np.dtype):
+        return np.asarray(values)
+    kind = getattr(dtype, "kind", "O")
+    if kind in "iub":
+        # Missing entries only need to be no error here: `lookup` marks them.
+        plain = np.dtype(bool if kind == "b" else f"{kind}8")
+        return values.to_numpy(dtype=plain, na_value=plain.type(0).item())
+    if kind == "f":
+        return values.to_numpy(dtype=float, na_value=np.nan)
+    return np.asarray(values, dtype=object)
