@@ -133,6 +133,11 @@ def read_events(inputs: Path) -> pd.DataFrame:
     return pd.read_csv(inputs / "events.csv", dtype={"zip": str})
 
 
+def read_needed(inputs: Path) -> pd.DataFrame:
+    """Read the events with the columns that preparation needs, and no others."""
+    return with_category(read_events(inputs)).drop(columns=["rating", "title", "genres"])
+
+
 def with_category(events: pd.DataFrame) -> pd.DataFrame:
     """Add the first genre, as the tutorial does."""
     return events.assign(**{ITEM_FEATURE: events["genres"].str.split("|").str[0]})

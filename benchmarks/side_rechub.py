@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch._dynamo  # the first optimizer of a process imports it: not part of the work
 from _side import (
     DSSM_BATCH,
     DSSM_DIMS,
@@ -29,6 +30,7 @@ from _side import (
     accuracy,
     main,
     read_events,
+    read_needed,
     with_category,
 )
 from sklearn.preprocessing import LabelEncoder
@@ -176,7 +178,7 @@ def set_seed(seed: int) -> None:
 
 
 def preparation(clock: Clock, inputs: Path, seed: int) -> None:
-    events = with_category(read_events(inputs))
+    events = read_needed(inputs)
     set_seed(seed)
     with clock("total"):
         prepared = prepare(events, POINT_WISE)
@@ -191,7 +193,7 @@ def cached(inputs: Path, mode: int) -> Prepared:
     parts = ("x", "test_user", "all_item", "ids")
     if not done.exists():
         set_seed(0)
-        prepared = prepare(with_category(read_events(inputs)), mode)
+        prepared = prepare(read_needed(inputs), mode)
         for part in parts:
             (folder / part).mkdir(parents=True, exist_ok=True)
             for name, values in getattr(prepared, part).items():

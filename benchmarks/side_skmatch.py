@@ -28,8 +28,7 @@ from _side import (
     Clock,
     accuracy,
     main,
-    read_events,
-    with_category,
+    read_needed,
 )
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -103,7 +102,7 @@ class FirstBatchError(Exception):
 
 
 def preparation(clock: Clock, inputs: Path, seed: int) -> None:
-    events = with_category(read_events(inputs))
+    events = read_needed(inputs)
 
     def stop(module: object, batch: object) -> None:
         raise FirstBatchError
@@ -123,7 +122,7 @@ def preparation(clock: Clock, inputs: Path, seed: int) -> None:
 def epoch(
     clock: Clock, inputs: Path, seed: int, make: Callable[[int], DSSMRetriever]
 ) -> dict[str, float]:
-    train, _ = split(with_category(read_events(inputs)))
+    train, _ = split(read_needed(inputs))
     model = pipeline(make(seed))
     samples = model[:-1].fit_transform(train)
     with clock("total"):
