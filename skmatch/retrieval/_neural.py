@@ -45,7 +45,7 @@ loss : {"softmax", "bpr", "bce"}, default="softmax"
     "softmax" is list-wise: the step's positives share 256 times `neg_ratio` negatives, with logQ
     correction. "bpr" is pair-wise [2]_ and "bce" point-wise, with `neg_ratio` negatives for each
     positive. `SequenceSampler` says how negatives are drawn.
-max_epochs : int, default=20
+max_epochs : int, default=10
     Number of passes over the events.
 batch_size : int, default=2048
     Number of positives in a step, about.
@@ -154,7 +154,7 @@ class NeuralRetriever(BaseRetriever):
         pooling: str = "decay",
         temperature: float = 0.05,
         loss: str = "softmax",
-        max_epochs: int = 20,
+        max_epochs: int = 10,
         batch_size: int = 2048,
         lr: float = 3e-3,
         weight_decay: float = 0.0,
