@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch._dynamo  # the first optimizer of a process imports it: not part of the work
+import torch._dynamo  # the first optimizer of a process imports it
 from _side import (
     DSSM_BATCH,
     DSSM_DIMS,
