@@ -206,7 +206,8 @@ def draw(points: list[Point], path: Path) -> None:
     curve = by_items(points)
     steps = [point["step"] * 1000 for point in curve]
     per_step.plot([point["n_items"] for point in curve], steps, "o-")
-    per_step.set(xlabel="items", ylabel="milliseconds a step", xscale="log", ylim=(0, None))
+    per_step.set(xlabel="items", ylabel="milliseconds a step", xscale="log")
+    per_step.set_ylim(0, 1.2 * max(steps, default=1))
     per_step.set_title(f"Time of a step, {COMMON_EVENTS:,} events")
     labels = [f"{point['n_events']:.0e}\n{point['n_items']:.0e}" for point in points]
     place = np.arange(len(points))

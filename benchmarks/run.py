@@ -269,7 +269,7 @@ def draw(path: Path) -> None:
             for total, figures in zip(totals, sides.values(), strict=True)
         ]
         panel.bar_label(bars, labels, padding=4)
-        panel.set_xlim(0, medians.max() * 1.3)
+        panel.set_xlim(0, max(total["max"] for total in totals) * 1.4)
         panel.invert_yaxis()
         panel.set_title(result["title"], loc="left", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
