@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, normalize
+from torch.nn.functional import batch_norm, leaky_relu, normalize
 from torch.nn.utils import skip_init
 
 from skmatch._nn.pooling import Pooling
@@ -15,10 +15,29 @@ from skmatch._nn.tables import Table
 
 
 class PReLU(nn.PReLU):
-    """nn.PReLU in an equal form whose gradient takes half the time."""
+    """nn.PReLU, whose gradient takes a third of the time on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return torch.lerp(torch.relu(input), input, self.weight)
+        if input.device.type != "cpu":
+            return super().forward(input)
+        return _PReLU.apply(input, self.weight)
+
+
+class _PReLU(torch.autograd.Function):
+    """As a leaky ReLU, whose slope is a plain number: reading it is free on a CPU only."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(input, slope)
+        return leaky_relu(input, slope.item())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (gradient,) = gradients
+        input, slope = ctx.saved_tensors
+        to_input = torch.ops.aten.leaky_relu_backward(gradient, input, slope.item(), False)
+        to_slope = torch.dot(gradient.flatten(), input.clamp(max=0).flatten())
+        return to_input, to_slope[None]
 
 
 ACTIVATIONS = {"relu": nn.ReLU, "prelu": PReLU, "gelu": nn.GELU, "tanh": nn.Tanh}

@@ -13,7 +13,7 @@ from torch.nn.functional import embedding
 
 from skmatch._nn.losses import PAIR_LOSSES, SharedNegatives, softmax
 from skmatch._nn.negatives import NegativeSampler
-from skmatch._nn.tables import RowAdam, Table
+from skmatch._nn.optimizer import AdamW
 from skmatch._nn.towers import BagTensor, FeatureTensor, TwoTowers
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
@@ -108,14 +108,7 @@ class Trainer:
         self.batch_size = batch_size
         self.lr = lr
         self.rng = rng
-        self.optimizer = torch.optim.AdamW(
-            [weight for weight in network.parameters() if weight.requires_grad],
-            lr=lr,
-            weight_decay=weight_decay,
-            fused=True,
-        )
-        tables = [module for module in network.modules() if isinstance(module, Table)]
-        self.row_optimizer = RowAdam(tables, weight_decay)
+        self.optimizer = AdamW(network, weight_decay)
         self._cut_blocks()
         self.n_steps = max_epochs * math.ceil(len(rows) / batch_size)
         self.step = 0
@@ -149,14 +142,9 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.rows.user.device)
         weight = torch.zeros_like(total)
         for blocks in self._batches():
-            lr = self.lr * one_cycle(self.step / self.n_steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
             loss, batch_weight = self._loss(blocks)
-            self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            self.optimizer.step()
-            self.row_optimizer.step(lr)
+            self.optimizer.step(self.lr * one_cycle(self.step / self.n_steps))
             self.step += 1
             total += loss.detach() * batch_weight
             weight += batch_weight

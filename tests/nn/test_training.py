@@ -387,10 +387,13 @@ def test_learning_rate_rises_in_a_line_then_falls_along_a_cosine():
 
 def test_learning_rate_follows_the_cycle_to_its_end():
     trainer = make_trainer([5] * 40, lr=0.5, max_epochs=2)
+    rates, take_step = [], trainer.optimizer.step
+    trainer.optimizer.step = lambda lr: (rates.append(lr), take_step(lr))
     for _ in range(2):
         trainer.run_epoch()
-    assert trainer.step <= trainer.n_steps
-    assert trainer.optimizer.param_groups[0]["lr"] < 0.5 * 0.05
+    assert len(rates) == trainer.step <= trainer.n_steps
+    assert rates == [0.5 * one_cycle(step / trainer.n_steps) for step in range(trainer.step)]
+    assert rates[-1] < 0.5 * 0.05
 
 
 # Validation

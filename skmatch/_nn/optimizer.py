@@ -1,0 +1,64 @@
+"""AdamW (Loshchilov and Hutter, 2019) with one step for all weights, and tables by their rows.
+
+torch's own optimizers update whole tables, and bring in torch's compiler, which takes more than a
+second and a hundred megabytes in every process that fits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from skmatch._nn.tables import PADDING, Table
+
+BETAS = 0.9, 0.999
+EPS = 1e-8
+
+
+class AdamW:
+    """Updates the weights of a network from the gradients of a step, which it takes up.
+
+    Rows of tables have one second moment each, and change in the steps that touch them.
+    """
+
+    def __init__(self, network: nn.Module, weight_decay: float):
+        self.weight_decay = weight_decay
+        self.weights = [weight for weight in network.parameters() if weight.requires_grad]
+        self.first = torch.cat([torch.zeros_like(weight).flatten() for weight in self.weights])
+        self.second = torch.zeros_like(self.first)
+        self.tables = [
+            module for module in network.modules() if isinstance(module, Table) and module.by_row
+        ]
+        self.row_first = [torch.zeros_like(table.weight) for table in self.tables]
+        self.row_second = [torch.zeros_like(table.weight[:, :1]) for table in self.tables]
+        self.n_steps = 0
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Update what the last step's gradients reach, at this learning rate."""
+        self.n_steps += 1
+        bias1, bias2 = (1 - beta**self.n_steps for beta in BETAS)
+        decay = 1 - lr * self.weight_decay
+        gradient = torch.cat([gradient_of(weight) for weight in self.weights])
+        self.first.lerp_(gradient, 1 - BETAS[0])
+        self.second.lerp_(gradient.square_(), 1 - BETAS[1])
+        scale = torch.sqrt(self.second / bias2).add_(EPS)
+        change = torch.div(self.first, scale).mul_(-lr / bias1)
+        parts = change.split([weight.numel() for weight in self.weights])
+        for weight, part in zip(self.weights, parts, strict=True):
+            weight.mul_(decay).add_(part.view_as(weight))
+            weight.grad = None
+        for table, first, second in zip(self.tables, self.row_first, self.row_second, strict=True):
+            codes, gradient = table.take_gradient()
+            gradient *= (codes != PADDING)[:, None]
+            mean = first[codes].lerp_(gradient, 1 - BETAS[0])
+            square = second[codes].lerp_(gradient.square_().mean(1, keepdim=True), 1 - BETAS[1])
+            first[codes], second[codes] = mean, square
+            scale = torch.sqrt(square / bias2).add_(EPS)
+            rows = table.weight[codes].mul_(decay)
+            table.weight[codes] = rows.addcdiv_(mean, scale, value=-lr / bias1)
+
+
+def gradient_of(weight: Tensor) -> Tensor:
+    """Give the gradient, flat; zeros where the step did not reach the weight."""
+    return (torch.zeros_like(weight) if weight.grad is None else weight.grad).flatten()

@@ -1,0 +1,91 @@
+"""The optimizer against torch's own and against rows computed by hand."""
+
+import subprocess
+import sys
+
+import numpy as np
+import torch
+from torch import nn
+
+from skmatch._nn.optimizer import AdamW
+from skmatch._nn.tables import Table
+
+
+def test_weights_change_as_with_the_optimizer_of_torch():
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    theirs = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = AdamW(ours, weight_decay=0.1)
+    oracle = torch.optim.AdamW(theirs.parameters(), lr=0.0, weight_decay=0.1)
+    for lr in (0.1, 0.05, 0.2):
+        x = torch.randn(5, 3)
+        for network in (ours, theirs):
+            network(x).square().sum().backward()
+        optimizer.step(lr)
+        oracle.param_groups[0]["lr"] = lr
+        oracle.step()
+        oracle.zero_grad()
+    for weight, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected)
+
+
+def row_by_hand(row, steps, weight_decay):
+    """Update one row in numpy: AdamW with the mean square of the row as second moment."""
+    first, second = np.zeros_like(row), 0.0
+    for t, lr, gradient in steps:
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * np.mean(gradient**2)
+        scale = np.sqrt(second / (1 - 0.999**t)) + 1e-8
+        row = row * (1 - lr * weight_decay) - lr * first / (1 - 0.9**t) / scale
+    return row
+
+
+def make_network():
+    table = Table(2000, 3)
+    table.initialise(torch.Generator().manual_seed(0))
+    return table, nn.ModuleList([table.train(), nn.Linear(3, 1)])
+
+
+def test_rows_change_as_computed_by_hand_and_only_where_touched():
+    table, network = make_network()
+    optimizer = AdamW(network, weight_decay=0.1)
+    before = table.weight.numpy().copy()
+    # Row 4 is touched by two calls of the first step; row 7 in both steps.
+    (table(torch.tensor([4, 7, 7])).sum() + 2 * table(torch.tensor([4])).sum()).backward()
+    optimizer.step(0.1)
+    (3 * table(torch.tensor([7]))).sum().backward()
+    optimizer.step(0.2)
+    one = np.ones(3)
+    row4 = row_by_hand(before[4], [(1, 0.1, 3 * one)], 0.1)
+    row7 = row_by_hand(before[7], [(1, 0.1, 2 * one), (2, 0.2, 3 * one)], 0.1)
+    np.testing.assert_allclose(table.weight[[4, 7]], [row4, row7], rtol=1e-5)
+    untouched = np.setdiff1d(np.arange(2000), [4, 7])
+    np.testing.assert_array_equal(table.weight[untouched], before[untouched])
+
+
+def test_padding_never_learns():
+    table, network = make_network()
+    optimizer = AdamW(network, weight_decay=0.1)
+    table(torch.tensor([0, 1])).sum().backward()
+    optimizer.step(0.1)
+    assert (table.weight[0] == 0).all()
+    assert (table.weight[1] != 0).all()
+
+
+def test_no_gradient_is_kept():
+    table, network = make_network()
+    optimizer = AdamW(network, weight_decay=0.0)
+    network[1](table(torch.tensor([5]))).sum().backward()
+    optimizer.step(0.1)
+    assert all(weight.grad is None for weight in network.parameters())
+    assert table.touched == []
+
+
+def test_a_fit_does_not_load_the_compiler_of_torch():
+    code = (
+        "import sys; from skmatch import DSSMRetriever; from skmatch.datasets import make_events;"
+        "DSSMRetriever(embedding_dim=2, dims=(2,), max_epochs=1).fit(make_events(20, 20, 200));"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
