@@ -8,9 +8,11 @@ DATA ?=
 EPOCHS ?=
 # BENCH: arguments for the benchmark, such as "--repeats 1 --only top-k"
 BENCH ?=
+# QUALITY: arguments for the table of quality, such as "--seeds 3 --slow"
+QUALITY ?=
 PEERS := .venv-rechub .venv-rectools
 
-.PHONY: demo tune test lint bench growth clean
+.PHONY: demo tune test lint bench quality growth clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
@@ -28,6 +30,9 @@ lint: $(VENV)/lint.done
 
 bench: $(VENV)/bench.done $(PEERS:=/done)
 	$(BIN)/python benchmarks/run.py $(DATA) $(BENCH)
+
+quality: $(VENV)/bench.done $(PEERS:=/done)
+	$(BIN)/python benchmarks/quality.py $(DATA) $(QUALITY)
 
 growth: $(VENV)/bench.done
 	$(BIN)/python benchmarks/growth.py $(BENCH)

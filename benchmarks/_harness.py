@@ -6,18 +6,45 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 RESULTS = HERE / "results"
+OWN = sys.executable
+RECHUB = str(ROOT / ".venv-rechub" / "bin" / "python")
+RECTOOLS = str(ROOT / ".venv-rectools" / "bin" / "python")
+# implicit asks for one BLAS thread: it starts threads of its own.
+ONE_BLAS_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 SECONDS_BETWEEN_SAMPLES = 0.2
 SHARE_OF_SAMPLING = 0.05  # a look at a large process takes long and must not slow it
+
+
+@dataclass
+class Side:
+    """A library's part in a comparison."""
+
+    python: str
+    script: str
+    comparison: str
+    environment: dict[str, str] | None = None
+
+
+def run_side(
+    side: Side, inputs: Path, seed: int, settings: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Run a side in a fresh process; give what `_side.main` wrote of it."""
+    command = [side.python, str(HERE / side.script), side.comparison, str(inputs)]
+    command += ["--seed", str(seed), "--settings", json.dumps(settings or {})]
+    return run(command, side.environment)
 
 
 def run(command: Sequence[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
@@ -73,8 +100,13 @@ def _memory(process: psutil.Popen) -> int:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Give median, least and greatest."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    """Give mean, median, least and greatest."""
+    return {
+        "mean": statistics.fmean(values),
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+    }
 
 
 def save(name: str, values: Any) -> Path:

@@ -88,7 +88,7 @@ def _peak() -> int:
     return int(line.split()[1]) * 1024
 
 
-Side = Callable[[Clock, Path, int], "dict | None"]
+Side = Callable[..., "dict | None"]  # of the clock, the inputs, the seed and settings by name
 
 
 def main(sides: dict[str, Side]) -> None:
@@ -98,9 +98,11 @@ def main(sides: dict[str, Side]) -> None:
     parser.add_argument("inputs", type=Path, help="folder of the inputs that all sides share")
     parser.add_argument("result", type=Path, help="JSON file to write")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settings", type=json.loads, default={}, help="of this side, as JSON")
     options = parser.parse_args()
     clock = Clock()
-    values = sides[options.comparison](clock, options.inputs, options.seed) or {}
+    side = sides[options.comparison]
+    values = side(clock, options.inputs, options.seed, **options.settings) or {}
     write_result(options.result, clock, values)
 
 
@@ -138,8 +140,37 @@ def read_needed(inputs: Path) -> pd.DataFrame:
     return with_category(read_events(inputs)).drop(columns=["rating", "title", "genres"])
 
 
+def read_training(inputs: Path) -> pd.DataFrame:
+    """Read the events of the quality table that a side may learn from, in the order of time.
+
+    Users and items are numbers, and so are the times: places in the order of time.
+    """
+    return pd.read_csv(inputs / "train.csv", keep_default_na=False)
+
+
+def write_lists(inputs: Path, recommend: Callable[[np.ndarray, bool], np.ndarray]) -> None:
+    """Write the best items of every user that is asked about, with seen items left out and kept.
+
+    `recommend` gets the users and whether to leave out what is seen, and gives a row of `TOP_K`
+    items a user, best first, -1 where there is none.
+    """
+    users = np.load(inputs / "users.npy")
+    for name, exclude_seen in (("left_out", True), ("kept", False)):
+        np.save(inputs / f"{name}.npy", recommend(users, exclude_seen))
+
+
+def as_lists(recommended: pd.DataFrame, users: np.ndarray) -> np.ndarray:
+    """Turn a table with a row a recommended item into what `write_lists` wants."""
+    lists = np.full((len(users), TOP_K), -1)
+    row = pd.Index(users).get_indexer(recommended["user_id"])
+    lists[row, recommended["rank"] - 1] = recommended["item_id"]
+    return lists
+
+
 def with_category(events: pd.DataFrame) -> pd.DataFrame:
-    """Add the first genre, as the tutorial does."""
+    """Add the first genre, as the tutorial does, where the events have genres."""
+    if "genres" not in events:
+        return events
     return events.assign(**{ITEM_FEATURE: events["genres"].str.split("|").str[0]})
 
 

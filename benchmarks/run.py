@@ -10,38 +10,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from _harness import HERE, RESULTS, run, save, spread
+from _harness import (
+    ONE_BLAS_THREAD,
+    OWN,
+    RECHUB,
+    RECTOOLS,
+    RESULTS,
+    ROOT,
+    Side,
+    run_side,
+    save,
+    spread,
+)
 from _side import TOP_K
 
 from skmatch import LeaveLastOut, PopularityRetriever
 from skmatch.datasets import load_movielens
 
-ROOT = HERE.parent
 CACHE = ROOT / ".cache" / "benchmarks"
-OWN = sys.executable
-RECHUB = str(ROOT / ".venv-rechub" / "bin" / "python")
-RECTOOLS = str(ROOT / ".venv-rectools" / "bin" / "python")
-# implicit asks for one BLAS thread: it starts threads of its own.
-ONE_BLAS_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 WIDTH_OF_VECTORS = 64
-
-
-@dataclass
-class Side:
-    """A library's part in a comparison."""
-
-    python: str
-    script: str
-    comparison: str
-    environment: dict[str, str] | None = None
 
 
 def skmatch(name: str) -> Side:
@@ -107,9 +100,7 @@ def main() -> None:
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for repeat in range(options.repeats):
             for side, its in sides.items():
-                command = [its.python, str(HERE / its.script), its.comparison, str(inputs)]
-                command += ["--seed", str(repeat)]
-                runs[side].append(run(command, its.environment))
+                runs[side].append(run_side(its, inputs, repeat))
                 seconds = runs[side][-1]["seconds"]["total"]
                 print(f"  {name}, {side}: {np.median(seconds):.3f} s", flush=True)
         if name == "top-k":

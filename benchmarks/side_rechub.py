@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,9 @@ from _side import (
     main,
     read_events,
     read_needed,
+    read_training,
     with_category,
+    write_lists,
 )
 from sklearn.preprocessing import LabelEncoder
 from torch_rechub.basic.features import SequenceFeature, SparseFeature
@@ -63,13 +66,14 @@ def prepare(events: pd.DataFrame, mode: int) -> Prepared:
     """Encode, cut histories, draw negatives, pad: from events to arrays."""
     data = events.copy()
     sizes, ids = {}, {}
-    for name in [*USER_COLUMNS, *ITEM_COLUMNS]:
+    user_columns, item_columns = (present(names, data) for names in (USER_COLUMNS, ITEM_COLUMNS))
+    for name in [*user_columns, *item_columns]:
         encoder = LabelEncoder()
         data[name] = encoder.fit_transform(data[name]) + 1
         sizes[name] = int(data[name].max()) + 1
         ids[name] = encoder.classes_
-    users = data[USER_COLUMNS].drop_duplicates("user_id")
-    items = data[ITEM_COLUMNS].drop_duplicates("movie_id")
+    users = data[user_columns].drop_duplicates("user_id")
+    items = data[item_columns].drop_duplicates("movie_id")
     train, test = generate_seq_feature_match(
         data,
         "user_id",
@@ -91,6 +95,11 @@ def prepare(events: pd.DataFrame, mode: int) -> Prepared:
     )
 
 
+def present(names: list[str], columns: Iterable[str]) -> list[str]:
+    """Give the names that a set of events has."""
+    return [name for name in names if name in columns]
+
+
 def loaders(prepared: Prepared, batch_size: int) -> tuple:
     """Give the loaders of training rows, of test users and of items, as the tutorial does."""
     generator = MatchDataGenerator(x=prepared.x, y=prepared.y)
@@ -103,7 +112,7 @@ def dssm(prepared: Prepared) -> DSSM:
     tower = {"dims": list(DSSM_DIMS), "activation": "prelu"}
     return DSSM(
         user_features(prepared),
-        sparse(prepared, ITEM_COLUMNS),
+        sparse(prepared, present(ITEM_COLUMNS, prepared.sizes)),
         temperature=DSSM_TEMPERATURE,
         user_params=dict(tower),
         item_params=dict(tower),
@@ -138,15 +147,16 @@ def sequence(prepared: Prepared, name: str, pooling: str) -> SequenceFeature:
 
 
 def user_features(prepared: Prepared) -> list:
-    return [*sparse(prepared, USER_COLUMNS), sequence(prepared, "hist_movie_id", "mean")]
+    features = sparse(prepared, present(USER_COLUMNS, prepared.sizes))
+    return [*features, sequence(prepared, "hist_movie_id", "mean")]
 
 
-def make_trainer(model: torch.nn.Module, mode: int, folder: str) -> MatchTrainer:
+def make_trainer(model: torch.nn.Module, mode: int, folder: str, n_epoch: int = 1) -> MatchTrainer:
     return MatchTrainer(
         model,
         mode=mode,
         optimizer_params={"lr": LR, "weight_decay": WEIGHT_DECAY},
-        n_epoch=1,
+        n_epoch=n_epoch,
         device="cpu",
         model_path=folder,
     )
@@ -262,6 +272,48 @@ def whole_job(clock: Clock, inputs: Path, seed: int) -> dict[str, float]:
     return judge(inputs, prepared, user_vectors, item_vectors)
 
 
+def quality(
+    clock: Clock, inputs: Path, seed: int, make: object, mode: int, batch_size: int, epochs: int
+) -> None:
+    """Prepare, train and write what is recommended by an exact ranking of the vectors."""
+    events = with_category(read_training(inputs)).rename(columns={"item_id": "movie_id"})
+    # Its preparation holds out the last event of each user, so each gets one to hold out.
+    stand_in = events.groupby("user_id").tail(1)
+    stand_in = stand_in.assign(timestamp=len(events) + np.arange(len(stand_in)))
+    padded = pd.concat([events, stand_in], ignore_index=True)
+    set_seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        with clock("total"):
+            prepared = prepare(padded, mode)
+            train, test, item = loaders(prepared, batch_size)
+            model = make(prepared)
+            trainer = make_trainer(model, mode, folder, epochs)
+            trainer.fit(train)
+        user_vectors, item_vectors = vectors(trainer, model, test, item)
+    known = pd.Index(prepared.ids["user_id"][prepared.test_user["user_id"] - 1])
+    items = pd.Index(prepared.ids["movie_id"][prepared.all_item["movie_id"] - 1])
+
+    def recommend(users: np.ndarray, exclude_seen: bool) -> np.ndarray:
+        scores = (user_vectors[known.get_indexer(users)] @ item_vectors.T).numpy()
+        if exclude_seen:
+            row = pd.Index(users).get_indexer(events["user_id"])
+            column = items.get_indexer(events["movie_id"])
+            scores[row[row >= 0], column[row >= 0]] = -np.inf
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP_K]
+        is_left = np.take_along_axis(scores, best, axis=1) > -np.inf
+        return np.where(is_left, items.to_numpy()[best], -1)
+
+    write_lists(inputs, recommend)
+
+
+def dssm_quality(clock: Clock, inputs: Path, seed: int, epochs: int) -> None:
+    quality(clock, inputs, seed, dssm, POINT_WISE, DSSM_BATCH * (1 + NEG_RATIO), epochs)
+
+
+def youtube_dnn_quality(clock: Clock, inputs: Path, seed: int, epochs: int) -> None:
+    quality(clock, inputs, seed, youtube_dnn, LIST_WISE, YOUTUBE_DNN_BATCH, epochs)
+
+
 if __name__ == "__main__":
     main(
         {
@@ -269,5 +321,7 @@ if __name__ == "__main__":
             "dssm-epoch": dssm_epoch,
             "youtube-dnn-epoch": youtube_dnn_epoch,
             "whole-job": whole_job,
+            "dssm-quality": dssm_quality,
+            "youtube-dnn-quality": youtube_dnn_quality,
         }
     )

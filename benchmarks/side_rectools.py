@@ -1,4 +1,4 @@
-"""RecTools' side: its ranker over implicit's kernel, its ranker over torch, and its metrics."""
+"""RecTools' side: its rankers, its metrics, and its models with those of implicit it wraps."""
 
 from __future__ import annotations
 
@@ -7,9 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _side import CUTOFFS, METRICS, TOP_K, Clock, main
+import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
+from _side import (
+    CUTOFFS,
+    METRICS,
+    TOP_K,
+    Clock,
+    as_lists,
+    main,
+    read_training,
+    write_lists,
+)
+from implicit.als import AlternatingLeastSquares
+from implicit.nearest_neighbours import CosineRecommender
+from pytorch_lightning import seed_everything
 from rectools import Columns
+from rectools.dataset import Dataset
 from rectools.metrics import MAP, MRR, NDCG, HitRate, Precision, Recall, calc_metrics
+from rectools.models import (
+    EASEModel,
+    ImplicitALSWrapperModel,
+    ImplicitItemKNNWrapperModel,
+    SASRecModel,
+)
 from rectools.models.rank import Distance, ImplicitRanker, TorchRanker
 from scipy import sparse
 
@@ -71,5 +91,66 @@ def evaluation(clock: Clock, inputs: Path, seed: int) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
+def als(clock: Clock, inputs: Path, seed: int, **parameters: float) -> None:
+    model = AlternatingLeastSquares(random_state=seed, **parameters)
+    answer(clock, inputs, ImplicitALSWrapperModel(model), read_pairs(inputs))
+
+
+def item_knn(clock: Clock, inputs: Path, seed: int, **parameters: int) -> None:
+    model = ImplicitItemKNNWrapperModel(CosineRecommender(**parameters))
+    answer(clock, inputs, model, read_pairs(inputs))
+
+
+def ease(clock: Clock, inputs: Path, seed: int, **parameters: float) -> None:
+    answer(clock, inputs, EASEModel(**parameters), read_pairs(inputs))
+
+
+def sasrec(clock: Clock, inputs: Path, seed: int, **parameters: float) -> None:
+    seed_everything(seed)
+    answer(clock, inputs, SASRecModel(**parameters), read_interactions(inputs))
+
+
+def read_interactions(inputs: Path) -> pd.DataFrame:
+    events = read_training(inputs)
+    return pd.DataFrame(
+        {
+            Columns.User: events["user_id"],
+            Columns.Item: events["item_id"],
+            Columns.Weight: 1.0,
+            Columns.Datetime: pd.to_datetime(events["timestamp"], unit="s"),
+        }
+    )
+
+
+def read_pairs(inputs: Path) -> pd.DataFrame:
+    """Give each pair once, for models of a matrix of zeros and ones."""
+    return read_interactions(inputs).drop_duplicates([Columns.User, Columns.Item])
+
+
+def answer(clock: Clock, inputs: Path, model: object, interactions: pd.DataFrame) -> None:
+    """Fit a model and write what it recommends."""
+    with clock("total"):
+        dataset = Dataset.construct(interactions)
+        model.fit(dataset)
+
+    def recommend(users: np.ndarray, exclude_seen: bool) -> np.ndarray:
+        found = model.recommend(
+            users, dataset, TOP_K, filter_viewed=exclude_seen, on_unsupported_targets="ignore"
+        )
+        return as_lists(found, users)
+
+    write_lists(inputs, recommend)
+
+
 if __name__ == "__main__":
-    main({"top-k": top_k, "top-k-torch": top_k_torch, "evaluation": evaluation})
+    main(
+        {
+            "top-k": top_k,
+            "top-k-torch": top_k_torch,
+            "evaluation": evaluation,
+            "als": als,
+            "item-knn": item_knn,
+            "ease": ease,
+            "sasrec": sasrec,
+        }
+    )

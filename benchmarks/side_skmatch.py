@@ -28,11 +28,15 @@ from _side import (
     YOUTUBE_DNN_TEMPERATURE,
     Clock,
     accuracy,
+    as_lists,
     main,
     read_needed,
+    read_training,
+    write_lists,
 )
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+import skmatch
 from skmatch import (
     DSSMRetriever,
     LeaveLastOut,
@@ -204,6 +208,32 @@ def evaluation_functions(clock: Clock, inputs: Path, seed: int) -> dict[str, flo
     return clock.repeat("total", call)
 
 
+def quality(
+    clock: Clock,
+    inputs: Path,
+    seed: int,
+    *,
+    retriever: str,
+    encoder: dict,
+    sampler: dict,
+    parameters: dict,
+) -> None:
+    """Fit the named retriever and write what it recommends."""
+    events = read_training(inputs)
+    last = getattr(skmatch, retriever)(**parameters)
+    if "random_state" in last.get_params():
+        last.set_params(random_state=seed)
+    model = make_match_pipeline(MatchEncoder(**encoder), SequenceSampler(**sampler), last)
+    with clock("total"):
+        model.fit(events)
+    write_lists(
+        inputs,
+        lambda users, exclude_seen: as_lists(
+            model.recommend(users, k=TOP_K, exclude_seen=exclude_seen), users
+        ),
+    )
+
+
 if __name__ == "__main__":
     main(
         {
@@ -214,5 +244,6 @@ if __name__ == "__main__":
             "top-k": top_k,
             "evaluation": evaluation,
             "evaluation-functions": evaluation_functions,
+            "quality": quality,
         }
     )

@@ -1,0 +1,325 @@
+"""Compare how well skmatch and others rank the item that a user touches next, on real events.
+
+python benchmarks/quality.py PATH ... [--seeds N] [--split validation] [--only NAME ...]
+                             [--slow] [--ablation] [--fast]
+
+A path is a MovieLens zip or folder, or a folder of Online Retail. README.md has the protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _harness import (
+    ONE_BLAS_THREAD,
+    OWN,
+    RECHUB,
+    RECTOOLS,
+    RESULTS,
+    Side,
+    run_side,
+    save,
+    spread,
+)
+
+from skmatch import LeaveLastOut
+from skmatch.datasets import load_movielens, load_online_retail
+from skmatch.metrics import ndcg_at_k, recall_at_k
+
+# The best recipe of skmatch: what differs from the defaults, chosen with `--split validation`.
+BEST: dict[str, dict[str, Any]] = {
+    "parameters": {"embedding_dim": 128, "dims": (512, 128), "dropout": 0.3, "max_epochs": 20},
+    "sampler": {"max_length": 150},
+}
+# What the rows of `--ablation` change in it.
+ABLATION: dict[str, dict[str, dict[str, Any]]] = {
+    "mean": {"parameters": {"pooling": "mean"}},
+    "bce": {"parameters": {"loss": "bce"}},
+    "bpr": {"parameters": {"loss": "bpr"}},
+    "neg-ratio-1": {"sampler": {"neg_ratio": 1}},
+    "neg-ratio-10": {"sampler": {"neg_ratio": 10}},
+}
+USER_FEATURES = ["gender", "age", "occupation"]
+ITEM_FEATURES = ["genres"]
+FAST_USERS, FAST_EPOCHS = 1000, 2
+CUTOFFS = (10, 20, 50, 100)
+FIGURES = {f"HR@{k}": (recall_at_k, k) for k in CUTOFFS} | {
+    f"NDCG@{k}": (ndcg_at_k, k) for k in (10, 100)
+}
+RANKINGS = {"left_out": "seen left out", "kept": "seen kept"}
+
+
+@dataclass
+class Row:
+    """A model of the table."""
+
+    side: Side
+    settings: dict[str, Any]
+    group: str = "main"  # or "slow" or "ablation", which have an option each
+    features: bool = False  # whether it reads features, where the set has them
+    library: str = "skmatch"
+
+
+def rows() -> dict[str, Row]:
+    """Give the models of the table by name."""
+    table = {"popularity": own("PopularityRetriever")}
+    for name, retriever in {"dssm": "DSSMRetriever", "youtube-dnn": "YoutubeDNNRetriever"}.items():
+        table[name] = own(retriever)
+        table[f"{name}-features"] = own(retriever, features=True)
+        table[f"{name}-best"] = own(retriever, BEST)
+        table[f"{name}-best-features"] = own(retriever, BEST, features=True)
+        for change, its in ABLATION.items():
+            recipe = {part: BEST[part] | its.get(part, {}) for part in BEST}
+            table[f"{name}-best-{change}"] = own(retriever, recipe, group="ablation", features=True)
+    matrix = {
+        "als": ("implicit", {"factors": 64}, ONE_BLAS_THREAD),
+        "item-knn": ("implicit", {"K": 100}, ONE_BLAS_THREAD),
+        "ease": ("RecTools", {}, None),
+    }
+    for name, (library, settings, environment) in matrix.items():
+        side = Side(RECTOOLS, "side_rectools.py", name, environment)
+        table[name] = Row(side, settings, library=library)
+    side = Side(RECTOOLS, "side_rectools.py", "sasrec")
+    table["sasrec"] = Row(side, {"epochs": 20}, "slow", library="RecTools")
+    for name in ("dssm", "youtube-dnn"):  # as many epochs as its tutorial's scripts take
+        side = Side(RECHUB, "side_rechub.py", f"{name}-quality")
+        table[f"rechub-{name}"] = Row(side, {"epochs": 10}, "slow", library="torch-rechub")
+    return table
+
+
+def own(retriever: str, recipe: dict[str, Any] | None = None, **options: Any) -> Row:
+    """Make a row of skmatch's."""
+    settings = {"retriever": retriever, "parameters": {}, "sampler": {}} | (recipe or {})
+    return Row(Side(OWN, "side_skmatch.py", "quality"), settings, **options)
+
+
+ROWS = rows()
+
+
+@dataclass
+class Task:
+    """A set of events, split."""
+
+    name: str
+    train: pd.DataFrame  # with numbers for users and items, in the order of time
+    users: np.ndarray  # whom to ask about
+    items: np.ndarray  # what they touched next
+    features: dict[str, Any] = field(default_factory=dict)  # parameters of the encoder
+
+
+def main() -> None:
+    """Fit and judge the models on each set; print and save the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("paths", nargs="+", type=Path, help="MovieLens zip, Online Retail folder")
+    parser.add_argument("--seeds", type=int, default=1, help="fits of each model")
+    parser.add_argument(
+        "--split",
+        choices=["validation", "test"],
+        default="test",
+        help="what is to be found: the event before a user's last, to choose by, or the last",
+    )
+    parser.add_argument("--only", nargs="+", choices=ROWS, metavar="NAME", help=", ".join(ROWS))
+    parser.add_argument("--slow", action="store_true", help="also the networks of others")
+    parser.add_argument("--ablation", action="store_true", help="also changes of the best recipe")
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help=f"{FAST_USERS:,} users and {FAST_EPOCHS} epochs: shows that it runs, not how well",
+    )
+    options = parser.parse_args()
+    groups = {"main"} | {name for name in ("slow", "ablation") if getattr(options, name)}
+    names = options.only or [name for name, row in ROWS.items() if row.group in groups]
+    for path in options.paths:
+        run_set(read_task(path, options.split, options.fast), names, options)
+
+
+def run_set(task: Task, names: list[str], options: argparse.Namespace) -> None:
+    """Fit and judge the models on a set."""
+    file = f"quality-{task.name}-{options.split}" + ("-fast" if options.fast else "")
+    result: dict[str, Any] = {
+        "set": task.name,
+        "split": options.split,
+        "n_users": int(task.train["user_id"].nunique()),
+        "n_items": int(task.train["item_id"].nunique()),
+        "n_events": len(task.train),
+        "n_asked": len(task.users),
+        "n_cores": os.cpu_count(),
+    }
+    models: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder)
+        task.train.to_csv(inputs / "train.csv", index=False)
+        np.save(inputs / "users.npy", task.users)  # what they touched next stays here
+        for name in names:
+            row = ROWS[name]
+            if row.features and row.group == "main" and not task.features:
+                continue  # it would equal the row without features
+            if not Path(row.side.python).exists():
+                print(f"  {name} is left out: {row.library} has no environment; see README.md.")
+                continue
+            settings = settings_of(row, task, options.fast)
+            runs = [
+                run_row(name, row, task, inputs, seed, settings) for seed in range(options.seeds)
+            ]
+            models[name] = summarise(row, settings, runs)
+            save(file, result | {"models": saved_models(file) | models})
+    print(as_markdown(result, models), flush=True)
+
+
+def read_task(path: Path, split: str, fast: bool) -> Task:
+    """Read a set and split it: what was held out last is the test, what before that is to choose.
+
+    A user's events are in the order of time, and of the rows where times are equal.
+    """
+    events = load(path)
+    if fast:
+        users = events["user_id"].unique()
+        users = np.random.default_rng(0).permutation(users)[:FAST_USERS]
+        events = events[events["user_id"].isin(users)]
+    events = events.sort_values("timestamp", kind="stable", ignore_index=True)
+    user_features, item_features = (
+        [name for name in names if name in events] for names in (USER_FEATURES, ITEM_FEATURES)
+    )
+    table = pd.DataFrame(
+        {
+            "user_id": pd.factorize(events["user_id"])[0],
+            "item_id": pd.factorize(events["item_id"])[0],
+            "timestamp": np.arange(len(events)),
+        }
+    )
+    table[user_features] = events[user_features]
+    for name in item_features:
+        table[name] = events[name].str.join("|")
+    chosen, last = LeaveLastOut(n_splits=2).split(table)
+    train, held_out = (table.iloc[rows] for rows in (last if split == "test" else chosen))
+    features = {
+        "user_features": user_features,
+        "item_features": item_features,
+        "kinds": dict.fromkeys(item_features, "multi_valued"),
+    }
+    return Task(
+        name=path.resolve().stem,
+        train=train,
+        users=held_out["user_id"].to_numpy(),
+        items=held_out["item_id"].to_numpy(),
+        features=features if user_features or item_features else {},
+    )
+
+
+def load(path: Path) -> pd.DataFrame:
+    """Read a set with the loader that knows its layout."""
+    try:
+        return load_movielens(path)
+    except ValueError as no_movielens:
+        try:
+            return load_online_retail(path)
+        except (ValueError, FileNotFoundError) as no_retail:
+            raise ValueError(
+                f"{path} is no MovieLens ({no_movielens}) and no Online Retail ({no_retail})"
+            ) from None
+
+
+def settings_of(row: Row, task: Task, fast: bool) -> dict[str, Any]:
+    """Give the settings of a row on a set."""
+    settings = dict(row.settings)
+    if row.library == "skmatch":
+        settings["encoder"] = task.features if row.features else {}
+        if fast and settings["retriever"] != "PopularityRetriever":
+            settings["parameters"] = settings["parameters"] | {"max_epochs": FAST_EPOCHS}
+    elif fast and "epochs" in settings:
+        settings["epochs"] = FAST_EPOCHS
+    return settings
+
+
+def run_row(
+    name: str, row: Row, task: Task, inputs: Path, seed: int, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Fit a model in a fresh process and judge its lists."""
+    run = run_side(row.side, inputs, seed, settings)
+    lists = {ranking: np.load(inputs / f"{ranking}.npy") for ranking in RANKINGS}
+    for ranking in RANKINGS:
+        (inputs / f"{ranking}.npy").unlink()
+    check_unseen(name, task, lists["left_out"])
+    run["figures"] = {
+        ranking: {figure: metric(task.items, found, k) for figure, (metric, k) in FIGURES.items()}
+        for ranking, found in lists.items()
+    }
+    figures = run["figures"]["left_out"]
+    print(
+        f"  {task.name}, {name}, seed {seed}: HR@10 {figures['HR@10']:.4f}, "
+        f"NDCG@10 {figures['NDCG@10']:.4f}, fit {run['seconds']['total'][0]:.1f} s",
+        flush=True,
+    )
+    return run
+
+
+def check_unseen(name: str, task: Task, lists: np.ndarray) -> None:
+    """Make sure that all models leave out the same."""
+    n_items = int(task.train["item_id"].max()) + 1
+    seen = task.train["user_id"] * n_items + task.train["item_id"]
+    listed = task.users[:, None] * n_items + lists
+    n_wrong = int(np.isin(listed[lists >= 0], seen).sum())
+    if n_wrong:
+        raise RuntimeError(f"{name} recommends {n_wrong:,} items that were to be left out.")
+
+
+def summarise(row: Row, settings: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Give the figures of a model over its seeds."""
+    return {
+        "library": row.library,
+        "settings": settings,
+        "n_seeds": len(runs),
+        **{
+            ranking: {
+                figure: spread([run["figures"][ranking][figure] for run in runs])
+                for figure in FIGURES
+            }
+            for ranking in RANKINGS
+        },
+        "fit_seconds": spread([run["seconds"]["total"][0] for run in runs]),
+        "peak_bytes": spread([run["peak_bytes"] for run in runs]),
+        "versions": runs[0]["versions"],
+    }
+
+
+def saved_models(file: str) -> dict[str, Any]:
+    """Give the models that earlier runs have saved: a slow one need not run again."""
+    path = RESULTS / f"{file}.json"
+    return json.loads(path.read_text())["models"] if path.exists() else {}
+
+
+def as_markdown(result: dict[str, Any], models: dict[str, Any]) -> str:
+    """Tabulate the models of this run."""
+    columns = [f"{figure}, {label}" for label in RANKINGS.values() for figure in FIGURES]
+    lines = [
+        f"\n### {result['set']}, {result['split']}: {result['n_users']:,} users, "
+        f"{result['n_items']:,} items, {result['n_events']:,} events to learn from, "
+        f"{result['n_asked']:,} to find; {result['n_cores']} cores\n",
+        "| " + " | ".join(["model", "library", *columns, "fit s", "peak GB"]) + " |",
+        "|---|---|" + "---:|" * (len(columns) + 2),
+    ]
+    for name, model in models.items():
+        cells = [name, model["library"]]
+        cells += [cell(model[ranking][figure], ".4f") for ranking in RANKINGS for figure in FIGURES]
+        cells.append(cell(model["fit_seconds"], ".1f"))
+        cells.append(f"{model['peak_bytes']['mean'] / 2**30:.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(figure: dict[str, float], form: str) -> str:
+    """Give a mean, with half the distance from least to greatest where there are several."""
+    half = (figure["max"] - figure["min"]) / 2
+    return f"{figure['mean']:{form}}" + (f" ±{half:{form}}" if half else "")
+
+
+if __name__ == "__main__":
+    main()
