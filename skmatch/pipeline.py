@@ -82,7 +82,13 @@ class MatchPipeline(VersionedMixin, Pipeline):
         return self[-1].schema_
 
     def recommend(
-        self, X: Any = None, k: int | None = None, *, exclude_seen: bool = True
+        self,
+        X: Any = None,
+        k: int | None = None,
+        *,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        exclude: Any = None,
     ) -> pd.DataFrame:
         """Recommend items to users.
 
@@ -96,6 +102,12 @@ class MatchPipeline(VersionedMixin, Pipeline):
             Number of items a query; None takes the retriever's `k`.
         exclude_seen : bool, default=True
             Whether to leave out the items that the user has seen.
+        candidates : list of item ids, mapping, column of lists or None, default=None
+            The only items that may be answered; None allows all. A list holds for every query; a
+            mapping from user ids to lists, or a column of lists, one a query, for those that have
+            one. Ids that are not in the catalogue are ignored, with a warning.
+        exclude : list of item ids, mapping, column of lists or None, default=None
+            Items that are never answered, given as `candidates` are.
 
         Returns
         -------
@@ -105,9 +117,13 @@ class MatchPipeline(VersionedMixin, Pipeline):
         """
         check_is_fitted(self)
         samples = self[:-1].transform(queries_of(X, self.schema_))
-        return self[-1].recommend(samples, k, exclude_seen=exclude_seen)
+        return self[-1].recommend(
+            samples, k, exclude_seen=exclude_seen, candidates=candidates, exclude=exclude
+        )
 
-    def similar_items(self, items: Any, k: int | None = None) -> pd.DataFrame:
+    def similar_items(
+        self, items: Any, k: int | None = None, *, candidates: Any = None, exclude: Any = None
+    ) -> pd.DataFrame:
         """Give the items whose vectors are nearest to those of given items.
 
         Parameters
@@ -116,6 +132,9 @@ class MatchPipeline(VersionedMixin, Pipeline):
             Ids of known items.
         k : int or None, default=None
             Number of neighbours an item; None takes the retriever's `k`.
+        candidates, exclude : list of item ids, mapping, column of lists or None, default=None
+            The only items that may be neighbours, and those that never are, as in `recommend`. A
+            mapping is from the ids in `items` to lists.
 
         Returns
         -------
@@ -124,7 +143,7 @@ class MatchPipeline(VersionedMixin, Pipeline):
             score and the rank from 1.
         """
         check_is_fitted(self)
-        return self[-1].similar_items(items, k)
+        return self[-1].similar_items(items, k, candidates=candidates, exclude=exclude)
 
 
 def make_match_pipeline(
