@@ -45,7 +45,7 @@ class MatchPipeline(VersionedMixin, Pipeline):
     ...     ("retrieve", PopularityRetriever()),
     ... ])
     >>> pipe.fit(events).recommend(k=2).shape
-    (100, 4)
+    (100, 5)
     """
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> MatchPipeline:
@@ -113,7 +113,28 @@ class MatchPipeline(VersionedMixin, Pipeline):
         -------
         recommendations : DataFrame
             One row a recommended item, in the order of the queries: the user's id, the item's id,
-            its score and its rank from 1.
+            its score, its rank from 1, and what answered in the column ``source``: "history" where
+            the query has any known history, "features" where it has none but known features of the
+            user, "popularity" where nothing is known. A query has `k` rows, or as many as items
+            remain.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from skmatch import (
+        ...     MatchEncoder, PopularityRetriever, SequenceSampler, make_match_pipeline
+        ... )
+        >>> events = pd.DataFrame({
+        ...     "user_id": ["ann", "ann", "bob", "bob", "cyd", "dan"],
+        ...     "item_id": ["tea", "jam", "tea", "rye", "tea", "jam"],
+        ... })
+        >>> pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), PopularityRetriever())
+        >>> pipe.fit(events).recommend(["cyd", "eve"], exclude={"eve": ["jam"]})
+          user_id item_id     score  rank      source
+        0     cyd     jam  0.333333     1  popularity
+        1     cyd     rye  0.166667     2  popularity
+        2     eve     tea  0.500000     1  popularity
+        3     eve     rye  0.166667     2  popularity
         """
         check_is_fitted(self)
         samples = self[:-1].transform(queries_of(X, self.schema_))

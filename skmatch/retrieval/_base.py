@@ -20,6 +20,8 @@ from skmatch.preprocessing import SequenceSampler
 from skmatch.preprocessing._plain_events import PlainEventsMixin
 from skmatch.retrieval._filters import read_filter
 
+HISTORY, FEATURES, POPULARITY = "history", "features", "popularity"  # what answers a query
+
 
 class BaseRetriever(
     PlainEventsMixin,
@@ -127,7 +129,7 @@ class BaseRetriever(
         """
         samples = self._read_queries(X)
         allowed = self._read_filter(samples, True, candidates, exclude)
-        positions, _ = self._search(samples, k, allowed)
+        positions, _, _ = self._search(samples, k, allowed)
         return self._decode_items(positions)
 
     def recommend(
@@ -160,12 +162,15 @@ class BaseRetriever(
         -------
         recommendations : DataFrame
             One row a recommended item, in the order of the queries: the user's id, the item's id,
-            its score and its rank from 1. A query has `k` rows, or as many as items remain.
+            its score, its rank from 1, and what answered in the column ``source``: "history" where
+            the query has any known history, "features" where it has none but known features of the
+            user, "popularity" where nothing is known. A query has `k` rows, or as many as items
+            remain.
         """
         check_is_fitted(self)
         samples = self._read_queries(queries_of(X, self.schema_))
         allowed = self._read_filter(samples, exclude_seen, candidates, exclude)
-        positions, scores = self._search(samples, k, allowed)
+        positions, scores, source = self._search(samples, k, allowed)
         found = positions >= 0
         row, place = np.nonzero(found)
         return pd.DataFrame(
@@ -174,6 +179,7 @@ class BaseRetriever(
                 self.schema_.item: self.schema_.items.decode(positions[found] + FIRST_KNOWN),
                 "score": scores[found],
                 "rank": place + 1,
+                "source": source[row],
             }
         )
 
@@ -235,17 +241,26 @@ class BaseRetriever(
 
     def _search(
         self, samples: Samples, k: int | None, allowed: ItemFilter
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Give positions and scores of the best items of each query."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give positions and scores of the best items of each query, and what answered it."""
         k = check_k(self.k if k is None else k)
-        positions, scores = self.index_.search(self._encode(samples), k, allowed)
-        nameless = np.flatnonzero(~is_informed(samples))
-        if len(nameless):
+        source = self._source_of(samples)
+        positions = np.empty((len(samples), min(k, len(self.item_vectors_))), dtype=np.int64)
+        scores = np.empty(positions.shape, dtype=np.float32)
+        rows = np.flatnonzero(source != POPULARITY)
+        if len(rows):
+            vectors = self._encode(samples.take(rows))
+            positions[rows], scores[rows] = self.index_.search(vectors, k, allowed.take(rows))
+        rows = np.flatnonzero(source == POPULARITY)
+        if len(rows):
             by_count = ItemIndex().fit(self.popularity_[:, None])
-            ones = np.ones((len(nameless), 1), dtype=np.float32)
-            rest = allowed.take(nameless)
-            positions[nameless], scores[nameless] = by_count.search(ones, k, rest)
-        return positions, scores
+            ones = np.ones((len(rows), 1), dtype=np.float32)
+            positions[rows], scores[rows] = by_count.search(ones, k, allowed.take(rows))
+        return positions, scores, source
+
+    def _source_of(self, samples: Samples) -> np.ndarray:
+        """Tell what answers each query."""
+        return source_of(samples)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Give the mean NDCG@k of held-out events.
@@ -273,7 +288,7 @@ class BaseRetriever(
         user, _ = pd.factorize(samples.original_users(), use_na_sentinel=False)
         _, first = np.unique(user, return_index=True)
         queries = samples.take(first)
-        positions, _ = self._search(queries, None, self._read_filter(queries, exclude_seen=True))
+        positions, _, _ = self._search(queries, None, self._read_filter(queries, exclude_seen=True))
         # An item that training did not know cannot be hit: it gets a number of its own below -1.
         item = samples.item.astype(np.int64) - FIRST_KNOWN
         item = np.where(item < 0, -2 - np.arange(len(item)), item)
@@ -304,13 +319,20 @@ def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
     return as_series(values, name)
 
 
-def is_informed(samples: Samples) -> np.ndarray:
-    """Tell for each row whether anything is known of it: a history or a feature."""
-    informed = samples.stop > samples.start
+def source_of(samples: Samples) -> np.ndarray:
+    """Tell for each row what can answer it: the best of what is known of it."""
+    items, start, stop = samples.log.items, samples.start, samples.stop
+    has_history = stop > start
+    # Nearly always the newest item is known; where it is not, any other will do.
+    has_history[has_history] = items[stop[has_history] - 1] >= FIRST_KNOWN
+    unsure = np.flatnonzero(~has_history & (stop > start))
+    row, _ = ItemLists(items, start, stop).take(unsure).pairs(0, len(unsure))
+    has_history[unsure[row]] = True
+    has_feature = np.zeros(len(samples), dtype=bool)
     for column in samples.user_columns().values():
         if isinstance(column, np.ndarray):
-            known = column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
+            has_feature |= column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
         else:
-            known = np.diff(column.offsets) > 0
-        informed = informed | known
-    return informed
+            has_feature |= np.diff(column.offsets) > 0
+    features_or_not = np.where(has_feature, FEATURES, POPULARITY)
+    return np.where(has_history, HISTORY, features_or_not)

@@ -67,8 +67,9 @@ def _read_rule(
     values: Any, parameter: str, queries: pd.Series, names: Vocabulary, items: Vocabulary
 ) -> _Rule:
     if isinstance(values, Mapping):
-        return _rule_of_cells([values.get(query) for query in queries], parameter, queries, items,
-                              _foreign_keys(values, parameter, queries, names))  # fmt: skip
+        foreign = _foreign_keys(values, parameter, queries, names)
+        cells = [values.get(query) for query in queries]
+        return _rule_of_cells(cells, parameter, queries, items, foreign)
     if not _is_list(values):
         raise ValueError(
             f"{parameter}={reprlib.repr(values)} is no list of item ids; give a list, also for a "
@@ -102,22 +103,24 @@ def _rule_of_cells(
             )
         if has and not len(cell):
             _reject_empty(parameter, f" for {query!r}")
-    flat = list(chain.from_iterable(cell for cell, has in zip(cells, has_list, strict=True) if has))
-    codes, unknown = _read_codes(flat, parameter, items)
-    lengths = [len(cell) if has else 0 for cell, has in zip(cells, has_list, strict=True)]
-    stop = np.cumsum(lengths, dtype=np.int64)
+    lists = [cell if has else () for cell, has in zip(cells, has_list, strict=True)]
+    codes, unknown = _read_codes(list(chain.from_iterable(lists)), parameter, items)
+    lengths = np.array([len(one) for one in lists], dtype=np.int64)
+    stop = np.cumsum(lengths)
     return _Rule(codes, ItemLists(codes, stop - lengths, stop), has_list, ignored + unknown)
 
 
 def _read_codes(ids: Any, parameter: str, items: Vocabulary) -> tuple[np.ndarray, tuple[str, ...]]:
     """Give the codes of item ids, and what is to be said of unknown ones."""
+    if not len(ids):
+        return np.empty(0, dtype=np.int32), ()
     column = as_series(ids, parameter)
     codes = items.lookup(column)
     unknown = column[codes < FIRST_KNOWN].dropna()
     if unknown.empty:
         return codes, ()
     return codes, (
-        f"{unknown.nunique():,} ids in {parameter} that are not in the catalogue, such as "
+        f"{unknown.nunique():,} id(s) in {parameter} that are not in the catalogue, such as "
         f"{unknown.iloc[0]!r}",
     )
 
@@ -128,11 +131,13 @@ def _foreign_keys(
     """Give what is to be said of keys that name neither a query nor anybody known."""
     asked = set(queries)
     keys = as_series([key for key in rule if key not in asked])
+    if keys.empty:
+        return ()
     foreign = keys[names.lookup(keys) < FIRST_KNOWN]
     if foreign.empty:
         return ()
     return (
-        f"{len(foreign):,} keys of {parameter} that are no {queries.name!r}, such as "
+        f"{len(foreign):,} key(s) of {parameter} that are no {queries.name!r}, such as "
         f"{foreign.iloc[0]!r}",
     )
 

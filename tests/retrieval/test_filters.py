@@ -173,15 +173,17 @@ def test_ids_may_be_tuples():
 
 
 def test_unknown_ids_are_counted_in_one_warning(pipe):
-    with pytest.warns(UserWarning, match=r"2 ids in candidates.*-7.*and 1 ids in exclude") as seen:
+    with pytest.warns(
+        UserWarning, match=r"2 id.s. in candidates.*-7.*and 1 id.s. in exclude"
+    ) as seen:
         answer = pipe.recommend(
             USERS[:2], candidates=[ITEMS[0], UNKNOWN, UNKNOWN, "x", None], exclude=[[UNKNOWN], None]
         )
     assert len(seen) == 1
     assert set(answer["item_id"]) <= {ITEMS[0]}
-    with pytest.warns(UserWarning, match="1 ids in candidates"):
+    with pytest.warns(UserWarning, match=r"1 id.s. in candidates"):
         assert pipe.recommend(USERS[:2], candidates=[UNKNOWN]).empty
-    with pytest.warns(UserWarning, match=r"1 keys of exclude that are no 'user_id', such as '0'"):
+    with pytest.warns(UserWarning, match=r"1 key.s. of exclude that are no 'user_id', such as '0'"):
         pipe.recommend(USERS[:2], exclude={"0": ITEMS, USERS[3]: ITEMS, USERS[0]: ITEMS[:1]})
 
 
