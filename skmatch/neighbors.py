@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 
 from skmatch._data import FIRST_KNOWN, Samples, concatenate_ranges
-from skmatch._validation import check_choice
+from skmatch._validation import check_choice, check_k
 
 METHODS = ("exact", "pynndescent")
 _BLOCK_SIZE = 2**24  # scores of a block: 64 MiB
@@ -92,8 +92,8 @@ class ItemIndex:
     ----------
     method : {"exact", "pynndescent"}, default="exact"
         "exact" scores every item, in blocks of bounded memory. "pynndescent" searches an
-        approximate graph of neighbours, worth it for large catalogues. The graph is not saved:
-        the first search after loading builds it anew.
+        approximate graph of neighbours, worth it for large catalogues; `estimate_recall` tells what
+        it misses. The graph is not saved: the first search after loading builds it anew.
     random_state : int or None, default=None
         Seeds the construction of the graph; the same graph takes the same number of threads.
 
@@ -110,6 +110,8 @@ class ItemIndex:
     >>> positions, scores = index.search(np.array([[0.0, 1.0]]), k=2)
     >>> positions
     array([[1, 2]])
+    >>> index.estimate_recall(np.array([[0.0, 1.0]]), k=2)
+    1.0
     """
 
     def __init__(self, method: str = "exact", random_state: int | None = None):
@@ -184,6 +186,30 @@ class ItemIndex:
             allowed.apply(block_scores, a)
             positions[a:b], scores[a:b] = _top_k_in_threads(block_scores, k)
         return positions, scores
+
+    def estimate_recall(self, queries: np.ndarray, k: int) -> float:
+        """Give the share of the exact `k` best items that `search` finds, over some queries.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, n_dims)
+            A sample of query vectors, such as a few hundred of a retriever's `transform`: each is
+            searched exactly, too.
+        k : int
+            Number of items for a query.
+
+        Returns
+        -------
+        recall : float
+            Mean recall@k, 1.0 for an exact index.
+        """
+        if not len(queries):
+            raise ValueError("queries holds 0 vectors; give a sample of at least one.")
+        k = min(check_k(k), len(self.vectors_))
+        found, _ = self.search(queries, k)
+        exact, _ = ItemIndex().fit(self.vectors_).search(queries, k)
+        first = np.arange(len(found))[:, None] * len(self.vectors_)
+        return float(np.isin(first + exact, first + found).mean())
 
     def _n_to_fetch(self, k: int, allowed: ItemFilter) -> int:
         """Give how many items of the graph leave `k` after the filter; 0 where none would."""

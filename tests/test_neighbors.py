@@ -179,6 +179,24 @@ def test_a_graph_answers_within_the_rules(rules, right, k):
         assert row[mine].all()
 
 
+def test_recall_is_the_share_of_the_exact_answer():
+    queries, vectors, _ = make_problem(n_items=300)
+    index = ItemIndex().fit(vectors)
+    assert index.estimate_recall(queries, 10) == 1.0
+    assert index.estimate_recall(queries, 500) == 1.0
+    index.graph_ = Graph(vectors, right=True)
+    assert index.estimate_recall(queries, 10) == 1.0
+    index.graph_ = Graph(vectors, right=False)
+    found, exact = index.search(queries, 10)[0], sorted_all(queries, vectors, 10)[0]
+    hits = [len({*a} & {*b}) for a, b in zip(found.tolist(), exact.tolist(), strict=True)]
+    assert 0 < sum(hits) < 100
+    assert index.estimate_recall(queries, 10) == pytest.approx(sum(hits) / 200)
+    with pytest.raises(ValueError, match="k=0"):
+        index.estimate_recall(queries, 0)
+    with pytest.raises(ValueError, match="at least one"):
+        index.estimate_recall(queries[:0], 5)
+
+
 def test_pynndescent_is_near_the_exact_answer_and_keeps_the_rules(rules):
     queries, vectors, seen = make_problem(n_items=300, n_dims=8, n_seen=30)
     index = ItemIndex("pynndescent", random_state=0).fit(vectors)
@@ -196,6 +214,7 @@ def test_pynndescent_is_near_the_exact_answer_and_keeps_the_rules(rules):
         assert np.mean([len({*a} & {*b}) / 10 for a, b in pairs]) > 0.9
     for i, row in enumerate(positions):
         assert not {*(row + 2).tolist()} & {*left_out_by(seen, i).tolist()}
+    assert index.estimate_recall(queries, 10) > 0.9
     allowed, permitted = rules
     positions, _ = index.search(queries, 10, allowed)
     n_found = (positions >= 0).sum(axis=1)
