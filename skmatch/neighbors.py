@@ -10,36 +10,79 @@ import numpy as np
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 
 from skmatch._data import FIRST_KNOWN, Samples, concatenate_ranges
-from skmatch._validation import check_choice
+from skmatch._validation import check_choice, check_k
 
 METHODS = ("exact", "pynndescent")
 _BLOCK_SIZE = 2**24  # scores of a block: 64 MiB
 _PART_SIZE = 2**20  # scores that make it worth while to use one more thread
 
 
-class SeenItems(NamedTuple):
-    """What each query leaves out: query `i` the item codes ``items[start[i]:stop[i]]``."""
+class ItemLists(NamedTuple):
+    """A list of item codes for each query: query `i` has ``items[start[i]:stop[i]]``."""
 
     items: np.ndarray
     start: np.ndarray
     stop: np.ndarray
 
     @classmethod
-    def of(cls, samples: Samples) -> SeenItems:
+    def seen_by(cls, samples: Samples) -> ItemLists:
         """Give what the users of samples have seen."""
         return cls(samples.log.items, samples.seen, samples.stop)
 
     def pairs(self, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give the rows, counted from `a`, and positions that queries a ... b - 1 leave out."""
+        """Give the rows, counted from `a`, and positions of the lists of queries a ... b - 1."""
         where, offsets = concatenate_ranges(self.start[a:b], self.stop[a:b])
         rows = np.repeat(np.arange(b - a), np.diff(offsets))
         codes = self.items[where]
         known = codes >= FIRST_KNOWN
         return rows[known], codes[known].astype(np.int64) - FIRST_KNOWN
 
-    def take(self, queries: np.ndarray) -> SeenItems:
-        """Give what some of the queries leave out."""
-        return SeenItems(self.items, self.start[queries], self.stop[queries])
+    def take(self, queries: np.ndarray) -> ItemLists:
+        """Give the lists of some of the queries."""
+        return ItemLists(self.items, self.start[queries], self.stop[queries])
+
+
+class ItemFilter(NamedTuple):
+    """What may answer each query; a rule that is None rules nothing out."""
+
+    anyone: np.ndarray | None = None  # (n_items,) bool: what may answer any query at all
+    only: ItemLists | None = None  # what may answer the queries that `limited` marks
+    limited: np.ndarray | None = None  # (n_queries,) bool
+    never: tuple[ItemLists, ...] = ()  # what each query leaves out
+
+    def apply(self, scores: np.ndarray, a: int) -> None:
+        """Give all that may not answer queries a, a + 1, ... a score of -inf, in place."""
+        b = a + len(scores)
+        if self.only is not None and self.limited is not None:
+            pairs = self.only.pairs(a, b)
+            kept = scores[pairs]
+            scores[self.limited[a:b]] = -np.inf
+            scores[pairs] = kept
+        for lists in self.never:
+            scores[lists.pairs(a, b)] = -np.inf
+        if self.anyone is not None:
+            np.copyto(scores, -np.inf, where=~self.anyone)
+
+    def permits(self, found: np.ndarray, n_items: int) -> np.ndarray:
+        """Tell which of the positions found for all queries may answer them."""
+        first = np.arange(len(found))[:, None] * n_items  # numbers a query's items apart
+        permitted = np.ones(found.shape, dtype=bool) if self.anyone is None else self.anyone[found]
+        for lists in self.never:
+            rows, left_out = lists.pairs(0, len(found))
+            permitted &= ~np.isin(first + found, rows * n_items + left_out)
+        if self.only is not None and self.limited is not None:
+            rows, kept = self.only.pairs(0, len(found))
+            permitted &= ~self.limited[:, None] | np.isin(first + found, rows * n_items + kept)
+        return permitted
+
+    def take(self, queries: np.ndarray) -> ItemFilter:
+        """Give what may answer some of the queries."""
+        return ItemFilter(
+            anyone=self.anyone,
+            only=None if self.only is None else self.only.take(queries),
+            limited=None if self.limited is None else self.limited[queries],
+            never=tuple(lists.take(queries) for lists in self.never),
+        )
 
 
 class ItemIndex:
@@ -49,8 +92,8 @@ class ItemIndex:
     ----------
     method : {"exact", "pynndescent"}, default="exact"
         "exact" scores every item, in blocks of bounded memory. "pynndescent" searches an
-        approximate graph of neighbours, worth it for large catalogues. The graph is not saved:
-        the first search after loading builds it anew.
+        approximate graph of neighbours, worth it for large catalogues; `estimate_recall` tells what
+        it misses. The graph is not saved: the first search after loading builds it anew.
     random_state : int or None, default=None
         Seeds the construction of the graph; the same graph takes the same number of threads.
 
@@ -67,6 +110,8 @@ class ItemIndex:
     >>> positions, scores = index.search(np.array([[0.0, 1.0]]), k=2)
     >>> positions
     array([[1, 2]])
+    >>> index.estimate_recall(np.array([[0.0, 1.0]]), k=2)
+    1.0
     """
 
     def __init__(self, method: str = "exact", random_state: int | None = None):
@@ -106,7 +151,7 @@ class ItemIndex:
         return {name: value for name, value in self.__dict__.items() if name != "graph_"}
 
     def search(
-        self, queries: np.ndarray, k: int, seen: SeenItems | None = None
+        self, queries: np.ndarray, k: int, allowed: ItemFilter | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Give the best `k` items of each query, best first.
 
@@ -116,8 +161,8 @@ class ItemIndex:
             Query vectors.
         k : int
             Number of items for a query.
-        seen : SeenItems or None, default=None
-            Items to leave out.
+        allowed : ItemFilter or None, default=None
+            What may answer each query; None allows every item.
 
         Returns
         -------
@@ -126,43 +171,72 @@ class ItemIndex:
         scores : ndarray of shape (n_queries, min(k, n_items))
             Inner products; -inf where no item remains.
         """
-        k = min(k, len(self.vectors_))
+        k, allowed = min(k, len(self.vectors_)), allowed or ItemFilter()
         if not hasattr(self, "graph_"):
             self.graph_ = self._build_graph()
-        if self.graph_ is not None:
-            return self._search_graph(queries, k, seen)
+        n_fetched = 0 if self.graph_ is None else self._n_to_fetch(k, allowed)
+        if n_fetched:
+            return self._search_graph(queries, k, allowed, n_fetched)
         positions = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
         block = max(1, _BLOCK_SIZE // len(self.vectors_))
         for a in range(0, len(queries), block):
             b = min(a + block, len(queries))
             block_scores = queries[a:b] @ self.vectors_.T
-            if seen is not None:
-                block_scores[seen.pairs(a, b)] = -np.inf
+            allowed.apply(block_scores, a)
             positions[a:b], scores[a:b] = _top_k_in_threads(block_scores, k)
         return positions, scores
 
+    def estimate_recall(self, queries: np.ndarray, k: int) -> float:
+        """Give the share of the exact `k` best items that `search` finds, over some queries.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, n_dims)
+            A sample of query vectors, such as a few hundred of a retriever's `transform`: each is
+            searched exactly, too.
+        k : int
+            Number of items for a query.
+
+        Returns
+        -------
+        recall : float
+            Mean recall@k, 1.0 for an exact index.
+        """
+        if not len(queries):
+            raise ValueError("queries holds 0 vectors; give a sample of at least one.")
+        k = min(check_k(k), len(self.vectors_))
+        found, _ = self.search(queries, k)
+        exact, _ = ItemIndex().fit(self.vectors_).search(queries, k)
+        first = np.arange(len(found))[:, None] * len(self.vectors_)
+        return float(np.isin(first + exact, first + found).mean())
+
+    def _n_to_fetch(self, k: int, allowed: ItemFilter) -> int:
+        """Give how many items of the graph leave `k` after the filter; 0 where none would."""
+        n_items = len(self.vectors_)
+        n_open = n_items if allowed.anyone is None else int(np.count_nonzero(allowed.anyone))
+        n_left_out = sum(lists.stop - lists.start for lists in allowed.never)
+        n_wanted = k + int(np.max(n_left_out, initial=0))
+        # As if what is open to anyone lay evenly among what is near. Where more would be fetched
+        # than is open, it takes less to score all of that.
+        n_fetched = -(-n_wanted * n_items // max(n_open, 1))
+        return n_fetched if n_fetched < n_open else 0
+
     def _search_graph(
-        self, queries: np.ndarray, k: int, seen: SeenItems | None
+        self, queries: np.ndarray, k: int, allowed: ItemFilter, n_fetched: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Fetch enough to leave out what is seen; queries still short of `k` go the exact way."""
-        n_queries, n_items = len(queries), len(self.vectors_)
-        n_seen = 0 if seen is None else int((seen.stop - seen.start).max(initial=0))
-        n_fetched = min(k + n_seen, n_items)
+        """Filter what the graph gives; queries that keep less than `k` go the exact way."""
         found, _ = self.graph_.query(queries, k=n_fetched)
         found = found.astype(np.int64)
         scores = np.einsum("qd,qfd->qf", queries, self.vectors_[found]).astype(np.float32)
-        if seen is not None:
-            rows, left_out = seen.pairs(0, n_queries)
-            keys = np.arange(n_queries)[:, None] * n_items + found
-            scores[np.isin(keys, rows * n_items + left_out)] = -np.inf
-        best, best_scores = top_k(scores, min(k, n_fetched))
+        scores[~allowed.permits(found, len(self.vectors_))] = -np.inf
+        best, best_scores = top_k(scores, k)
         positions = np.where(best >= 0, np.take_along_axis(found, np.maximum(best, 0), 1), -1)
         short = np.flatnonzero((positions < 0).any(axis=1))
         if len(short):
             exact = ItemIndex().fit(self.vectors_)
-            rest = None if seen is None else seen.take(short)
-            positions[short], best_scores[short] = exact.search(queries[short], k, rest)
+            rest = exact.search(queries[short], k, allowed.take(short))
+            positions[short], best_scores[short] = rest
         return positions, best_scores
 
 
@@ -181,8 +255,9 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Give positions and scores of the `k` best of each row; -1 where only -inf remains."""
     n = scores.shape[1]
     if k < n:
-        best = np.argpartition(scores, n - k, axis=1)[:, n - k :]
-        worst = np.take_along_axis(scores, best[:, :1], axis=1)  # the k-th best
+        # Negated: selecting the largest takes many times as long where a filter left few finite.
+        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        worst = np.take_along_axis(scores, best[:, -1:], axis=1)  # the k-th best
         is_tied = np.count_nonzero(scores >= worst, axis=1) > k
         for row in np.flatnonzero(is_tied & ~np.isneginf(worst[:, 0])):
             better = np.flatnonzero(scores[row] > worst[row])

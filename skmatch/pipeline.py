@@ -45,7 +45,7 @@ class MatchPipeline(VersionedMixin, Pipeline):
     ...     ("retrieve", PopularityRetriever()),
     ... ])
     >>> pipe.fit(events).recommend(k=2).shape
-    (100, 4)
+    (100, 5)
     """
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> MatchPipeline:
@@ -82,7 +82,13 @@ class MatchPipeline(VersionedMixin, Pipeline):
         return self[-1].schema_
 
     def recommend(
-        self, X: Any = None, k: int | None = None, *, exclude_seen: bool = True
+        self,
+        X: Any = None,
+        k: int | None = None,
+        *,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        exclude: Any = None,
     ) -> pd.DataFrame:
         """Recommend items to users.
 
@@ -96,18 +102,49 @@ class MatchPipeline(VersionedMixin, Pipeline):
             Number of items a query; None takes the retriever's `k`.
         exclude_seen : bool, default=True
             Whether to leave out the items that the user has seen.
+        candidates : list of item ids, mapping, column of lists or None, default=None
+            The only items that may be answered; None allows all. A list holds for every query; a
+            mapping from user ids to lists, or a column of lists, one a query, for those that have
+            one. Ids that are not in the catalogue are ignored, with a warning.
+        exclude : list of item ids, mapping, column of lists or None, default=None
+            Items that are never answered, given as `candidates` are.
 
         Returns
         -------
         recommendations : DataFrame
             One row a recommended item, in the order of the queries: the user's id, the item's id,
-            its score and its rank from 1.
+            its score, its rank from 1, and what answered in the column ``source``: "history" where
+            the query has any known history, "features" where it has none but known features of the
+            user, "popularity" where nothing is known. A query has `k` rows, or as many as items
+            remain.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from skmatch import (
+        ...     MatchEncoder, PopularityRetriever, SequenceSampler, make_match_pipeline
+        ... )
+        >>> events = pd.DataFrame({
+        ...     "user_id": ["ann", "ann", "bob", "bob", "cyd", "dan"],
+        ...     "item_id": ["tea", "jam", "tea", "rye", "tea", "jam"],
+        ... })
+        >>> pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), PopularityRetriever())
+        >>> pipe.fit(events).recommend(["cyd", "eve"], exclude={"eve": ["jam"]})
+          user_id item_id     score  rank      source
+        0     cyd     jam  0.333333     1  popularity
+        1     cyd     rye  0.166667     2  popularity
+        2     eve     tea  0.500000     1  popularity
+        3     eve     rye  0.166667     2  popularity
         """
         check_is_fitted(self)
         samples = self[:-1].transform(queries_of(X, self.schema_))
-        return self[-1].recommend(samples, k, exclude_seen=exclude_seen)
+        return self[-1].recommend(
+            samples, k, exclude_seen=exclude_seen, candidates=candidates, exclude=exclude
+        )
 
-    def similar_items(self, items: Any, k: int | None = None) -> pd.DataFrame:
+    def similar_items(
+        self, items: Any, k: int | None = None, *, candidates: Any = None, exclude: Any = None
+    ) -> pd.DataFrame:
         """Give the items whose vectors are nearest to those of given items.
 
         Parameters
@@ -116,6 +153,9 @@ class MatchPipeline(VersionedMixin, Pipeline):
             Ids of known items.
         k : int or None, default=None
             Number of neighbours an item; None takes the retriever's `k`.
+        candidates, exclude : list of item ids, mapping, column of lists or None, default=None
+            The only items that may be neighbours, and those that never are, as in `recommend`. A
+            mapping is from the ids in `items` to lists.
 
         Returns
         -------
@@ -124,7 +164,7 @@ class MatchPipeline(VersionedMixin, Pipeline):
             score and the rank from 1.
         """
         check_is_fitted(self)
-        return self[-1].similar_items(items, k)
+        return self[-1].similar_items(items, k, candidates=candidates, exclude=exclude)
 
 
 def make_match_pipeline(

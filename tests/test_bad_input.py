@@ -785,8 +785,8 @@ def test_nothing_asked_nothing_answered(fitted):
     for none in (EVENTS[:0], QUERIES[:0]):
         assert fitted.predict(none).shape == (0, 4)
         assert fitted.transform(none).shape == (0, 4)
-        assert fitted.recommend(none).shape == (0, 4)
-    assert fitted.recommend([]).shape == (0, 4)
+        assert fitted.recommend(none).shape == (0, 5)
+    assert fitted.recommend([]).shape == (0, 5)
 
 
 @pytest.mark.parametrize("k", [5, np.int64(5), 10**30])

@@ -51,7 +51,7 @@ def seen_by(user):
 
 def test_recommend_gives_k_new_items_in_the_users_own_ids(pipe):
     answer = pipe.recommend(k=5)
-    assert list(answer.columns) == ["user_id", "item_id", "score", "rank"]
+    assert list(answer.columns) == ["user_id", "item_id", "score", "rank", "source"]
     assert answer["user_id"].dtype == EVENTS["user_id"].dtype
     assert answer["item_id"].dtype == EVENTS["item_id"].dtype
     for user, rows in answer.groupby("user_id"):

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from skmatch import neighbors
-from skmatch.neighbors import ItemIndex, SeenItems, top_k
+from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists, top_k
+
+
+def leave_out(items, start, stop):
+    return ItemFilter(never=(ItemLists(items, start, stop),))
 
 
 def make_problem(n_queries=20, n_items=50, n_dims=6, n_seen=15, seed=0):
@@ -16,14 +20,19 @@ def make_problem(n_queries=20, n_items=50, n_dims=6, n_seen=15, seed=0):
     # Codes, with padding (0) and unknown (1) among them, which are no items.
     items = rng.integers(0, n_items + 2, 100).astype(np.int32)
     start = rng.integers(0, len(items) - n_seen, n_queries)
-    return queries, vectors, SeenItems(items, start, start + rng.integers(0, n_seen, n_queries))
+    return queries, vectors, leave_out(items, start, start + rng.integers(0, n_seen, n_queries))
+
+
+def left_out_by(allowed, i):
+    (lists,) = allowed.never
+    return lists.items[lists.start[i] : lists.stop[i]]
 
 
 def sorted_all(queries, vectors, k, seen=None):
     """Give what an index should give, by a stable sort of every score."""
     scores = (queries @ vectors.T).astype(float)
     for i, row in enumerate(scores):
-        for code in [] if seen is None else seen.items[seen.start[i] : seen.stop[i]]:
+        for code in [] if seen is None else left_out_by(seen, i):
             if code >= 2:
                 row[code - 2] = -np.inf
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -57,7 +66,7 @@ def test_blocks_do_not_change_the_answer(monkeypatch, size):
 
 def test_who_has_seen_all_gets_nothing():
     vectors = np.eye(3, dtype=np.float32)
-    seen = SeenItems(np.array([2, 3, 4, 3]), np.array([0, 3]), np.array([3, 4]))
+    seen = leave_out(np.array([2, 3, 4, 3]), np.array([0, 3]), np.array([3, 4]))
     positions, scores = ItemIndex().fit(vectors).search(vectors[:2], 3, seen)
     np.testing.assert_array_equal(positions, [[-1, -1, -1], [0, 2, -1]])
     assert np.isneginf(scores[0]).all()
@@ -98,7 +107,97 @@ def test_a_small_catalogue_needs_no_graph():
     assert index.graph_ is None
 
 
-def test_pynndescent_is_near_the_exact_answer_and_leaves_out_what_is_seen():
+@pytest.fixture
+def rules():
+    """Give a filter with every kind of rule, and what it permits as a table of booleans."""
+    rng = np.random.default_rng(1)
+    anyone = rng.random(300) < 0.9
+    limited = np.arange(20) % 4 == 0
+    sizes = np.where(limited, np.arange(20) * 5, 0)
+    stop = np.cumsum(sizes)
+    only = ItemLists(rng.integers(1, 302, stop[-1]), stop - sizes, stop)
+    never = tuple(
+        ItemLists(rng.integers(0, 302, 100), start, start + 30)
+        for start in rng.integers(0, 70, (2, 20))
+    )
+    permitted = np.zeros((20, 300), dtype=bool)
+    for i, row in enumerate(permitted):
+        kept = set(only.items[only.start[i] : only.stop[i]] if limited[i] else range(2, 302))
+        left_out = {code for lists in never for code in lists.items[lists.start[i] :][:30]}
+        row[[code - 2 for code in kept - left_out if code >= 2]] = True
+    return ItemFilter(anyone, only, limited, never), permitted & anyone
+
+
+def best_permitted(queries, vectors, permitted, k):
+    scores = np.where(permitted, (queries @ vectors.T).astype(float), -np.inf)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    best_scores = np.take_along_axis(scores, best, 1)
+    return np.where(np.isneginf(best_scores), -1, best), best_scores
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_every_rule_of_a_filter_holds(monkeypatch, rules, k):
+    queries, vectors, _ = make_problem(n_items=300)
+    allowed, permitted = rules
+    expected = best_permitted(queries, vectors, permitted, k)
+    assert_found(ItemIndex().fit(vectors).search(queries, k, allowed), expected)
+    monkeypatch.setattr(neighbors, "_BLOCK_SIZE", 900)  # three queries
+    assert_found(ItemIndex().fit(vectors).search(queries, k, allowed), expected)
+    some = np.array([8, 3, 16])
+    found = ItemIndex().fit(vectors).search(queries[some], k, allowed.take(some))
+    assert_found(found, tuple(part[some] for part in expected))
+
+
+class Graph:
+    """Stand-in for a graph of neighbours that finds the nearest items, or any."""
+
+    def __init__(self, vectors, right):
+        self.vectors, self.right = vectors, right
+
+    def query(self, queries, k):
+        keys = -queries @ self.vectors.T
+        if not self.right:
+            keys = np.random.default_rng(0).random(keys.shape)
+        return np.argsort(keys, axis=1)[:, :k].astype(np.int32), None
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_graph_answers_within_the_rules(rules, right, k):
+    queries, vectors, _ = make_problem(n_items=300)
+    allowed, permitted = rules
+    index = ItemIndex().fit(vectors)
+    index.graph_ = Graph(vectors, right)
+    found = index.search(queries, k, allowed)
+    expected = best_permitted(queries, vectors, permitted, k)
+    if right:
+        assert_found(found, expected)
+    for row, mine, wanted in zip(permitted, found[0], expected[0], strict=True):
+        mine = mine[mine >= 0]
+        assert len(mine) == (wanted >= 0).sum()
+        assert len(set(mine)) == len(mine)
+        assert row[mine].all()
+
+
+def test_recall_is_the_share_of_the_exact_answer():
+    queries, vectors, _ = make_problem(n_items=300)
+    index = ItemIndex().fit(vectors)
+    assert index.estimate_recall(queries, 10) == 1.0
+    assert index.estimate_recall(queries, 500) == 1.0
+    index.graph_ = Graph(vectors, right=True)
+    assert index.estimate_recall(queries, 10) == 1.0
+    index.graph_ = Graph(vectors, right=False)
+    found, exact = index.search(queries, 10)[0], sorted_all(queries, vectors, 10)[0]
+    hits = [len({*a} & {*b}) for a, b in zip(found.tolist(), exact.tolist(), strict=True)]
+    assert 0 < sum(hits) < 100
+    assert index.estimate_recall(queries, 10) == pytest.approx(sum(hits) / 200)
+    with pytest.raises(ValueError, match="k=0"):
+        index.estimate_recall(queries, 0)
+    with pytest.raises(ValueError, match="at least one"):
+        index.estimate_recall(queries[:0], 5)
+
+
+def test_pynndescent_is_near_the_exact_answer_and_keeps_the_rules(rules):
     queries, vectors, seen = make_problem(n_items=300, n_dims=8, n_seen=30)
     index = ItemIndex("pynndescent", random_state=0).fit(vectors)
     assert index.graph_ is not None
@@ -114,12 +213,18 @@ def test_pynndescent_is_near_the_exact_answer_and_leaves_out_what_is_seen():
         pairs = zip(positions.tolist(), expected.tolist(), strict=True)
         assert np.mean([len({*a} & {*b}) / 10 for a, b in pairs]) > 0.9
     for i, row in enumerate(positions):
-        assert not {*(row + 2).tolist()} & {*seen.items[seen.start[i] : seen.stop[i]].tolist()}
+        assert not {*(row + 2).tolist()} & {*left_out_by(seen, i).tolist()}
+    assert index.estimate_recall(queries, 10) > 0.9
+    allowed, permitted = rules
+    positions, _ = index.search(queries, 10, allowed)
+    n_found = (positions >= 0).sum(axis=1)
+    np.testing.assert_array_equal(n_found, np.minimum(permitted.sum(axis=1), 10))
+    assert np.take_along_axis(permitted, positions, 1)[positions >= 0].all()
     loaded = pickle.loads(pickle.dumps(index))
     assert not hasattr(loaded, "graph_")  # built anew by the first search
     np.testing.assert_array_equal(loaded.search(queries, 10, seen), index.search(queries, 10, seen))
     # Who has seen nearly all is answered the exact way.
-    everything = SeenItems(np.arange(2, 300), np.array([0]), np.array([298]))
+    everything = leave_out(np.arange(2, 300), np.array([0]), np.array([298]))
     positions, _ = index.search(queries[:1], 5, everything)
     assert {*positions[0].tolist()} == {298, 299, -1}
     assert (positions[0] == -1).sum() == 3

@@ -51,7 +51,7 @@ def test_users_may_be_a_list_an_array_a_series_a_frame_or_all(pipe):
 
 def test_nobody_asked_nothing_answered(pipe):
     answer = pipe.recommend([])
-    assert answer.shape == (0, 4)
+    assert answer.shape == (0, 5)
     assert pipe.predict(EVENTS[:0]).shape == (0, 10)
 
 

@@ -14,10 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import FIRST_KNOWN, PADDING, Events, Samples, is_coded_frame
 from skmatch._validation import as_series, check_k, require_rows
-from skmatch.neighbors import ItemIndex, SeenItems
+from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing import SequenceSampler
 from skmatch.preprocessing._plain_events import PlainEventsMixin
+from skmatch.retrieval._filters import read_filter
+
+HISTORY, FEATURES, POPULARITY = "history", "features", "popularity"  # what answers a query
 
 
 class BaseRetriever(
@@ -34,9 +37,9 @@ class BaseRetriever(
     gives the vectors of users in `_encode`. Everything else is here.
     """
 
-    # With metadata routing, `k` reaches `predict` through a Pipeline, and the tables are the
-    # encoder's; a retriever alone takes them from whoever calls its `fit`.
-    __metadata_request__predict = {"k": True}
+    # With metadata routing, what `predict` takes reaches it through a Pipeline, and the tables are
+    # the encoder's; a retriever alone takes them from whoever calls its `fit`.
+    __metadata_request__predict = {"k": True, "candidates": True, "exclude": True}
     __metadata_request__fit = {"users": False, "items": False}
 
     _OF_ENCODING = (*PlainEventsMixin._OF_ENCODING, "sampler_")
@@ -101,7 +104,9 @@ class BaseRetriever(
         ids = self.schema_.items.decode(np.where(codes < FIRST_KNOWN, 0, codes))
         return ids.to_numpy().reshape(np.shape(positions))
 
-    def predict(self, X: Any, k: int | None = None) -> np.ndarray:
+    def predict(
+        self, X: Any, k: int | None = None, *, candidates: Any = None, exclude: Any = None
+    ) -> np.ndarray:
         """Give the ids of the best items that each user has not seen.
 
         Parameters
@@ -110,18 +115,31 @@ class BaseRetriever(
             What a `SequenceSampler` gave; plain queries where `fit` got plain events.
         k : int or None, default=None
             Number of items a query; None takes the parameter `k`.
+        candidates : list of item ids, mapping, column of lists or None, default=None
+            The only items that may be answered; None allows all. A list holds for every query; a
+            mapping from user ids to lists, or a column of lists, one a query, for those that have
+            one. Ids that are not in the catalogue are ignored, with a warning.
+        exclude : list of item ids, mapping, column of lists or None, default=None
+            Items that are never answered, given as `candidates` are.
 
         Returns
         -------
         items : ndarray of shape (n_queries, min(k, n_items))
-            Item ids, best first; missing at the end where fewer remain unseen.
+            Item ids, best first; missing at the end where fewer remain.
         """
         samples = self._read_queries(X)
-        positions, _ = self._search(samples, k, exclude_seen=True)
+        allowed = self._read_filter(samples, True, candidates, exclude)
+        positions, _, _ = self._search(samples, k, allowed)
         return self._decode_items(positions)
 
     def recommend(
-        self, X: Any = None, k: int | None = None, *, exclude_seen: bool = True
+        self,
+        X: Any = None,
+        k: int | None = None,
+        *,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        exclude: Any = None,
     ) -> pd.DataFrame:
         """Recommend items to users.
 
@@ -133,16 +151,26 @@ class BaseRetriever(
             Number of items a query; None takes the parameter `k`.
         exclude_seen : bool, default=True
             Whether to leave out the items that the user has seen.
+        candidates : list of item ids, mapping, column of lists or None, default=None
+            The only items that may be answered; None allows all. A list holds for every query; a
+            mapping from user ids to lists, or a column of lists, one a query, for those that have
+            one. Ids that are not in the catalogue are ignored, with a warning.
+        exclude : list of item ids, mapping, column of lists or None, default=None
+            Items that are never answered, given as `candidates` are.
 
         Returns
         -------
         recommendations : DataFrame
             One row a recommended item, in the order of the queries: the user's id, the item's id,
-            its score and its rank from 1. A query has `k` rows, or as many as items remain.
+            its score, its rank from 1, and what answered in the column ``source``: "history" where
+            the query has any known history, "features" where it has none but known features of the
+            user, "popularity" where nothing is known. A query has `k` rows, or as many as items
+            remain.
         """
         check_is_fitted(self)
         samples = self._read_queries(queries_of(X, self.schema_))
-        positions, scores = self._search(samples, k, exclude_seen)
+        allowed = self._read_filter(samples, exclude_seen, candidates, exclude)
+        positions, scores, source = self._search(samples, k, allowed)
         found = positions >= 0
         row, place = np.nonzero(found)
         return pd.DataFrame(
@@ -151,10 +179,13 @@ class BaseRetriever(
                 self.schema_.item: self.schema_.items.decode(positions[found] + FIRST_KNOWN),
                 "score": scores[found],
                 "rank": place + 1,
+                "source": source[row],
             }
         )
 
-    def similar_items(self, items: Any, k: int | None = None) -> pd.DataFrame:
+    def similar_items(
+        self, items: Any, k: int | None = None, *, candidates: Any = None, exclude: Any = None
+    ) -> pd.DataFrame:
         """Give the items whose vectors are nearest to those of given items.
 
         Parameters
@@ -163,6 +194,9 @@ class BaseRetriever(
             Ids of known items.
         k : int or None, default=None
             Number of neighbours an item; None takes the parameter `k`.
+        candidates, exclude : list of item ids, mapping, column of lists or None, default=None
+            The only items that may be neighbours, and those that never are, as in `recommend`. A
+            mapping is from the ids in `items` to lists.
 
         Returns
         -------
@@ -180,9 +214,10 @@ class BaseRetriever(
                 f"The item {unknown!r} is not in the catalogue; item_ids_ lists what is."
             )
         rows = np.arange(len(own))
-        positions, scores = self.index_.search(
-            self.item_vectors_[own - FIRST_KNOWN], k, SeenItems(own, rows, rows + 1)
-        )
+        itself, known = ItemLists(own, rows, rows + 1), self.schema_.items
+        allowed = read_filter(candidates, exclude, (itself,), ids, known, known)
+        vectors = self.item_vectors_[own - FIRST_KNOWN]
+        positions, scores = self.index_.search(vectors, k, allowed)
         row, place = np.nonzero(positions >= 0)
         return pd.DataFrame(
             {
@@ -193,22 +228,39 @@ class BaseRetriever(
             }
         )
 
+    def _read_filter(
+        self, samples: Samples, exclude_seen: bool, candidates: Any = None, exclude: Any = None
+    ) -> ItemFilter:
+        """Give what may answer each query."""
+        never = (ItemLists.seen_by(samples),) if exclude_seen else ()
+        if candidates is None and exclude is None:
+            return ItemFilter(never=never)
+        users = samples.original_users()
+        schema = self.schema_
+        return read_filter(candidates, exclude, never, users, schema.users, schema.items)
+
     def _search(
-        self, samples: Samples, k: int | None, exclude_seen: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Give positions and scores of the best items of each query."""
+        self, samples: Samples, k: int | None, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give positions and scores of the best items of each query, and what answered it."""
         k = check_k(self.k if k is None else k)
-        seen = None
-        if exclude_seen:
-            seen = SeenItems.of(samples)
-        positions, scores = self.index_.search(self._encode(samples), k, seen)
-        nameless = np.flatnonzero(~is_informed(samples))
-        if len(nameless):
+        source = self._source_of(samples)
+        positions = np.empty((len(samples), min(k, len(self.item_vectors_))), dtype=np.int64)
+        scores = np.empty(positions.shape, dtype=np.float32)
+        rows = np.flatnonzero(source != POPULARITY)
+        if len(rows):
+            vectors = self._encode(samples.take(rows))
+            positions[rows], scores[rows] = self.index_.search(vectors, k, allowed.take(rows))
+        rows = np.flatnonzero(source == POPULARITY)
+        if len(rows):
             by_count = ItemIndex().fit(self.popularity_[:, None])
-            rest = None if seen is None else seen.take(nameless)
-            ones = np.ones((len(nameless), 1), dtype=np.float32)
-            positions[nameless], scores[nameless] = by_count.search(ones, k, rest)
-        return positions, scores
+            ones = np.ones((len(rows), 1), dtype=np.float32)
+            positions[rows], scores[rows] = by_count.search(ones, k, allowed.take(rows))
+        return positions, scores, source
+
+    def _source_of(self, samples: Samples) -> np.ndarray:
+        """Tell what answers each query."""
+        return source_of(samples)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Give the mean NDCG@k of held-out events.
@@ -235,7 +287,8 @@ class BaseRetriever(
             )
         user, _ = pd.factorize(samples.original_users(), use_na_sentinel=False)
         _, first = np.unique(user, return_index=True)
-        positions, _ = self._search(samples.take(first), None, exclude_seen=True)
+        queries = samples.take(first)
+        positions, _, _ = self._search(queries, None, self._read_filter(queries, exclude_seen=True))
         # An item that training did not know cannot be hit: it gets a number of its own below -1.
         item = samples.item.astype(np.int64) - FIRST_KNOWN
         item = np.where(item < 0, -2 - np.arange(len(item)), item)
@@ -266,13 +319,20 @@ def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
     return as_series(values, name)
 
 
-def is_informed(samples: Samples) -> np.ndarray:
-    """Tell for each row whether anything is known of it: a history or a feature."""
-    informed = samples.stop > samples.start
+def source_of(samples: Samples) -> np.ndarray:
+    """Tell for each row what can answer it: the best of what is known of it."""
+    items, start, stop = samples.log.items, samples.start, samples.stop
+    has_history = stop > start
+    # Nearly always the newest item is known; where it is not, any other will do.
+    has_history[has_history] = items[stop[has_history] - 1] >= FIRST_KNOWN
+    unsure = np.flatnonzero(~has_history & (stop > start))
+    row, _ = ItemLists(items, start, stop).take(unsure).pairs(0, len(unsure))
+    has_history[unsure[row]] = True
+    has_feature = np.zeros(len(samples), dtype=bool)
     for column in samples.user_columns().values():
         if isinstance(column, np.ndarray):
-            known = column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
+            has_feature |= column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
         else:
-            known = np.diff(column.offsets) > 0
-        informed = informed | known
-    return informed
+            has_feature |= np.diff(column.offsets) > 0
+    features_or_not = np.where(has_feature, FEATURES, POPULARITY)
+    return np.where(has_history, HISTORY, features_or_not)

@@ -44,7 +44,7 @@ class DSSMRetriever(NeuralRetriever):
     >>> retriever.transform(events[:3]).shape
     (3, 64)
     >>> retriever.recommend([events["user_id"][0]], k=3).columns.tolist()
-    ['user_id', 'item_id', 'score', 'rank']
+    ['user_id', 'item_id', 'score', 'rank', 'source']
     """
 
     def _tower_dims(self, dims: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:

@@ -22,7 +22,7 @@ from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.towers import ACTIVATIONS, FeatureSpec, NetworkConfig
 from skmatch._nn.training import Trainer
 from skmatch._validation import check_choice, check_weights
-from skmatch.neighbors import METHODS, ItemIndex, SeenItems
+from skmatch.neighbors import METHODS, ItemIndex, ItemLists
 from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._progress import progress_bar
 
@@ -266,7 +266,7 @@ class NeuralRetriever(BaseRetriever):
         curves = self._first_curves()
 
         def validate() -> float:
-            return engine.ndcg(held_out, SeenItems.of(held_out))
+            return engine.ndcg(held_out, ItemLists.seen_by(held_out))
 
         def fitted() -> dict[str, Any]:
             vectors = engine.item_vectors(schema)

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval
 from skmatch._data import FIRST_KNOWN, Samples
 from skmatch._validation import check_weights
 from skmatch.neighbors import ItemIndex
-from skmatch.retrieval._base import BaseRetriever
+from skmatch.retrieval._base import POPULARITY, BaseRetriever
 
 
 class PopularityRetriever(BaseRetriever):
@@ -51,11 +51,11 @@ class PopularityRetriever(BaseRetriever):
     ...     "item_id": ["tea", "jam", "tea", "rye", "tea", "jam"],
     ... })
     >>> PopularityRetriever(k=2).fit(events).recommend(["cyd", "dee"])
-      user_id item_id     score  rank
-    0     cyd     jam  0.333333     1
-    1     cyd     rye  0.166667     2
-    2     dee     tea  0.500000     1
-    3     dee     jam  0.333333     2
+      user_id item_id     score  rank      source
+    0     cyd     jam  0.333333     1  popularity
+    1     cyd     rye  0.166667     2  popularity
+    2     dee     tea  0.500000     1  popularity
+    3     dee     jam  0.333333     2  popularity
     """
 
     _parameter_constraints: dict = {"k": [Interval(Integral, 1, None, closed="left")]}
@@ -112,3 +112,6 @@ class PopularityRetriever(BaseRetriever):
 
     def _encode(self, samples: Samples) -> np.ndarray:
         return np.ones((len(samples), 1), dtype=np.float32)
+
+    def _source_of(self, samples: Samples) -> np.ndarray:
+        return np.full(len(samples), POPULARITY)

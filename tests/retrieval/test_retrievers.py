@@ -44,6 +44,46 @@ def test_features_of_an_unknown_user_change_the_answer(cls):
     assert counts[answers[2]].is_monotonic_decreasing
 
 
+SOURCES = [
+    # user, time, history, segment, age -> what answers
+    (EVENTS["user_id"][0], None, None, None, None, "history"),
+    (EVENTS["user_id"][0], -1e9, None, "segment_0", None, "features"),
+    (EVENTS["user_id"][0], -1e9, None, None, None, "popularity"),
+    (EVENTS["user_id"][0], -1e9, [EVENTS["item_id"][0]], None, None, "history"),
+    (-1, None, [EVENTS["item_id"][0]], None, None, "history"),
+    (-1, None, [EVENTS["item_id"][0], "unknown"], "segment_0", None, "history"),
+    (-1, None, ["unknown"], "segment_0", None, "features"),
+    (-1, None, ["unknown"], None, None, "popularity"),
+    (-1, None, [], None, 30.0, "features"),
+    (-1, None, None, "unknown", None, "popularity"),
+    (-1, None, None, None, None, "popularity"),
+]
+
+
+@ALL
+def test_every_row_says_what_answered(retriever):
+    pipe = make_match_pipeline(
+        MatchEncoder(user_features=["segment", "age"]), SequenceSampler(), retriever
+    ).fit(EVENTS)
+    columns = ["user_id", "timestamp", "history", "segment", "age", "source"]
+    queries = pd.DataFrame(SOURCES, columns=columns).astype({"timestamp": float, "age": float})
+    expected = queries.pop("source").to_numpy()
+    answer = pipe.recommend(queries, k=3)
+    assert len(answer) == 3 * len(queries)
+    by_query = answer["source"].to_numpy().reshape(-1, 3)
+    if isinstance(retriever, PopularityRetriever):
+        expected[:] = "popularity"
+    np.testing.assert_array_equal(by_query, np.broadcast_to(expected[:, None], by_query.shape))
+    # A query is answered alike whoever stands beside it, by popularity where nothing is known.
+    counts = EVENTS["item_id"].value_counts()
+    for row, source in enumerate(expected):
+        alone = pipe.recommend(queries[row : row + 1], k=3)
+        beside = answer[3 * row : 3 * row + 3].reset_index(drop=True)
+        pd.testing.assert_frame_equal(alone, beside)
+        if source == "popularity":
+            assert counts[alone["item_id"]].is_monotonic_decreasing
+
+
 @ALL
 def test_who_has_seen_everything_gets_nothing(retriever):
     items = EVENTS["item_id"].unique()
