@@ -50,7 +50,7 @@ from skmatch import (
 )
 from skmatch import metrics as skmatch_metrics
 from skmatch.datasets import load_movielens
-from skmatch.neighbors import ItemIndex, SeenItems
+from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
 
 
 def dssm(seed: int) -> DSSMRetriever:
@@ -178,7 +178,8 @@ def top_k(clock: Clock, inputs: Path, seed: int) -> None:
     data = np.load(inputs / "vectors.npz")
     index = ItemIndex().fit(data["items"])
     # Codes of items start at 2: 0 is padding and 1 unknown.
-    seen = SeenItems(data["seen_item"] + 2, data["seen_start"][:-1], data["seen_start"][1:])
+    lists = ItemLists(data["seen_item"] + 2, data["seen_start"][:-1], data["seen_start"][1:])
+    seen = ItemFilter(never=(lists,))
     found, _ = clock.repeat("total", lambda: index.search(data["users"], TOP_K, seen))
     np.save(inputs / "top-k-skmatch.npy", found)
 
