@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from skmatch._columns import FIRST_KNOWN, PADDING, Bag, Vocabulary, concatenate_ranges
+
+HISTORY = "history"  # the column of the histories that queries bring along, and of decoded ones
 
 Column = np.ndarray | Bag
 Columns = dict[Hashable, Column]
@@ -248,8 +250,6 @@ class Events(_Rows):
     history: Bag | None = None  # item codes that queries bring along
     has_history: np.ndarray | None = None  # (n,) bool: which queries do
 
-    _HISTORY_KEY: ClassVar[str] = "history"
-
     def _taken(self, rows: np.ndarray) -> dict[str, Any]:
         own = super()._taken(rows)
         if self.history is not None and self.has_history is not None:
@@ -257,7 +257,7 @@ class Events(_Rows):
         return own
 
     def _own_names(self) -> list:
-        return super()._own_names() + [self._HISTORY_KEY] * (self.history is not None)
+        return super()._own_names() + [HISTORY] * (self.history is not None)
 
     def to_frame(self) -> pd.DataFrame:
         """Give the codes as a frame that carries the schema, so that the next step can read it.
@@ -269,15 +269,15 @@ class Events(_Rows):
         if self.history is not None and self.has_history is not None:
             rows = zip(self.history.to_lists(), self.has_history, strict=True)
             cells = [items if own else None for items, own in rows]
-            frame[self._HISTORY_KEY] = pd.Series(cells, index=frame.index, dtype=object)
+            frame[HISTORY] = pd.Series(cells, index=frame.index, dtype=object)
         return frame
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
         """Read a frame made by `to_frame`."""
         columns = cls._from_frame(frame)
-        if cls._HISTORY_KEY in frame.columns:
-            cells = frame[cls._HISTORY_KEY]
+        if HISTORY in frame.columns:
+            cells = frame[HISTORY]
             columns["has_history"] = cells.notna().to_numpy()
             columns["history"] = Bag.from_lists([[] if c is None else c for c in cells])
         return cls(**columns)
@@ -371,7 +371,7 @@ class Samples(_Rows):
         positions, offsets = concatenate_ranges(self.start, self.stop)
         items = self.schema.items.decode(self.log.items[positions]).tolist()
         bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-        frame["history"] = pd.Series([items[a:b] for a, b in bounds], dtype=object)
+        frame[HISTORY] = pd.Series([items[a:b] for a, b in bounds], dtype=object)
         return frame
 
     def __repr__(self) -> str:
@@ -380,6 +380,16 @@ class Samples(_Rows):
         mean = lengths.mean() if len(self) else 0.0
         draws = f"{self.sampling.neg_ratio} negatives a positive, {self.sampling.negatives!r}"
         return f"Samples: {len(self):,} rows, histories of {mean:.1f} events; {draws}\n{head}"
+
+
+Coded = TypeVar("Coded", Events, Samples)
+
+
+def as_coded(X: Any, kind: type[Coded]) -> Coded | None:
+    """Give what an earlier step coded, as rows or as their frame; None for anything else."""
+    if isinstance(X, kind):
+        return X
+    return kind.from_frame(X) if is_coded_frame(X, kind) else None
 
 
 def is_coded_frame(X: Any, kind: type[_Rows]) -> bool:

@@ -1,7 +1,7 @@
 """AdamW (Loshchilov and Hutter, 2019) with one step for all weights, and tables by their rows.
 
-torch's own optimizers update whole tables, and bring in torch's compiler, which takes more than a
-second and a hundred megabytes in every process that fits.
+torch's own optimizers update whole tables, and bring in torch's compiler, which takes about a
+second in every process that fits.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skmatch._nn.tables import PADDING, Table
+from skmatch._data import PADDING
+from skmatch._nn.tables import Table
 
 BETAS = 0.9, 0.999
 EPS = 1e-8

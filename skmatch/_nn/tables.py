@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
-PADDING = 0  # the code whose row is zero and stays so
+from skmatch._data import PADDING
+
 SMALL = 1024  # rows; to update so few costs less than to find out which were touched
 
 
 class Table(nn.Module):
-    """One vector a code."""
+    """One vector a code; that of padding is zero and stays so."""
 
     def __init__(self, size: int, dim: int):
         super().__init__()
@@ -45,9 +46,9 @@ class Table(nn.Module):
     def take_gradient(self) -> tuple[Tensor, Tensor]:
         """Give the distinct codes that a step touched and the gradients of their rows; forget."""
         touched, self.touched = self.touched, []
-        codes = torch.cat([codes for codes, _ in touched])
-        gradient = torch.cat([rows.grad for _, rows in touched if rows.grad is not None])
-        if len(touched) == 1:
+        parts = [(codes, rows.grad) for codes, rows in touched if rows.grad is not None]
+        codes, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
+        if len(parts) == 1:
             return codes, gradient
         codes, place = torch.unique(codes, return_inverse=True)
         total = gradient.new_zeros(len(codes), gradient.shape[1])

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skmatch._columns import FIRST_KNOWN, PADDING, UNKNOWN, Bag, Vocabulary
 from skmatch._data import (
+    HISTORY,
     Column,
     Columns,
     Events,
@@ -39,7 +40,6 @@ from skmatch.preprocessing._output import FrameOutputMixin
 
 KINDS = ("categorical", "numeric", "multi_valued")
 CELLS = (list, tuple, set, frozenset, np.ndarray)  # what holds several values
-HISTORY = "history"  # the column of the histories that queries bring along
 MAX_NUMBER = 1e150  # its square is finite
 MAX_STANDARDISED = 1e6  # no number of fewer than 1e12 is so many deviations from their mean
 LABELS = [list, tuple, np.ndarray, pd.Index]  # no sets: the order of features must not be chance

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pandas as pd
 from sklearn.utils.validation import validate_data
 
-from skmatch._data import Events, Schema, is_coded_frame
+from skmatch._data import Events, Schema, as_coded
 from skmatch._validation import read_array
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._match_encoder import MatchEncoder
@@ -25,9 +25,10 @@ class PlainEventsMixin(EventTableMixin):
         self, X: Any, users: Any = None, items: Any = None
     ) -> tuple[Events, dict[str, Any]]:
         """Give coded events, and the attributes that a fit on plain ones sets."""
-        if isinstance(X, Events) or is_coded_frame(X, Events):
+        events = as_coded(X, Events)
+        if events is not None:
             self._reject_tables(users, items)
-            return X if isinstance(X, Events) else Events.from_frame(X), {}
+            return events, {}
         encoder = MatchEncoder().set_output(transform="default")
         events = cast(Events, encoder.fit_transform(X, users=users, items=items))
         learnt = {
@@ -45,8 +46,8 @@ class PlainEventsMixin(EventTableMixin):
 
     def _encode_queries(self, X: Any) -> Events:
         """Give coded queries."""
-        if isinstance(X, Events) or is_coded_frame(X, Events):
-            events = X if isinstance(X, Events) else Events.from_frame(X)
+        events = as_coded(X, Events)
+        if events is not None:
             self._check_codes(events.schema)
             return events
         if not hasattr(self, "encoder_"):

@@ -12,7 +12,7 @@ from pandas.api.types import is_hashable
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skmatch._data import FIRST_KNOWN, PADDING, Events, Samples, is_coded_frame
+from skmatch._data import FIRST_KNOWN, PADDING, Events, Samples, as_coded
 from skmatch._validation import as_series, check_k, require_rows
 from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
 from skmatch.persistence import VersionedMixin
@@ -52,9 +52,9 @@ class BaseRetriever(
 
     def _read_training(self, X: Any, users: Any, items: Any) -> tuple[Samples, dict[str, Any]]:
         """Give training rows, and the attributes that a fit on plain events sets."""
-        if isinstance(X, Samples) or is_coded_frame(X, Samples):
+        samples = as_coded(X, Samples)
+        if samples is not None:
             self._reject_tables(users, items)
-            samples = X if isinstance(X, Samples) else Samples.from_frame(X)
             require_rows(len(samples))
             return samples, {}
         events, learnt = self._encode_training(X, users, items)
@@ -64,8 +64,8 @@ class BaseRetriever(
 
     def _read_queries(self, X: Any) -> Samples:
         check_is_fitted(self)
-        if isinstance(X, Samples) or is_coded_frame(X, Samples):
-            samples = X if isinstance(X, Samples) else Samples.from_frame(X)
+        samples = as_coded(X, Samples)
+        if samples is not None:
             self._check_codes(samples.schema)
             return samples
         if not hasattr(self, "sampler_"):
