@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import torch._dynamo  # noqa: F401 (the first optimizer of a process imports it)
 from _side import (
     CUTOFFS,
     DSSM_BATCH,
