@@ -140,7 +140,8 @@ def test_every_page_stands_in_a_table_of_contents():
     listed = {DOCS / "index.rst"}
     for page in PAGES:
         for block in re.findall(r"\.\. toctree::\n(?:   :.*\n)*\n((?:   .+\n)+)", page.read_text()):
-            listed |= {page.parent / f"{entry}.rst" for entry in block.split()}
+            entries = [re.sub(r".*<(.*)>", r"\1", line.strip()) for line in block.splitlines()]
+            listed |= {page.parent / f"{entry}.rst" for entry in entries}
     assert set(PAGES) <= listed
 
 
