@@ -61,13 +61,15 @@ html_copy_source = False
 html_theme_options = {
     "show_toc_level": 2,
     "navbar_align": "left",
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"index": [], "install": [], "settings": [], "changelog": [], "rechub": []}
+html_sidebars = {
+    page: [] for page in ("index", "install", "settings", "scaling", "rechub", "changelog")
+}
 
 
 def write_math(translator, node):
