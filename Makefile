@@ -30,6 +30,7 @@ lint: $(VENV)/lint.done
 
 docs: $(VENV)/docs.done
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
 
 bench: $(VENV)/bench.done $(PEERS:=/done)
 	$(BIN)/python benchmarks/run.py $(DATA) $(BENCH)
