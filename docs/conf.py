@@ -28,6 +28,7 @@ default_role = "obj"
 nitpicky = False  # docstrings name types of other packages, whose inventories need a network
 
 html_math_renderer = "mathml"
+toc_object_entries_show_parents = "hide"
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings say it
 numpydoc_show_class_members = False  # the template lists them
@@ -76,7 +77,7 @@ def write_math(translator, node):
     """Write a formula as MathML, which browsers draw without a script from elsewhere."""
     is_block = isinstance(node, nodes.math_block)
     formula = tex2mathml(node.astext(), as_block=is_block)
-    translator.body.append(f'<div class="math">{formula}</div>' if is_block else formula)
+    translator.body.append(f'<div class="formula">{formula}</div>' if is_block else formula)
     raise nodes.SkipNode
 
 
