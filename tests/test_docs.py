@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -15,17 +16,14 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.rst"), *DOCS.glob("guide/*.rst")])
 GALLERY = sorted((ROOT / "examples" / "gallery").glob("plot_*.py"))
-PUBLIC_MODULES = (
+PUBLIC_MODULES = [
     "skmatch",
-    "skmatch.datasets",
-    "skmatch.metrics",
-    "skmatch.model_selection",
-    "skmatch.neighbors",
-    "skmatch.persistence",
-    "skmatch.pipeline",
-    "skmatch.preprocessing",
-    "skmatch.retrieval",
-)
+    *(
+        f"skmatch.{module.name}"
+        for module in pkgutil.iter_modules(skmatch.__path__)
+        if not module.name.startswith("_")
+    ),
+]
 
 
 def name_of(page):
@@ -143,6 +141,13 @@ def test_every_page_stands_in_a_table_of_contents():
             entries = [re.sub(r".*<(.*)>", r"\1", line.strip()) for line in block.splitlines()]
             listed |= {page.parent / f"{entry}.rst" for entry in entries}
     assert set(PAGES) <= listed
+
+
+def test_figures_of_the_settings_stand_in_their_sources():
+    sources = (ROOT / "README.md").read_text() + (ROOT / "benchmarks" / "NOTES.md").read_text()
+    figures = re.findall(r"\b0\.\d{3}\b|\b\d+ s\b", (DOCS / "settings.rst").read_text())
+    assert figures
+    assert set(figures) - {"0.003"} <= set(re.findall(r"\b0\.\d{3}\b|\b\d+ s\b", sources))
 
 
 @pytest.mark.parametrize("example", GALLERY, ids=lambda path: path.stem)
