@@ -204,7 +204,7 @@ WRONG_PARAMETERS = {
     "weight_decay": ({"weight_decay": -0.1}, r"'weight_decay'.*\[0\.0, inf\).*Got -0\.1"),
     "dropout": ({"dropout": 1}, r"'dropout'.*\[0\.0, 1\.0\).*Got 1"),
     "batch_size": ({"batch_size": 0}, r"'batch_size'.*\[1, inf\).*Got 0"),
-    "fractional batch_size": ({"batch_size": 1.5}, r"'batch_size'.*an int.*Got 1\.5"),
+    "fractional batch_size": ({"batch_size": 1.5}, r"'batch_size'.*an int.*'auto'.*Got 1\.5"),
     "max_epochs": ({"max_epochs": 0}, r"'max_epochs'.*\[1, inf\).*Got 0"),
     "embedding_dim": ({"embedding_dim": -4}, r"'embedding_dim'.*\[1, inf\).*Got -4"),
     "validation_fraction": ({"validation_fraction": 2}, r"'validation_fraction'.*1\.0\].*Got 2"),

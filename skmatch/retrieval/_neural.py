@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from skmatch._data import FIRST_KNOWN, Feature, Samples
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
@@ -27,6 +27,8 @@ from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._progress import progress_bar
 
 FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampled
+# An epoch of "auto" has about so many steps: fewer leave a small set unlearnt after ten epochs.
+AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 
 PARAMETERS = """\
 activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
@@ -47,8 +49,9 @@ loss : {"softmax", "bpr", "bce"}, default="softmax"
     positive. `SequenceSampler` says how negatives are drawn.
 max_epochs : int, default=10
     Number of passes over the events.
-batch_size : int, default=2048
-    Number of positives in a step, about.
+batch_size : int or "auto", default="auto"
+    Number of positives in a step, about. "auto" makes 400 steps of an epoch, within the bounds
+    of 64 and 2,048 positives.
 lr : float, default=0.003
     Highest learning rate of AdamW [3]_: it rises for a tenth of the steps, then falls along a
     cosine.
@@ -130,7 +133,7 @@ class NeuralRetriever(BaseRetriever):
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "loss": [str],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "lr": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "early_stopping": ["boolean"],
@@ -155,7 +158,7 @@ class NeuralRetriever(BaseRetriever):
         temperature: float = 0.05,
         loss: str = "softmax",
         max_epochs: int = 10,
-        batch_size: int = 2048,
+        batch_size: int | str = "auto",
         lr: float = 3e-3,
         weight_decay: float = 0.0,
         early_stopping: bool = False,
@@ -252,15 +255,16 @@ class NeuralRetriever(BaseRetriever):
         training, validation = self._split(samples, weight, np.random.default_rng(seed))
         config = self._network_config(samples, dims)
         engine = Engine(config, self.device, seed, self._first_weights(samples, config))
+        batch_size = self._batch_size_for(len(training))
         options = TrainingOptions(
             loss=self.loss,
             temperature=float(self.temperature),
-            batch_size=int(self.batch_size),
+            batch_size=batch_size,
             lr=float(self.lr),
             weight_decay=float(self.weight_decay),
             max_epochs=int(self.max_epochs),
         )
-        self._warn_of_full_softmax(samples)
+        self._warn_of_full_softmax(samples, batch_size)
         trainer = engine.trainer(samples, training, weight, options)
         held_out = samples.take(validation)
         curves = self._first_curves()
@@ -291,12 +295,17 @@ class NeuralRetriever(BaseRetriever):
         self._engine = self._serving_engine()
         return self
 
-    def _warn_of_full_softmax(self, samples: Samples) -> None:
+    def _batch_size_for(self, n_rows: int) -> int:
+        if self.batch_size == "auto":
+            return int(np.clip(n_rows // AUTO_STEPS, *AUTO_BATCH))
+        return int(self.batch_size)
+
+    def _warn_of_full_softmax(self, samples: Samples, batch_size: int) -> None:
         n_items = len(samples.schema.items.values)
-        n_bytes = 4 * int(self.batch_size) * n_items
+        n_bytes = 4 * batch_size * n_items
         if samples.sampling.negatives == "all" and n_bytes > FULL_SOFTMAX_BYTES:
             warnings.warn(
-                f"negatives='all' scores {self.batch_size:,} rows against {n_items:,} items in "
+                f"negatives='all' scores {batch_size:,} rows against {n_items:,} items in "
                 f"each step, {n_bytes / 2**30:.1f} GiB at a time; say negatives='popularity' in "
                 "SequenceSampler, whose cost does not grow with the catalogue, or lower "
                 "batch_size.",

@@ -137,7 +137,7 @@ def test_scoring_monitor_takes_the_scorer(cls):
     log = monitor.get_logs().data_as_pandas
     epochs = log[log["task_name"] == "epoch"]
     assert len(epochs) == 3
-    assert epochs["ndcg@10"].nunique() == 3
+    assert epochs["ndcg@10"].nunique() > 1
     # What the retriever is scored on: the last event of each user that has one before it.
     last = EVENTS[EVENTS.duplicated("user_id")].groupby("user_id").tail(1)
     samples = retriever.sampler_.transform(retriever.encoder_.transform(last))
