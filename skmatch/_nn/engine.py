@@ -71,7 +71,11 @@ class Engine:
         self.network.to(self.device)
 
     def trainer(
-        self, samples: Samples, training: np.ndarray, weight: np.ndarray, options: TrainingOptions
+        self,
+        samples: Samples,
+        training: np.ndarray,
+        weight: np.ndarray | None,
+        options: TrainingOptions,
     ) -> Trainer:
         """Bring the rows to train on to the device."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
@@ -80,7 +84,8 @@ class Engine:
         if sampling.seed is not None:
             generator = torch.Generator(self.device).manual_seed(sampling.seed)
         targets = Targets(
-            self._on_device(samples.item[training]), self._on_device(weight[training])
+            self._on_device(samples.item[training]),
+            None if weight is None else self._on_device(weight[training]),
         )
         return Trainer(
             self.network,

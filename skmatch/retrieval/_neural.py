@@ -249,8 +249,10 @@ class NeuralRetriever(BaseRetriever):
                 f"{schema.items.values[0]!r}, in {len(samples):,} sample(s); a retriever needs at "
                 "least 2 items to tell apart."
             )
-        weight = check_weights(sample_weight, len(samples))
-        weight = (weight / weight.max()).astype(np.float32)  # only their proportions count
+        weight = None
+        if sample_weight is not None:
+            weight = check_weights(sample_weight, len(samples))
+            weight = (weight / weight.max()).astype(np.float32)  # only their proportions count
         seed = int(check_random_state(self.random_state).randint(2**31))
         training, validation = self._split(samples, weight, np.random.default_rng(seed))
         config = self._network_config(samples, dims)
@@ -364,10 +366,12 @@ class NeuralRetriever(BaseRetriever):
         return tuple(int(dim) for dim in dims)
 
     def _split(
-        self, samples: Samples, weight: np.ndarray, rng: np.random.Generator
+        self, samples: Samples, weight: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Give the rows to train on, in the order of the log, and those to validate on."""
-        usable = (samples.item >= FIRST_KNOWN) & (weight > 0)
+        usable = samples.item >= FIRST_KNOWN
+        if weight is not None:
+            usable &= weight > 0
         enough = usable & (samples.stop - samples.seen >= samples.min_history)
         if not enough.any():
             enough = usable

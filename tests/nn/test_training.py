@@ -84,7 +84,7 @@ def make_trainer(
     return Trainer(
         network,
         Rows(user, start, stop, log, [feature]),
-        Targets(target, torch.ones(len(user)) if weight is None else weight),
+        Targets(target, weight),
         [group],
         NegativeSampler(negatives, counts, generator),
         loss=loss,
