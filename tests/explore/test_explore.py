@@ -1,6 +1,7 @@
-"""The server behind the page: what it answers, and what it says to wrong questions."""
+"""The server behind the page, what it says to wrong questions, and the page in a browser."""
 
 import json
+import shutil
 import socket
 import sys
 import threading
@@ -295,3 +296,95 @@ def test_without_the_extra_the_error_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(SystemExit, match=r"uvicorn.* pip install 'skmatch\[app\]'"):
         main([])
+
+
+# The page
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=path)
+        yield running
+        running.close()
+
+
+@pytest.fixture(params=[(1200, 900), (375, 700)], ids=["desktop", "phone"])
+def page(request, browser, address):
+    """Give the open page; what it complains about, and what overflows it, fails the test."""
+    width, height = request.param
+    opened = browser.new_page(viewport={"width": width, "height": height})
+    complaints = []
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(address)
+    yield opened
+    assert complaints == []
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    opened.close()
+
+
+def labels(page, region):
+    return page.get_by_role("region", name=region).locator(".label").all_inner_texts()
+
+
+def titles(answer):
+    return [item["label"] for item in answer]
+
+
+def test_page_shows_a_user_by_keyboard_alone(page, ask):
+    page.get_by_label("User id").focus()
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    page.get_by_role("status").get_by_text("10 of dssm").wait_for()
+    answer = ask("recommend", user="3")
+    assert labels(page, "History") == titles(answer["history"])
+    for one in answer["answers"]:
+        assert labels(page, one["model"]) == titles(one["items"])  # markup in data is text
+    page.get_by_role("region", name="dssm").get_by_role("button").first.focus()
+    page.keyboard.press("Enter")
+    best = answer["answers"][0]["items"][0]
+    dialog = page.get_by_role("dialog", name=f"Neighbours of {best['label']}")
+    dialog.get_by_role("region", name="dssm").wait_for()
+    neighbours = ask("similar", item=best["id"])["answers"][0]["items"]
+    shown = dialog.get_by_role("region", name="dssm").locator(".label").all_inner_texts()
+    assert shown == titles(neighbours)
+    assert page.evaluate("document.activeElement.id") == "neighbours-title"
+    page.keyboard.press("Escape")
+    assert best["label"] in page.evaluate("document.activeElement.innerText")
+
+
+def test_page_shows_a_filtered_session(page, ask):
+    page.get_by_label("A session of items").check()
+    for number, text in enumerate(["item & 12", "7"], start=1):
+        page.get_by_label("Add an item").fill(text)
+        page.get_by_role("button", name="Add", exact=True).click()
+        page.get_by_role("button", name="Remove").nth(number - 1).wait_for()
+    page.get_by_label("Feature").select_option("colour")
+    page.get_by_label("Value").select_option("blue")
+    page.get_by_role("button", name="Show").click()
+    page.get_by_role("status").get_by_text("of dssm").wait_for()
+    assert labels(page, "History") == ["<b>Item & 7</b>", "<b>Item & 12</b>"]
+    answer = ask("recommend", ("session", "12"), ("session", "7"), feature="colour", value="blue")
+    assert labels(page, "dssm") == titles(answer["answers"][0]["items"])
+
+
+def test_page_shows_errors_as_alerts(page):
+    page.get_by_label("A session of items").check()
+    page.get_by_role("button", name="Show").click()
+    page.get_by_role("alert").get_by_text("Add an item").wait_for()
+    page.get_by_label("Add an item").fill("nothing like it")
+    page.get_by_label("Add an item").press("Enter")
+    page.get_by_role("alert").get_by_text("No item fits “nothing like it”").wait_for()
+
+
+def test_page_suggests_users(page, ask):
+    page.get_by_label("User id").press_sequentially("4")
+    page.locator("#users option").nth(4).wait_for(state="attached")
+    values = [option.get_attribute("value") for option in page.locator("#users option").all()]
+    assert values == ask("users", q="4")["users"]
