@@ -64,8 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
         ) from error
     explorer, port = read_arguments(arguments)
     server = uvicorn.Server(uvicorn.Config(make_app(explorer), log_level="warning"))
-    print(f"http://{LOOPBACK}:{port.getsockname()[1]} (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
+        print(f"http://{LOOPBACK}:{port.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         server.run(sockets=[port])
 
 
