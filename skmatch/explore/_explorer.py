@@ -235,7 +235,7 @@ def _by_text(known: Vocabulary) -> dict[str, Any]:
 def _union(dicts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     joined: dict[str, Any] = {}
     for one in dicts:
-        joined = one | joined
+        joined |= {text: value for text, value in one.items() if text not in joined}
     return joined
 
 
