@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -98,6 +99,25 @@ class Schema(_Shared):
             and all(map(Feature.agrees_with, self.user_features, other.user_features))
             and all(map(Feature.agrees_with, self.item_features, other.item_features))
         )
+
+    def item_values(self, name: Hashable) -> pd.Series:
+        """Give the latest value of a feature of each item; lists where it is multi-valued."""
+        feature = next((one for one in self.item_features if one.name == name), None)
+        if feature is None:
+            known = ", ".join(repr(one.name) for one in self.item_features) or "none"
+            raise ValueError(
+                f"feature={name!r} is no item feature of the MatchEncoder, which has {known}: name "
+                "one of them, or give a Series of values, indexed by item ids."
+            )
+        column = take_rows(self.item_table[name], np.arange(FIRST_KNOWN, len(self.items)))
+        if isinstance(column, np.ndarray):
+            if feature.vocabulary is None:
+                return pd.Series(column * feature.scale + feature.mean, name=name)
+            return pd.Series(feature.vocabulary.decode(column), name=name)
+        assert feature.vocabulary is not None
+        values = feature.vocabulary.decode(column.values).tolist()
+        bounds = pairwise(column.offsets.tolist())
+        return pd.Series([values[a:b] for a, b in bounds], name=name, dtype=object)
 
     def to_frame(self) -> pd.DataFrame:
         """Give one row a column: its role, kind and number of known values."""

@@ -24,6 +24,8 @@ ARROWS = {
         "_nn", "_data", "_validation", "neighbors", "persistence", "preprocessing", "metrics",
         "retrieval",
     },
+    "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
+    "inspection": {"_validation", "inspection", "metrics"},
     "pipeline": {"_data", "persistence", "retrieval"},
 }  # fmt: skip
 

@@ -184,11 +184,15 @@ def _ranking(y_pred: Any, n_queries: int, k: int) -> np.ndarray:
     return ranking
 
 
-def _score(name: str, y_true: Any, y_pred: Any, k: Any, average: bool) -> float | np.ndarray:
-    k = check_k(k)
+def score_rankings(name: str, y_true: Any, y_pred: Any, ks: Sequence[int]) -> list[np.ndarray]:
+    """Give a metric of each query at every k, all from one ranking."""
     query, item, n_queries = _relevant_pairs(y_true)
-    hits, n_relevant = find_hits(query, item, _ranking(y_pred, n_queries, k))
-    values = METRICS[name](hits, n_relevant, k)
+    hits, n_relevant = find_hits(query, item, _ranking(y_pred, n_queries, max(ks)))
+    return [METRICS[name](hits, n_relevant, k) for k in ks]
+
+
+def _score(name: str, y_true: Any, y_pred: Any, k: Any, average: bool) -> float | np.ndarray:
+    (values,) = score_rankings(name, y_true, y_pred, [check_k(k)])
     return float(values.mean()) if average else values
 
 
