@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -48,12 +48,12 @@ class Feature:
     mean: float = 0.0
     scale: float = 1.0
 
-    def agrees_with(self, other: Feature) -> bool:
-        """Tell whether codes and numbers mean the same in both."""
+    def extends(self, other: Feature) -> bool:
+        """Tell whether the codes and numbers of another mean the same in this one."""
         if self.vocabulary is None or other.vocabulary is None:
             same = (self.mean, self.scale) == (other.mean, other.scale)
         else:
-            same = self.vocabulary.agrees_with(other.vocabulary)
+            same = self.vocabulary.extends(other.vocabulary)
         return same and (self.name, self.kind) == (other.name, other.kind)
 
     @property
@@ -91,13 +91,17 @@ class Schema(_Shared):
 
     def agrees_with(self, other: Schema) -> bool:
         """Tell whether codes mean the same in both."""
+        return self is other or (self.extends(other) and other.extends(self))
+
+    def extends(self, other: Schema) -> bool:
+        """Tell whether the codes of another mean the same in this one."""
         return self is other or (
-            self.users.agrees_with(other.users)
-            and self.items.agrees_with(other.items)
+            self.users.extends(other.users)
+            and self.items.extends(other.items)
             and len(self.user_features) == len(other.user_features)
             and len(self.item_features) == len(other.item_features)
-            and all(map(Feature.agrees_with, self.user_features, other.user_features))
-            and all(map(Feature.agrees_with, self.item_features, other.item_features))
+            and all(map(Feature.extends, self.user_features, other.user_features))
+            and all(map(Feature.extends, self.item_features, other.item_features))
         )
 
     def item_values(self, name: Hashable) -> pd.Series:
@@ -400,6 +404,13 @@ class Samples(_Rows):
         mean = lengths.mean() if len(self) else 0.0
         draws = f"{self.sampling.neg_ratio} negatives a positive, {self.sampling.negatives!r}"
         return f"Samples: {len(self):,} rows, histories of {mean:.1f} events; {draws}\n{head}"
+
+
+class CatalogueRows(NamedTuple):
+    """Items that are new in a catalogue or have new features: the schema with them, their codes."""
+
+    schema: Schema
+    codes: np.ndarray
 
 
 Coded = TypeVar("Coded", Events, Samples)

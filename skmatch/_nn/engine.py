@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skmatch._columns import UNKNOWN
 from skmatch._data import FIRST_KNOWN, Bag, Column, Samples, Schema, concatenate_ranges
 from skmatch._nn.device import resolve_device
 from skmatch._nn.negatives import NegativeSampler
@@ -89,7 +90,8 @@ class Engine:
         )
         return Trainer(
             self.network,
-            self._rows(samples, training),
+            # Neighbouring rows share their histories: cut out row by row they would not.
+            self._rows(samples, training, cut=False),
             targets,
             self._item_sources(samples.schema),
             NegativeSampler(sampling.negatives, sampling.counts, generator),
@@ -102,9 +104,12 @@ class Engine:
         """Give the vectors of the users of rows."""
         return encode_rows(self.network, self._rows(samples, np.arange(len(samples)))).cpu().numpy()
 
-    def item_vectors(self, schema: Schema) -> np.ndarray:
-        """Give the vectors of the catalogue."""
-        return self._catalogue(schema).cpu().numpy()
+    def item_vectors(self, schema: Schema, codes: np.ndarray | None = None) -> np.ndarray:
+        """Give the vectors of items, of the whole catalogue where no codes are given."""
+        if codes is None:
+            return self._catalogue(schema).cpu().numpy()
+        sources = self._item_sources(schema)
+        return encode_catalogue(self.network, sources, self._on_device(codes)).cpu().numpy()
 
     def ndcg(self, samples: Samples, seen: Any) -> float:
         """Give the mean NDCG@10 of rows' own items, among those that `seen.pairs` leaves."""
@@ -123,9 +128,15 @@ class Engine:
         return {name: value.cpu().numpy().copy() for name, value in state.items()}
 
     def load(self, weights: Weights) -> None:
-        """Take weights that `weights` gave."""
-        # Copied: arrays read through a memory map cannot be written to, which torch warns of.
-        state = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+        """Take weights that `weights` gave; new rows of tables start as that of "unknown"."""
+        state = {}
+        for name, weight in self.network.state_dict().items():
+            # Copied: arrays read through a memory map cannot be written to, which torch warns of.
+            value = np.array(weights[name])
+            n_new = len(weight) - len(value) if weight.ndim == 2 else 0
+            if n_new > 0:
+                value = np.concatenate([value, np.repeat(value[[UNKNOWN]], n_new, axis=0)])
+            state[name] = torch.from_numpy(value)
         self.network.load_state_dict(state)
 
     def _catalogue(self, schema: Schema) -> Tensor:
@@ -146,10 +157,10 @@ class Engine:
         columns = (schema.item_table[feature.name] for feature in schema.item_features)
         return [FeatureSource(self._column(column), by_code=True) for column in columns]
 
-    def _rows(self, samples: Samples, rows: np.ndarray) -> Rows:
-        """Bring rows to the device, with no more of the log than they need."""
+    def _rows(self, samples: Samples, rows: np.ndarray, cut: bool = True) -> Rows:
+        """Bring rows to the device, with the log, or what they need of it where that is less."""
         start, stop, log = samples.start[rows], samples.stop[rows], samples.log.items
-        if len(rows) * 4 < len(log):
+        if cut and len(rows) * 4 < len(log):
             positions, offsets = concatenate_ranges(start, stop)
             log, start, stop = log[positions], offsets[:-1], offsets[1:]
         features = []

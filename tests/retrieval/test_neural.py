@@ -54,8 +54,8 @@ def test_every_pooling_and_activation(pooling, activation):
     ("n_rows", "expected"), [(10, 64), (40_000, 100), (100_004, 250), (10**6, 2048)]
 )
 def test_auto_makes_400_steps_of_an_epoch_within_bounds(n_rows, expected):
-    assert DSSMRetriever()._batch_size_for(n_rows) == expected
-    assert DSSMRetriever(batch_size=7)._batch_size_for(n_rows) == 7
+    assert DSSMRetriever()._options(1, n_rows).batch_size == expected
+    assert DSSMRetriever(batch_size=7)._options(1, n_rows).batch_size == 7
 
 
 def test_auto_is_the_size_that_it_stands_for():
