@@ -22,6 +22,8 @@ from skmatch._data import (
     Samples,
     Schema,
     is_coded_frame,
+    take_rows,
+    where_rows,
 )
 from skmatch._validation import (
     DEFAULT_TIME,
@@ -332,7 +334,8 @@ class MatchEncoder(
         X : DataFrame or array-like of shape (n_rows, n_columns)
             Events, or queries: a frame needs no column but the user's. A column ``history`` of
             lists of item ids stands for the history of its row; where the cell is missing, the
-            stored one counts. User features that are absent are those known of the user.
+            stored one counts. User features that are absent, or missing in a row, are those known
+            of the user.
 
         Returns
         -------
@@ -378,13 +381,21 @@ class MatchEncoder(
         self, frame: pd.DataFrame, user: np.ndarray, item: np.ndarray, time: np.ndarray | None
     ) -> Events:
         features: Columns = {
-            feature.name: self._encode_feature(feature, frame[feature.name])
+            feature.name: self._encode_feature(feature, frame[feature.name], user)
             for feature in self.schema_.user_features
             if feature.name in frame.columns
         }
         return Events(self.schema_, user, item, time, features, frame[self.schema_.user])
 
-    def _encode_feature(self, feature: Feature, column: pd.Series) -> Column:
+    def _encode_feature(self, feature: Feature, column: pd.Series, user: np.ndarray) -> Column:
+        """Encode a column of a user feature; in place of a missing cell stands what is known."""
+        coded = self._encode_column(feature, column)
+        missing = column.isna().to_numpy() & (user != UNKNOWN)
+        if not missing.any():
+            return coded
+        return where_rows(missing, take_rows(self.schema_.user_table[feature.name], user), coded)
+
+    def _encode_column(self, feature: Feature, column: pd.Series) -> Column:
         if feature.kind == "numeric":
             return _standardise(_to_numbers(column), feature)
         assert feature.vocabulary is not None
