@@ -33,6 +33,10 @@ activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
     Activation after each layer but the last.
 dropout : float, default=0.2
     Share of what is dropped from the pooled history and after each hidden layer.
+unknown_rate : float, default=0.05
+    Share of the ids and of the values of features that training takes for unknown [4]_, so that
+    whoever and whatever is unknown later gets a trained answer. It concerns users, items of
+    histories, all features and, where items have any, the items of the item tower.
 batch_norm : bool, default=False
     Whether hidden layers are batch-normalised.
 pooling : {"mean", "sum", "max", "concat", "decay"}, default="decay"
@@ -105,7 +109,9 @@ feature_names_in_ : ndarray of shape (n_features_in_,)
 
 REFERENCES = """\
 .. [2] S. Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
-.. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019."""
+.. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
+.. [4] M. Volkovs, G. Yu and T. Poutanen, "DropoutNet: Addressing cold start in recommender
+   systems", NeurIPS 2017."""
 
 
 def with_shared_docs(cls: type) -> type:
@@ -125,6 +131,7 @@ class NeuralRetriever(BaseRetriever):
         "dims": [list, tuple, np.ndarray],
         "activation": [str],
         "dropout": [Interval(Real, 0, 1, closed="left")],
+        "unknown_rate": [Interval(Real, 0, 1, closed="left")],
         "batch_norm": ["boolean"],
         "pooling": [str],
         "temperature": [Interval(Real, 0, None, closed="neither")],
@@ -150,6 +157,7 @@ class NeuralRetriever(BaseRetriever):
         dims: Any = (256, 64),
         activation: str = "gelu",
         dropout: float = 0.2,
+        unknown_rate: float = 0.05,
         batch_norm: bool = False,
         pooling: str = "decay",
         temperature: float = 0.05,
@@ -172,6 +180,7 @@ class NeuralRetriever(BaseRetriever):
         self.dims = dims
         self.activation = activation
         self.dropout = dropout
+        self.unknown_rate = unknown_rate
         self.batch_norm = batch_norm
         self.pooling = pooling
         self.temperature = temperature
@@ -320,6 +329,7 @@ class NeuralRetriever(BaseRetriever):
             batch_norm=bool(self.batch_norm),
             pooling=self.pooling,
             max_length=samples.max_length,
+            unknown_rate=float(self.unknown_rate),
         )
 
     def _first_weights(self, samples: Samples, config: NetworkConfig) -> Weights | None:
