@@ -335,7 +335,7 @@ class Samples(_Rows):
     stop: np.ndarray
     sampling: NegativeSampling
     max_length: int
-    min_history: int = 1
+    min_history: int = 0
 
     _SAMPLES_KEY: ClassVar[str] = "skmatch_samples"
     WINDOW: ClassVar[tuple[str, ...]] = ("seen_start", "history_start", "history_stop")

@@ -184,3 +184,25 @@ def test_who_asks_is_read_from_coded_frames_too(pipe):
     expected = pipe.recommend(QUERIES, k=3)["source"].tolist()
     with config_context(transform_output="pandas"):
         assert pipe.recommend(QUERIES, k=3)["source"].tolist() == expected
+
+
+@pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
+def test_features_tell_what_a_user_touches_first(cls):
+    rng = np.random.default_rng(0)
+    events = pd.DataFrame({"user_id": np.repeat(np.arange(200), 5), "item_id": 0})
+    events["group"] = np.where(events["user_id"] % 2, "odd", "even")
+    is_first = ~events["user_id"].duplicated()
+    events["item_id"] = rng.integers(2, 12, len(events))
+    events.loc[is_first, "item_id"] = events["user_id"] % 2  # one of two items, by the group
+    retriever = cls(embedding_dim=8, dims=(8,), batch_size=64, random_state=0)
+    encoder = MatchEncoder(user_features=["group"])
+    pipe = make_match_pipeline(encoder, SequenceSampler(), retriever).fit(events)
+    strangers = pd.DataFrame({"user_id": [-1, -2], "group": ["even", "odd"]})
+    assert pipe.predict(strangers, k=1).ravel().tolist() == [0, 1]
+
+
+def test_a_history_too_short_to_learn_from_is_no_error():
+    sampler = SequenceSampler(min_history=1)
+    once = EVENTS.drop_duplicates("user_id")
+    with pytest.warns(UserWarning, match=r"No event has min_history=1.*min_history=0"):
+        make_match_pipeline(MatchEncoder(), sampler, DSSMRetriever(**SMALL)).fit(once)
