@@ -75,9 +75,10 @@ random_state : int, RandomState instance or None, default=None
     with one number of threads.
 verbose : bool or int, default=False
     Whether to show a progress bar, in a terminal or a notebook.
-index : {"exact", "pynndescent"}, default="exact"
-    How the nearest items are found; see `skmatch.neighbors.ItemIndex`. The graph of "pynndescent"
-    is not saved: the first search after loading builds it anew.
+index : {"exact", "auto", "pynndescent"}, default="exact"
+    How the nearest items are found; see `skmatch.neighbors.ItemIndex`. "auto" is "exact" up to
+    200,000 items and "pynndescent" above. The graph of "pynndescent" is not saved: the first search
+    after loading builds it anew.
 k : int, default=10
     Number of items that `predict` and `recommend` give for a query."""
 
