@@ -144,9 +144,7 @@ def test_the_time_of_a_session_does_not_cut_its_history(pipe):
     np.testing.assert_array_equal(pipe.transform(session), without)
 
 
-@pytest.mark.parametrize("index", ["exact", "pynndescent"])
-def test_exactly_k_while_enough_items_remain_and_else_all_that_do(pipe, index):
-    pipe = make_match_pipeline(*(step for _, step in pipe.steps[:-1]), pipe[-1])
+def test_exactly_k_while_enough_items_remain_and_else_all_that_do(pipe):
     for k in (1, 7, len(ITEMS) - 2, len(ITEMS), 100):
         for part, (_, asker) in zip(answers(pipe, QUERIES, k), ASKERS.iterrows(), strict=True):
             assert len(part) == min(k, len(set(ITEMS) - seen_by(asker)))
