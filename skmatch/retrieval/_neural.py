@@ -36,7 +36,8 @@ dropout : float, default=0.2
 unknown_rate : float, default=0.05
     Share of the ids and of the values of features that training takes for unknown [4]_, so that
     whoever and whatever is unknown later gets a trained answer. It concerns users, items of
-    histories, all features and, where items have any, the items of the item tower.
+    histories, all features and, where items have any, the items of the item tower. Users and items
+    of the catalogue that have no event to learn from then count as unknown, too.
 batch_norm : bool, default=False
     Whether hidden layers are batch-normalised.
 pooling : {"mean", "sum", "max", "concat", "decay"}, default="decay"
@@ -77,7 +78,7 @@ verbose : bool or int, default=False
     Whether to show a progress bar, in a terminal or a notebook.
 index : {"exact", "auto", "pynndescent"}, default="exact"
     How the nearest items are found; see `skmatch.neighbors.ItemIndex`. "auto" is "exact" up to
-    200,000 items and "pynndescent" above. The graph of "pynndescent" is not saved: the first search
+    100,000 items and "pynndescent" above. The graph of "pynndescent" is not saved: the first search
     after loading builds it anew.
 k : int, default=10
     Number of items that `predict` and `recommend` give for a query."""
@@ -433,6 +434,10 @@ class NeuralRetriever(BaseRetriever):
                 break
         if best_weights is not None:
             engine.load(best_weights)
+        if self.unknown_rate > 0:
+            users = np.arange(FIRST_KNOWN, len(samples.schema.users))
+            items = np.flatnonzero(samples.sampling.counts == 0) + FIRST_KNOWN
+            engine.make_unknown(np.setdiff1d(users, samples.user[training]), items)
         # The loss of a step is that before its update: the last update can still diverge.
         last = samples.take(np.arange(len(samples))[-1000:])
         for vectors in (engine.item_vectors(samples.schema), engine.user_vectors(last)):

@@ -204,3 +204,45 @@ def test_a_history_too_short_to_learn_from_is_no_error():
     once = EVENTS.drop_duplicates("user_id")
     with pytest.warns(UserWarning, match=r"No event has min_history=1.*min_history=0"):
         make_match_pipeline(MatchEncoder(), sampler, DSSMRetriever(**SMALL)).fit(once)
+
+
+# Users and items of whom training has no event
+
+
+def fit_with_tables(retriever):
+    """Fit where odd users touch odd items, with a table of items and one of users beyond those."""
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(100), 8)
+    events = pd.DataFrame({"user_id": user, "item_id": 2 * rng.integers(0, 15, 800) + user % 2})
+    items, users = pd.DataFrame({"item_id": range(40)}), pd.DataFrame({"user_id": range(104)})
+    items["kind"] = np.where(items["item_id"] % 2, "odd", "even")
+    users["kind_of_user"] = np.where(users["user_id"] % 2, "odd", "even")
+    encoder = MatchEncoder(user_features=["kind_of_user"], item_features=["kind"])
+    pipe = make_match_pipeline(encoder, SequenceSampler(), retriever)
+    return pipe.fit(events, matchencoder__users=users, matchencoder__items=items)
+
+
+def test_an_item_without_events_is_known_by_its_features():
+    pipe = fit_with_tables(DSSMRetriever(embedding_dim=8, dims=(8,), batch_size=64, random_state=0))
+    vector = dict(zip(pipe[-1].item_ids_.tolist(), pipe[-1].item_vectors_, strict=True))
+    for item in (36, 38):
+        np.testing.assert_allclose(vector[item], vector[34], rtol=1e-5)
+        np.testing.assert_allclose(vector[item + 1], vector[35], rtol=1e-5)
+    answer = pipe.recommend([0, 1, 2, 3], k=1, candidates=[34, 35])
+    assert answer["item_id"].tolist() == [34, 35, 34, 35]
+
+
+def test_an_item_without_events_or_features_keeps_a_vector_of_its_own():
+    retriever = fit_with_tables(YoutubeDNNRetriever(**SMALL))[-1]
+    assert len(np.unique(retriever.item_vectors_.round(6), axis=0)) == 40
+
+
+@pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
+def test_a_user_without_events_is_answered_as_an_unknown_one(cls):
+    pipe = fit_with_tables(cls(**SMALL))
+    queries = pd.DataFrame({"user_id": [100, 102, -1], "kind_of_user": "even"})
+    vectors = pipe.transform(queries)
+    np.testing.assert_allclose(vectors[:2], vectors[[2, 2]], rtol=1e-4, atol=1e-6)
+    own = pipe.set_params(**{f"{cls.__name__.lower()}__unknown_rate": 0.0})
+    vectors = fit_with_tables(own[-1]).transform(queries)
+    assert not np.allclose(vectors[0], vectors[1])
