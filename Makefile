@@ -12,7 +12,7 @@ BENCH ?=
 QUALITY ?=
 PEERS := .venv-rechub .venv-rectools
 
-.PHONY: demo tune test lint bench quality growth clean
+.PHONY: demo tune test lint bench quality growth cold-start neighbors clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
@@ -36,6 +36,12 @@ quality: $(VENV)/bench.done $(PEERS:=/done)
 
 growth: $(VENV)/bench.done
 	$(BIN)/python benchmarks/growth.py $(BENCH)
+
+cold-start: $(VENV)/bench.done
+	$(BIN)/python benchmarks/cold_start.py $(DATA) $(BENCH)
+
+neighbors: $(VENV)/bench.done
+	$(BIN)/python benchmarks/neighbors.py $(BENCH)
 
 .venv-%/done: benchmarks/requirements-%.txt constraints.txt
 	$(PYTHON) -m venv .venv-$*

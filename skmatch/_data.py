@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 
-from skmatch._columns import FIRST_KNOWN, PADDING, Bag, Vocabulary, concatenate_ranges
+from skmatch._columns import FIRST_KNOWN, PADDING, UNKNOWN, Bag, Vocabulary, concatenate_ranges
 
 HISTORY = "history"  # the column of the histories that queries bring along, and of decoded ones
 
@@ -25,6 +25,19 @@ Columns = dict[Hashable, Column]
 def take_rows(column: Column, rows: np.ndarray) -> Column:
     """Give some rows of a column of either form."""
     return column.take(rows) if isinstance(column, Bag) else column[rows]
+
+
+def where_rows(condition: np.ndarray, column: Column, other: Column) -> Column:
+    """Give the rows of a column where a condition holds, else those of another of its form."""
+    if isinstance(column, np.ndarray):
+        return np.where(condition, column, cast(np.ndarray, other))
+    assert isinstance(other, Bag)
+    n_rows = len(condition)
+    both = Bag(
+        np.concatenate([column.values, other.values]),
+        np.concatenate([column.offsets, column.offsets[-1] + other.offsets[1:]]),
+    )
+    return both.take(np.arange(n_rows) + np.where(condition, 0, n_rows))
 
 
 class _Shared:
@@ -196,7 +209,7 @@ class _Rows:
         return names + [self._USER_KEY] * self._has_unknown_user()
 
     def _has_unknown_user(self) -> bool:
-        return self.user_ids is not None and bool((self.user < FIRST_KNOWN).any())
+        return self.user_ids is not None and bool((self.user == UNKNOWN).any())
 
     def to_frame(self) -> pd.DataFrame:
         """Give the codes as a frame that carries the schema, so that the next step can read it.
@@ -346,7 +359,7 @@ class Samples(_Rows):
     stop: np.ndarray
     sampling: NegativeSampling
     max_length: int
-    min_history: int = 1
+    min_history: int = 0
 
     _SAMPLES_KEY: ClassVar[str] = "skmatch_samples"
     WINDOW: ClassVar[tuple[str, ...]] = ("seen_start", "history_start", "history_stop")

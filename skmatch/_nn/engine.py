@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skmatch._columns import UNKNOWN
-from skmatch._data import FIRST_KNOWN, Bag, Column, Samples, Schema, concatenate_ranges
+from skmatch._data import FIRST_KNOWN, UNKNOWN, Bag, Column, Samples, Schema, concatenate_ranges
 from skmatch._nn.device import resolve_device
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.towers import BagTensor, FeatureTensor, NetworkConfig, TwoTowers
@@ -138,6 +137,18 @@ class Engine:
                 value = np.concatenate([value, np.repeat(value[[UNKNOWN]], n_new, axis=0)])
             state[name] = torch.from_numpy(value)
         self.network.load_state_dict(state)
+
+    @torch.no_grad()
+    def make_unknown(self, users: np.ndarray, items: np.ndarray) -> None:
+        """Give users and items that training never met the rows of "unknown".
+
+        An item without features keeps its own: nothing else tells it from others.
+        """
+        unmet = [(self.network.user_embedding, users)]
+        if self.network.config.item_features:
+            unmet.append((self.network.item_embedding, items))
+        for table, codes in unmet:
+            table.weight[self._on_device(codes)] = table.weight[UNKNOWN].clone()
 
     def _catalogue(self, schema: Schema) -> Tensor:
         codes = torch.arange(FIRST_KNOWN, len(schema.items), device=self.device)

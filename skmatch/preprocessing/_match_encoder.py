@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skmatch._columns import PADDING, Bag, Vocabulary
+from skmatch._columns import PADDING, UNKNOWN, Bag, Vocabulary
 from skmatch._data import (
     HISTORY,
     CatalogueRows,
@@ -23,6 +23,8 @@ from skmatch._data import (
     Samples,
     Schema,
     is_coded_frame,
+    take_rows,
+    where_rows,
 )
 from skmatch._growth import changed
 from skmatch._validation import (
@@ -329,7 +331,8 @@ class MatchEncoder(
         X : DataFrame or array-like of shape (n_rows, n_columns)
             Events, or queries: a frame needs no column but the user's. A column ``history`` of
             lists of item ids stands for the history of its row; where the cell is missing, the
-            stored one counts. User features that are absent are those known of the user.
+            stored one counts. User features that are absent, or missing in a row, are those known
+            of the user.
 
         Returns
         -------
@@ -383,13 +386,21 @@ class MatchEncoder(
         self, frame: pd.DataFrame, user: np.ndarray, item: np.ndarray, time: np.ndarray | None
     ) -> Events:
         features: Columns = {
-            feature.name: self._encode_feature(feature, frame[feature.name])
+            feature.name: self._encode_feature(feature, frame[feature.name], user)
             for feature in self.schema_.user_features
             if feature.name in frame.columns
         }
         return Events(self.schema_, user, item, time, features, frame[self.schema_.user])
 
-    def _encode_feature(self, feature: Feature, column: pd.Series) -> Column:
+    def _encode_feature(self, feature: Feature, column: pd.Series, user: np.ndarray) -> Column:
+        """Encode a column of a user feature; in place of a missing cell stands what is known."""
+        coded = self._encode_column(feature, column)
+        missing = column.isna().to_numpy() & (user != UNKNOWN)
+        if not missing.any():
+            return coded
+        return where_rows(missing, take_rows(self.schema_.user_table[feature.name], user), coded)
+
+    def _encode_column(self, feature: Feature, column: pd.Series) -> Column:
         if feature.kind == "numeric":
             return standardise(to_numbers(column), feature)
         assert feature.vocabulary is not None

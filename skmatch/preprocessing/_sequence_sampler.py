@@ -53,9 +53,10 @@ class SequenceSampler(
     ----------
     max_length : int, default=50
         The most recent events that a history holds.
-    min_history : int, default=1
+    min_history : int, default=0
         A retriever trains on the events that have at least so many events of their user before
-        them. Where no event has, it trains on all, with a warning.
+        them. Where no event has, it trains on all, with a warning. With 0 it also learns which
+        item a user of given features touches first, before there is any history.
     neg_ratio : int, default=3
         Number of negatives drawn for each positive. Losses over lists share all that a training
         step draws. "in_batch" and "all" draw none.
@@ -123,7 +124,7 @@ class SequenceSampler(
     def __init__(
         self,
         max_length: int = 50,
-        min_history: int = 1,
+        min_history: int = 0,
         neg_ratio: int = 3,
         negatives: str = "popularity",
         random_state: int | np.random.RandomState | None = None,

@@ -12,7 +12,7 @@ from pandas.api.types import is_hashable
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skmatch._data import FIRST_KNOWN, PADDING, CatalogueRows, Events, Samples, as_coded
+from skmatch._data import FIRST_KNOWN, PADDING, Bag, CatalogueRows, Events, Samples, as_coded
 from skmatch._growth import GrowingMixin, changed
 from skmatch._validation import as_series, check_k, require_rows
 from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
@@ -346,18 +346,23 @@ def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
 
 def source_of(samples: Samples) -> np.ndarray:
     """Tell for each row what can answer it: the best of what is known of it."""
-    items, start, stop = samples.log.items, samples.start, samples.stop
-    has_history = stop > start
-    # Nearly always the newest item is known; where it is not, any other will do.
-    has_history[has_history] = items[stop[has_history] - 1] >= FIRST_KNOWN
-    unsure = np.flatnonzero(~has_history & (stop > start))
-    row, _ = ItemLists(items, start, stop).take(unsure).pairs(0, len(unsure))
-    has_history[unsure[row]] = True
+    has_history = _holds_known(samples.log.items, samples.start, samples.stop)
     has_feature = np.zeros(len(samples), dtype=bool)
     for column in samples.user_columns().values():
-        if isinstance(column, np.ndarray):
-            has_feature |= column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
+        if isinstance(column, Bag):
+            has_feature |= _holds_known(column.values, column.offsets[:-1], column.offsets[1:])
         else:
-            has_feature |= np.diff(column.offsets) > 0
+            has_feature |= column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
     features_or_not = np.where(has_feature, FEATURES, POPULARITY)
     return np.where(has_history, HISTORY, features_or_not)
+
+
+def _holds_known(codes: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Tell for each range of codes whether any of them is known."""
+    found = stop > start
+    # Nearly always the last is known; where it is not, any other will do.
+    found[found] = codes[stop[found] - 1] >= FIRST_KNOWN
+    unsure = np.flatnonzero(~found & (stop > start))
+    row, _ = ItemLists(codes, start, stop).take(unsure).pairs(0, len(unsure))
+    found[unsure[row]] = True
+    return found

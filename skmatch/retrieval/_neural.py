@@ -36,6 +36,11 @@ activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
     Activation after each layer but the last.
 dropout : float, default=0.2
     Share of what is dropped from the pooled history and after each hidden layer.
+unknown_rate : float, default=0.05
+    Share of the ids and of the values of features that training takes for unknown [4]_, so that
+    whoever and whatever is unknown later gets a trained answer. It concerns users, items of
+    histories, all features and, where items have any, the items of the item tower. Users and items
+    of the catalogue that have no event to learn from then count as unknown, too.
 batch_norm : bool, default=False
     Whether hidden layers are batch-normalised.
 pooling : {"mean", "sum", "max", "concat", "decay"}, default="decay"
@@ -75,9 +80,10 @@ random_state : int, RandomState instance or None, default=None
     with one number of threads.
 verbose : bool or int, default=False
     Whether to show a progress bar, in a terminal or a notebook.
-index : {"exact", "pynndescent"}, default="exact"
-    How the nearest items are found; see `skmatch.neighbors.ItemIndex`. The graph of "pynndescent"
-    is not saved: the first search after loading builds it anew.
+index : {"exact", "auto", "pynndescent"}, default="exact"
+    How the nearest items are found; see `skmatch.neighbors.ItemIndex`. "auto" is "exact" up to
+    100,000 items and "pynndescent" above. The graph of "pynndescent" is not saved: the first search
+    after loading builds it anew.
 k : int, default=10
     Number of items that `predict` and `recommend` give for a query."""
 
@@ -109,7 +115,9 @@ feature_names_in_ : ndarray of shape (n_features_in_,)
 
 REFERENCES = """\
 .. [2] S. Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
-.. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019."""
+.. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
+.. [4] M. Volkovs, G. Yu and T. Poutanen, "DropoutNet: Addressing cold start in recommender
+   systems", NeurIPS 2017."""
 
 
 def with_shared_docs(cls: type) -> type:
@@ -129,6 +137,7 @@ class NeuralRetriever(BaseRetriever):
         "dims": [list, tuple, np.ndarray],
         "activation": [str],
         "dropout": [Interval(Real, 0, 1, closed="left")],
+        "unknown_rate": [Interval(Real, 0, 1, closed="left")],
         "batch_norm": ["boolean"],
         "pooling": [str],
         "temperature": [Interval(Real, 0, None, closed="neither")],
@@ -154,6 +163,7 @@ class NeuralRetriever(BaseRetriever):
         dims: Any = (256, 64),
         activation: str = "gelu",
         dropout: float = 0.2,
+        unknown_rate: float = 0.05,
         batch_norm: bool = False,
         pooling: str = "decay",
         temperature: float = 0.05,
@@ -176,6 +186,7 @@ class NeuralRetriever(BaseRetriever):
         self.dims = dims
         self.activation = activation
         self.dropout = dropout
+        self.unknown_rate = unknown_rate
         self.batch_norm = batch_norm
         self.pooling = pooling
         self.temperature = temperature
@@ -369,6 +380,7 @@ class NeuralRetriever(BaseRetriever):
             batch_norm=bool(self.batch_norm),
             pooling=self.pooling,
             max_length=samples.max_length,
+            unknown_rate=float(self.unknown_rate),
         )
 
     def _first_weights(self, samples: Samples, config: NetworkConfig) -> Weights | None:
@@ -463,6 +475,13 @@ class NeuralRetriever(BaseRetriever):
                 break
         if best_weights is not None:
             engine.load(best_weights)
+        if self.unknown_rate > 0:
+            schema = samples.schema
+            is_unmet = np.ones(len(schema.users), dtype=bool)
+            is_unmet[samples.user[training]] = False
+            is_unmet[:FIRST_KNOWN] = False
+            items = np.flatnonzero(samples.sampling.counts == 0) + FIRST_KNOWN
+            engine.make_unknown(np.flatnonzero(is_unmet), items)
         self._check_vectors(engine, samples)
         context.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
 
