@@ -12,7 +12,7 @@ BENCH ?=
 QUALITY ?=
 PEERS := .venv-rechub .venv-rectools
 
-.PHONY: demo tune test lint bench quality growth cold-start neighbors clean
+.PHONY: demo tune test lint docs bench quality growth cold-start neighbors clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
@@ -27,6 +27,10 @@ lint: $(VENV)/lint.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/docs.done
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
 
 bench: $(VENV)/bench.done $(PEERS:=/done)
 	$(BIN)/python benchmarks/run.py $(DATA) $(BENCH)
@@ -56,4 +60,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) $(PEERS) .cache/benchmarks demo-output
+	rm -rf $(VENV) $(PEERS) .cache/benchmarks demo-output docs/_build docs/generated

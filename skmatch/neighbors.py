@@ -131,6 +131,7 @@ class ItemIndex:
         Parameters
         ----------
         vectors : ndarray of shape (n_items, n_dims)
+            One row an item, compared as they are: normalise them first if cosines are meant.
 
         Returns
         -------

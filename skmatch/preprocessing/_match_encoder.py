@@ -87,7 +87,7 @@ class MatchEncoder(
         The roles, ids and features, with the latest value of each. Print it to look at it.
     n_features_in_ : int
         Number of columns seen during fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns seen during fit, where all are strings.
 
     See Also

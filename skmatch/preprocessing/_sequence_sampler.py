@@ -77,7 +77,7 @@ class SequenceSampler(
         Number of events of each known item.
     n_features_in_ : int
         Number of columns seen during fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns seen during fit, where all are strings.
 
     See Also

@@ -9,9 +9,9 @@ from skmatch.retrieval._neural import NeuralRetriever, with_shared_docs
 class DSSMRetriever(NeuralRetriever):
     """Retrieve with two towers: one for users and their histories, one for items [1]_.
 
-    Both towers read ids and features of all three kinds; their vectors are L2-normalised and
-    score by cosine / temperature. An item's vector comes from its features, too, so that rare
-    items profit from what they share with others.
+    Both towers read ids and features of all three kinds; their vectors are L2-normalised, and the
+    score is their cosine (divided by the temperature in training). An item's vector comes from its
+    features, too, so that rare items profit from what they share with others.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ class PopularityRetriever(BaseRetriever):
         Roles, ids and features of the events.
     n_features_in_ : int
         Number of columns seen during fit, where it got plain events.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns seen during fit, where it got a frame of plain events.
 
     Examples

@@ -9,8 +9,9 @@ from skmatch.retrieval._neural import NeuralRetriever, with_shared_docs
 class YoutubeDNNRetriever(NeuralRetriever):
     """Retrieve with a user tower against a table of item vectors [1]_.
 
-    The table is the embedding of items that the histories share. Vectors are L2-normalised and
-    score by cosine / temperature. Features of items are not read: use `DSSMRetriever` for them.
+    The table is the embedding of items that the histories share. Vectors are L2-normalised, and the
+    score is their cosine (divided by the temperature in training). Features of items are not read:
+    use `DSSMRetriever` for them.
 
     Parameters
     ----------
