@@ -229,7 +229,15 @@ class Explorer:
 
 
 def _by_text(known: Vocabulary) -> dict[str, Any]:
-    return {str(one): one for one in known.decode(np.arange(FIRST_KNOWN, len(known))).tolist()}
+    ids = known.decode(np.arange(FIRST_KNOWN, len(known))).tolist()
+    texts = {str(one): one for one in ids}
+    if len(texts) < len(ids):
+        twice = next(one for one in ids if texts[str(one)] != one)
+        raise ValueError(
+            f"The ids {twice!r} and {texts[str(twice)]!r} read the same, so that a page cannot "
+            "tell them apart: fit on ids of one type."
+        )
+    return texts
 
 
 def _union(dicts: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -254,6 +254,12 @@ def test_ids_of_any_type_and_models_of_different_catalogues():
     assert [ids(answer) for answer in answers] == [["2024-05-01 00:00:00"], []]
 
 
+def test_ids_that_read_the_same_are_refused():
+    events = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": pd.Series([1, "1"], dtype=object)})
+    with pytest.raises(ValueError, match="The ids 1 and '1' read the same"):
+        Explorer({"one": PopularityRetriever().fit(events)})
+
+
 def test_a_retriever_that_was_fitted_on_plain_events_needs_no_pipeline():
     retriever = PopularityRetriever().fit(EVENTS)
     answer = Explorer({"one": retriever}).recommend(user="3", k=2)["answers"][0]
