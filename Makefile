@@ -12,7 +12,7 @@ BENCH ?=
 QUALITY ?=
 PEERS := .venv-rechub .venv-rectools
 
-.PHONY: demo tune test lint docs bench quality growth clean
+.PHONY: demo tune test lint docs bench quality growth cold-start neighbors clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
@@ -40,6 +40,12 @@ quality: $(VENV)/bench.done $(PEERS:=/done)
 
 growth: $(VENV)/bench.done
 	$(BIN)/python benchmarks/growth.py $(BENCH)
+
+cold-start: $(VENV)/bench.done
+	$(BIN)/python benchmarks/cold_start.py $(DATA) $(BENCH)
+
+neighbors: $(VENV)/bench.done
+	$(BIN)/python benchmarks/neighbors.py $(BENCH)
 
 .venv-%/done: benchmarks/requirements-%.txt constraints.txt
 	$(PYTHON) -m venv .venv-$*

@@ -32,6 +32,7 @@ EVENTS = (10**5, 10**6, 10**7)
 ITEMS = (10**4, 10**5, 10**6)
 COMMON_EVENTS = 10**6  # of the points whose catalogues differ
 EVENTS_PER_USER = 100
+BATCH_SIZE = 2048
 ALLOWED_RATIO = 1.5
 ALLOWED_BYTES_PER_EVENT = 100
 ALLOWED_COPIES_OF_PARAMETERS = 3
@@ -121,7 +122,7 @@ def measure(path: Path, result: Path) -> None:
     retriever, epoch = fit(clock, events, items)
     n_events = len(events) - events["user_id"].nunique()  # the first of a user has no history
     clock.seconds["epoch"] = [epoch]
-    clock.seconds["step"] = [epoch / math.ceil(n_events / retriever.batch_size)]
+    clock.seconds["step"] = [epoch / math.ceil(n_events / BATCH_SIZE)]
     values = {
         "n_events": len(events),
         "n_items": len(items),
@@ -143,7 +144,8 @@ def fit(clock: Clock, events: pd.DataFrame, items: pd.DataFrame) -> tuple[DSSMRe
         encoder = MatchEncoder(user_features=["segment"]).fit(events, items=items)
         samples = SequenceSampler().fit_transform(encoder.transform(events))
     timer = EpochTimer()
-    retriever = DSSMRetriever(max_epochs=1, device="cpu", random_state=0).set_callbacks(timer)
+    retriever = DSSMRetriever(max_epochs=1, batch_size=BATCH_SIZE, device="cpu", random_state=0)
+    retriever.set_callbacks(timer)
     with clock("fit"):
         retriever.fit(samples)
     return retriever, timer.seconds

@@ -79,6 +79,7 @@ def common(seed: int) -> dict:
         "embedding_dim": EMBEDDING_DIM,
         "batch_norm": True,
         "dropout": 0.0,
+        "unknown_rate": 0.0,
         "pooling": "mean",
         "max_epochs": 1,
         "lr": LR,
@@ -91,7 +92,9 @@ def common(seed: int) -> dict:
 def pipeline(retriever: object, item: str = "movie_id") -> MatchPipeline:
     return make_match_pipeline(
         MatchEncoder(item=item, user_features=USER_FEATURES, item_features=[ITEM_FEATURE]),
-        SequenceSampler(max_length=MAX_LENGTH, neg_ratio=NEG_RATIO, negatives="popularity"),
+        SequenceSampler(
+            max_length=MAX_LENGTH, min_history=1, neg_ratio=NEG_RATIO, negatives="popularity"
+        ),
         retriever,
     )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from skmatch._version import __version__
 
 if TYPE_CHECKING:
+    from skmatch.inspection import ItemMapDisplay, TopKCurveDisplay, TrainingCurveDisplay
     from skmatch.metrics import evaluate, make_topk_scorer
     from skmatch.model_selection import LeaveLastOut, TemporalSplit
     from skmatch.pipeline import MatchPipeline, make_match_pipeline
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
 # Public name -> module that holds it; read on first use, so that importing skmatch is quick.
 _MODULES = {
     "DSSMRetriever": "retrieval",
+    "ItemMapDisplay": "inspection",
     "LeaveLastOut": "model_selection",
     "MatchEncoder": "preprocessing",
     "MatchPipeline": "pipeline",
     "PopularityRetriever": "retrieval",
     "SequenceSampler": "preprocessing",
     "TemporalSplit": "model_selection",
+    "TopKCurveDisplay": "inspection",
+    "TrainingCurveDisplay": "inspection",
     "YoutubeDNNRetriever": "retrieval",
     "evaluate": "metrics",
     "make_match_pipeline": "pipeline",
@@ -29,12 +33,15 @@ _MODULES = {
 
 __all__ = [
     "DSSMRetriever",
+    "ItemMapDisplay",
     "LeaveLastOut",
     "MatchEncoder",
     "MatchPipeline",
     "PopularityRetriever",
     "SequenceSampler",
     "TemporalSplit",
+    "TopKCurveDisplay",
+    "TrainingCurveDisplay",
     "YoutubeDNNRetriever",
     "__version__",
     "evaluate",

@@ -96,13 +96,49 @@ class Vocabulary:
         # A missing value has code -1 in pandas, so that the shift makes it UNKNOWN.
         return vocabulary, (codes + FIRST_KNOWN).astype(np.int32)
 
+    def extended(self, column: pd.Series) -> tuple[Self, np.ndarray]:
+        """Learn what is new in a column; known values keep their codes. Give the column's codes."""
+        codes = self.lookup(column)
+        rows = np.flatnonzero((codes == UNKNOWN) & column.notna().to_numpy())
+        if not len(rows):
+            return self, codes
+        new, new_codes = type(self).learn(self._in_own_dtype(column.iloc[rows]))
+        categories = self.categories
+        if categories is not None:
+            categories, _ = categories.extended(pd.Series(new.values, dtype=new.values.dtype))
+        codes[rows] = new_codes + len(self.values)
+        values = np.concatenate([self.values, new.values])
+        return type(self)(values, self.dtype, categories, self.ordered), codes
+
+    def _in_own_dtype(self, column: pd.Series) -> pd.Series:
+        """Give values in the dtype of the known ones, in which they must be the same."""
+        if self.categories is not None:
+            return self.categories._in_own_dtype(column)
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            column = column.astype(column.cat.categories.dtype)
+        dtype = pd.api.types.pandas_dtype(self.dtype)
+        if column.dtype == dtype:
+            return column
+        try:
+            same = column.astype(dtype)
+            differs = (same.astype(object) != column.astype(object)).to_numpy(dtype=bool)
+        except (TypeError, ValueError, OverflowError):
+            differs = np.ones(len(column), dtype=bool)
+        if differs.any():
+            raise ValueError(
+                f"Column {column.name!r} holds {column[differs].tolist()[0]!r}, and what was "
+                f"fitted has dtype {self.dtype}, such as {self.values[:1].tolist()}: convert the "
+                "column to that dtype, or fit anew."
+            )
+        return same
+
     def __len__(self) -> int:
         """Give the number of codes, padding and unknown included."""
         return len(self.values) + FIRST_KNOWN
 
-    def agrees_with(self, other: Vocabulary) -> bool:
-        """Tell whether codes mean the same in both."""
-        return self is other or np.array_equal(self.values, other.values)
+    def extends(self, other: Vocabulary) -> bool:
+        """Tell whether the codes of another mean the same in this one."""
+        return self is other or np.array_equal(self.values[: len(other.values)], other.values)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__ | {"_index": None}  # the hash table is made anew where needed

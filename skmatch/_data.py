@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self, TypeVar
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 
-from skmatch._columns import FIRST_KNOWN, PADDING, Bag, Vocabulary, concatenate_ranges
+from skmatch._columns import FIRST_KNOWN, PADDING, UNKNOWN, Bag, Vocabulary, concatenate_ranges
 
 HISTORY = "history"  # the column of the histories that queries bring along, and of decoded ones
 
@@ -24,6 +25,19 @@ Columns = dict[Hashable, Column]
 def take_rows(column: Column, rows: np.ndarray) -> Column:
     """Give some rows of a column of either form."""
     return column.take(rows) if isinstance(column, Bag) else column[rows]
+
+
+def where_rows(condition: np.ndarray, column: Column, other: Column) -> Column:
+    """Give the rows of a column where a condition holds, else those of another of its form."""
+    if isinstance(column, np.ndarray):
+        return np.where(condition, column, cast(np.ndarray, other))
+    assert isinstance(other, Bag)
+    n_rows = len(condition)
+    both = Bag(
+        np.concatenate([column.values, other.values]),
+        np.concatenate([column.offsets, column.offsets[-1] + other.offsets[1:]]),
+    )
+    return both.take(np.arange(n_rows) + np.where(condition, 0, n_rows))
 
 
 class _Shared:
@@ -47,12 +61,12 @@ class Feature:
     mean: float = 0.0
     scale: float = 1.0
 
-    def agrees_with(self, other: Feature) -> bool:
-        """Tell whether codes and numbers mean the same in both."""
+    def extends(self, other: Feature) -> bool:
+        """Tell whether the codes and numbers of another mean the same in this one."""
         if self.vocabulary is None or other.vocabulary is None:
             same = (self.mean, self.scale) == (other.mean, other.scale)
         else:
-            same = self.vocabulary.agrees_with(other.vocabulary)
+            same = self.vocabulary.extends(other.vocabulary)
         return same and (self.name, self.kind) == (other.name, other.kind)
 
     @property
@@ -90,14 +104,37 @@ class Schema(_Shared):
 
     def agrees_with(self, other: Schema) -> bool:
         """Tell whether codes mean the same in both."""
+        return self is other or (self.extends(other) and other.extends(self))
+
+    def extends(self, other: Schema) -> bool:
+        """Tell whether the codes of another mean the same in this one."""
         return self is other or (
-            self.users.agrees_with(other.users)
-            and self.items.agrees_with(other.items)
+            self.users.extends(other.users)
+            and self.items.extends(other.items)
             and len(self.user_features) == len(other.user_features)
             and len(self.item_features) == len(other.item_features)
-            and all(map(Feature.agrees_with, self.user_features, other.user_features))
-            and all(map(Feature.agrees_with, self.item_features, other.item_features))
+            and all(map(Feature.extends, self.user_features, other.user_features))
+            and all(map(Feature.extends, self.item_features, other.item_features))
         )
+
+    def item_values(self, name: Hashable) -> pd.Series:
+        """Give the latest value of a feature of each item; lists where it is multi-valued."""
+        feature = next((one for one in self.item_features if one.name == name), None)
+        if feature is None:
+            known = ", ".join(repr(one.name) for one in self.item_features) or "none"
+            raise ValueError(
+                f"feature={name!r} is no item feature of the MatchEncoder, which has {known}: name "
+                "one of them, or give a Series of values, indexed by item ids."
+            )
+        column = take_rows(self.item_table[name], np.arange(FIRST_KNOWN, len(self.items)))
+        if isinstance(column, np.ndarray):
+            if feature.vocabulary is None:
+                return pd.Series(column * feature.scale + feature.mean, name=name)
+            return pd.Series(feature.vocabulary.decode(column), name=name)
+        assert feature.vocabulary is not None
+        values = feature.vocabulary.decode(column.values).tolist()
+        bounds = pairwise(column.offsets.tolist())
+        return pd.Series([values[a:b] for a, b in bounds], name=name, dtype=object)
 
     def to_frame(self) -> pd.DataFrame:
         """Give one row a column: its role, kind and number of known values."""
@@ -172,7 +209,7 @@ class _Rows:
         return names + [self._USER_KEY] * self._has_unknown_user()
 
     def _has_unknown_user(self) -> bool:
-        return self.user_ids is not None and bool((self.user < FIRST_KNOWN).any())
+        return self.user_ids is not None and bool((self.user == UNKNOWN).any())
 
     def to_frame(self) -> pd.DataFrame:
         """Give the codes as a frame that carries the schema, so that the next step can read it.
@@ -322,7 +359,7 @@ class Samples(_Rows):
     stop: np.ndarray
     sampling: NegativeSampling
     max_length: int
-    min_history: int = 1
+    min_history: int = 0
 
     _SAMPLES_KEY: ClassVar[str] = "skmatch_samples"
     WINDOW: ClassVar[tuple[str, ...]] = ("seen_start", "history_start", "history_stop")
@@ -380,6 +417,13 @@ class Samples(_Rows):
         mean = lengths.mean() if len(self) else 0.0
         draws = f"{self.sampling.neg_ratio} negatives a positive, {self.sampling.negatives!r}"
         return f"Samples: {len(self):,} rows, histories of {mean:.1f} events; {draws}\n{head}"
+
+
+class CatalogueRows(NamedTuple):
+    """Items that are new in a catalogue or have new features: the schema with them, their codes."""
+
+    schema: Schema
+    codes: np.ndarray
 
 
 Coded = TypeVar("Coded", Events, Samples)

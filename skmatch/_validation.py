@@ -223,3 +223,29 @@ def check_weights(sample_weight: Any, n_rows: int) -> np.ndarray:
     if not weight.any():
         raise ValueError(f"sample_weight is zero in every row: {remedy}")
     return weight
+
+
+def unwrap_searches(estimator: Any) -> Any:
+    """Give the estimator that a search has chosen: the search's own predict takes no k."""
+    while hasattr(estimator, "best_estimator_"):
+        estimator = estimator.best_estimator_
+    return estimator
+
+
+def last_step(estimator: Any) -> Any:
+    """Give the estimator that stands at the end of pipelines and searches."""
+    inner = unwrap_searches(estimator)
+    while hasattr(inner, "steps"):
+        inner = unwrap_searches(inner.steps[-1][1])
+    return inner
+
+
+def fitted_retriever(estimator: Any, attribute: str) -> Any:
+    """Give the retriever at the end of pipelines and searches, if it has a fitted attribute."""
+    retriever = last_step(estimator)
+    if not hasattr(retriever, attribute):
+        raise TypeError(
+            f"estimator={estimator!r} has no {attribute}: give a fitted retriever with one, a "
+            "fitted pipeline that ends in one, or a fitted search over one with refit on."
+        )
+    return retriever

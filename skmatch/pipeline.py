@@ -9,11 +9,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import Schema
+from skmatch._growth import GrowingMixin
 from skmatch.persistence import VersionedMixin
 from skmatch.retrieval._base import queries_of
 
 
-class MatchPipeline(VersionedMixin, Pipeline):
+class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
     """A Pipeline of encoder, sampler and retriever that recommends in the user's own ids.
 
     It is scikit-learn's `~sklearn.pipeline.Pipeline` and adds what that class has no name for;
@@ -80,6 +81,9 @@ class MatchPipeline(VersionedMixin, Pipeline):
     def schema_(self) -> Schema:
         """Roles, ids and features of the events."""
         return self[-1].schema_
+
+    def _growing_steps(self) -> list[Any]:
+        return [step for _, _, step in self._iter()]
 
     def recommend(
         self,

@@ -13,18 +13,23 @@ ARROWS = {
     "_validation": set(),
     "_columns": set(),
     "_data": {"_columns"},
-    "_nn": {"_nn", "_data"},
+    "_growth": {"_data"},
+    "_nn": {"_nn", "_columns", "_data"},
     "persistence": {"_version"},
     "neighbors": {"_data", "_validation"},
-    "preprocessing": {"_columns", "_data", "_validation", "persistence", "preprocessing"},
+    "preprocessing": {
+        "_columns", "_data", "_growth", "_validation", "persistence", "preprocessing",
+    },
     "metrics": {"_validation", "metrics"},
     "model_selection": {"_validation"},
     "datasets": {"datasets"},
     "retrieval": {
-        "_nn", "_data", "_validation", "neighbors", "persistence", "preprocessing", "metrics",
-        "retrieval",
+        "_nn", "_data", "_growth", "_validation", "neighbors", "persistence", "preprocessing",
+        "metrics", "retrieval",
     },
-    "pipeline": {"_data", "persistence", "retrieval"},
+    "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
+    "inspection": {"_validation", "inspection", "metrics"},
+    "pipeline": {"_data", "_growth", "persistence", "retrieval"},
 }  # fmt: skip
 
 

@@ -158,7 +158,6 @@ def expected_failed_checks(estimator):
     return failed
 
 
-@pytest.mark.filterwarnings("ignore:No event has min_history")
 @parametrize_with_checks(
     [MatchEncoder(), MatchEncoder(user=0, item=1, time=2), SequenceSampler(), *RETRIEVERS],
     expected_failed_checks=expected_failed_checks,

@@ -179,6 +179,22 @@ def test_a_graph_answers_within_the_rules(rules, right, k):
         assert row[mine].all()
 
 
+@pytest.mark.parametrize(
+    ("method", "n_items", "chosen"),
+    [
+        ("exact", 301, "exact"),
+        ("auto", 300, "exact"),
+        ("auto", 301, "pynndescent"),
+        ("pynndescent", 100, "exact"),
+        ("pynndescent", 101, "pynndescent"),
+    ],
+)
+def test_auto_is_exact_up_to_a_number_of_items(monkeypatch, method, n_items, chosen):
+    monkeypatch.setattr(neighbors, "AUTO_ITEMS", 300)
+    monkeypatch.setattr(ItemIndex, "_build_graph", lambda self: None)
+    assert ItemIndex(method).fit(np.ones((n_items, 2))).method_ == chosen
+
+
 def test_recall_is_the_share_of_the_exact_answer():
     queries, vectors, _ = make_problem(n_items=300)
     index = ItemIndex().fit(vectors)

@@ -130,7 +130,6 @@ def check_answers(model, events, queries, k):
     assert set(everyone["user_id"]) == set(events["user_id"])
 
 
-@pytest.mark.filterwarnings("ignore:No event has min_history")
 @pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
 @settings(max_examples=60, deadline=None)
 @given(case=cases(), k=st.integers(1, 9), loss=st.sampled_from(["bce", "bpr", "softmax"]))
@@ -144,7 +143,6 @@ def test_a_pipeline_answers_any_table(cls, case, k, loss):
     check_answers(model, *case, k)
 
 
-@pytest.mark.filterwarnings("ignore:No event has min_history")
 @pytest.mark.parametrize(
     "retriever", [PopularityRetriever(), DSSMRetriever(**SMALL), YoutubeDNNRetriever(**SMALL)]
 )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skmatch._data import FIRST_KNOWN, Bag, Column, Samples, Schema, concatenate_ranges
+from skmatch._data import FIRST_KNOWN, UNKNOWN, Bag, Column, Samples, Schema, concatenate_ranges
 from skmatch._nn.device import resolve_device
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.towers import BagTensor, FeatureTensor, NetworkConfig, TwoTowers
@@ -71,7 +71,11 @@ class Engine:
         self.network.to(self.device)
 
     def trainer(
-        self, samples: Samples, training: np.ndarray, weight: np.ndarray, options: TrainingOptions
+        self,
+        samples: Samples,
+        training: np.ndarray,
+        weight: np.ndarray | None,
+        options: TrainingOptions,
     ) -> Trainer:
         """Bring the rows to train on to the device."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
@@ -80,11 +84,13 @@ class Engine:
         if sampling.seed is not None:
             generator = torch.Generator(self.device).manual_seed(sampling.seed)
         targets = Targets(
-            self._on_device(samples.item[training]), self._on_device(weight[training])
+            self._on_device(samples.item[training]),
+            None if weight is None else self._on_device(weight[training]),
         )
         return Trainer(
             self.network,
-            self._rows(samples, training),
+            # Neighbouring rows share their histories: cut out row by row they would not.
+            self._rows(samples, training, cut=False),
             targets,
             self._item_sources(samples.schema),
             NegativeSampler(sampling.negatives, sampling.counts, generator),
@@ -97,9 +103,12 @@ class Engine:
         """Give the vectors of the users of rows."""
         return encode_rows(self.network, self._rows(samples, np.arange(len(samples)))).cpu().numpy()
 
-    def item_vectors(self, schema: Schema) -> np.ndarray:
-        """Give the vectors of the catalogue."""
-        return self._catalogue(schema).cpu().numpy()
+    def item_vectors(self, schema: Schema, codes: np.ndarray | None = None) -> np.ndarray:
+        """Give the vectors of items, of the whole catalogue where no codes are given."""
+        if codes is None:
+            return self._catalogue(schema).cpu().numpy()
+        sources = self._item_sources(schema)
+        return encode_catalogue(self.network, sources, self._on_device(codes)).cpu().numpy()
 
     def ndcg(self, samples: Samples, seen: Any) -> float:
         """Give the mean NDCG@10 of rows' own items, among those that `seen.pairs` leaves."""
@@ -118,10 +127,28 @@ class Engine:
         return {name: value.cpu().numpy().copy() for name, value in state.items()}
 
     def load(self, weights: Weights) -> None:
-        """Take weights that `weights` gave."""
-        # Copied: arrays read through a memory map cannot be written to, which torch warns of.
-        state = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+        """Take weights that `weights` gave; new rows of tables start as that of "unknown"."""
+        state = {}
+        for name, weight in self.network.state_dict().items():
+            # Copied: arrays read through a memory map cannot be written to, which torch warns of.
+            value = np.array(weights[name])
+            n_new = len(weight) - len(value) if weight.ndim == 2 else 0
+            if n_new > 0:
+                value = np.concatenate([value, np.repeat(value[[UNKNOWN]], n_new, axis=0)])
+            state[name] = torch.from_numpy(value)
         self.network.load_state_dict(state)
+
+    @torch.no_grad()
+    def make_unknown(self, users: np.ndarray, items: np.ndarray) -> None:
+        """Give users and items that training never met the rows of "unknown".
+
+        An item without features keeps its own: nothing else tells it from others.
+        """
+        unmet = [(self.network.user_embedding, users)]
+        if self.network.config.item_features:
+            unmet.append((self.network.item_embedding, items))
+        for table, codes in unmet:
+            table.weight[self._on_device(codes)] = table.weight[UNKNOWN].clone()
 
     def _catalogue(self, schema: Schema) -> Tensor:
         codes = torch.arange(FIRST_KNOWN, len(schema.items), device=self.device)
@@ -141,10 +168,10 @@ class Engine:
         columns = (schema.item_table[feature.name] for feature in schema.item_features)
         return [FeatureSource(self._column(column), by_code=True) for column in columns]
 
-    def _rows(self, samples: Samples, rows: np.ndarray) -> Rows:
-        """Bring rows to the device, with no more of the log than they need."""
+    def _rows(self, samples: Samples, rows: np.ndarray, cut: bool = True) -> Rows:
+        """Bring rows to the device, with the log, or what they need of it where that is less."""
         start, stop, log = samples.start[rows], samples.stop[rows], samples.log.items
-        if len(rows) * 4 < len(log):
+        if cut and len(rows) * 4 < len(log):
             positions, offsets = concatenate_ranges(start, stop)
             log, start, stop = log[positions], offsets[:-1], offsets[1:]
         features = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
-from skmatch._data import PADDING
+from skmatch._columns import PADDING, UNKNOWN
 
 SMALL = 1024  # rows; to update so few costs less than to find out which were touched
 
@@ -33,6 +33,8 @@ class Table(nn.Module):
 
     def forward(self, codes: Tensor, offsets: Tensor | None = None) -> Tensor:
         """Give the rows of codes; with `offsets` (R + 1,), the mean of each bag of codes."""
+        if not self.training:  # what came after the last training is unknown
+            codes = codes.masked_fill(codes >= len(self.weight), UNKNOWN)
         rows: Tensor = self.weight
         padding: int | None = PADDING
         if self.by_row and self.training and torch.is_grad_enabled():

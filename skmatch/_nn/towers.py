@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, leaky_relu, normalize
 from torch.nn.utils import skip_init
 
+from skmatch._data import PADDING, UNKNOWN
 from skmatch._nn.pooling import Pooling
 from skmatch._nn.tables import Table
 
@@ -80,6 +81,7 @@ class NetworkConfig:
     batch_norm: bool
     pooling: str
     max_length: int
+    unknown_rate: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Give the values as a dict of plain values."""
@@ -116,6 +118,29 @@ class Dropout(nn.Module):
         n_dropped = min(round(self.rate * 256), 255)  # of the 256 values of a byte
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= n_dropped
         return x * kept.to(x.dtype).mul_(1 / (1 - n_dropped / 256))
+
+
+class RandomUnknown(nn.Module):
+    """Replaces values by "unknown" in training, each with the same probability.
+
+    What stands for the unknown would keep its first weights if training never met it.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.generator: torch.Generator | None = None
+
+    def forward(self, values: Any) -> Any:
+        """Give codes or numbers, in a tensor or a bag, with some replaced; padding stays."""
+        if not self.training or self.rate == 0:
+            return values
+        if isinstance(values, BagTensor):
+            return values._replace(values=self(values.values))
+        uniform = torch.rand(values.shape, generator=self.generator, device=values.device)
+        if values.is_floating_point():
+            return values.masked_fill(uniform < self.rate, torch.nan)
+        return values.masked_fill((uniform < self.rate) & (values != PADDING), UNKNOWN)
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -184,6 +209,7 @@ class TwoTowers(nn.Module):
         self.pooling = Pooling(config.pooling, dim, config.max_length)
         self.user_features = Features(config.user_features, dim)
         self.history_dropout = Dropout(config.dropout)
+        self.random_unknown = RandomUnknown(config.unknown_rate)
         layers = (config.activation, config.dropout, config.batch_norm)
         width = self.pooling.width + dim + self.user_features.width
         self.user_mlp = make_mlp(width, config.user_dims, *layers)
@@ -203,9 +229,9 @@ class TwoTowers(nn.Module):
         self.pooling.initialise()
 
     def set_generator(self, generator: torch.Generator) -> None:
-        """Give every dropout its generator."""
+        """Give all that draws in training its generator."""
         for module in self.modules():
-            if isinstance(module, Dropout):
+            if isinstance(module, (Dropout, RandomUnknown)):
                 module.generator = generator
 
     def encode_users(
@@ -217,14 +243,18 @@ class TwoTowers(nn.Module):
         length: Tensor,  # (R,)
     ) -> Tensor:
         """Give the users' vectors, (R, V)."""
+        users, tokens = self.random_unknown(users), self.random_unknown(tokens)
         history = self.pooling(self.item_embedding(tokens), place, length)
         parts = [self.history_dropout(history), self.user_embedding(users)]
-        parts += self.user_features(features)
+        parts += self.user_features([self.random_unknown(column) for column in features])
         return normalize(self.user_mlp(torch.cat(parts, 1)), dim=1)
 
     def encode_items(self, items: Tensor, features: list[FeatureTensor]) -> Tensor:
         """Give the items' vectors, (M, V)."""
-        rows = self.item_embedding(items)
         if self.config.item_dims is None:
-            return normalize(rows, dim=1)
-        return normalize(self.item_mlp(torch.cat([rows, *self.item_features(features)], 1)), dim=1)
+            return normalize(self.item_embedding(items), dim=1)
+        if features:  # which must do for an item that is unknown
+            items = self.random_unknown(items)
+        parts = [self.item_embedding(items)]
+        parts += self.item_features([self.random_unknown(column) for column in features])
+        return normalize(self.item_mlp(torch.cat(parts, 1)), dim=1)

@@ -66,10 +66,10 @@ class Rows:
 
 @dataclass
 class Targets:
-    """The positive and the weight of each row."""
+    """The positive and the weight of each row; without weights all count alike."""
 
     item: Tensor  # (n,) codes
-    weight: Tensor  # (n,)
+    weight: Tensor | None  # (n,)
 
 
 class Trainer:
@@ -124,7 +124,8 @@ class Trainer:
         moved_on = np.maximum(start[:-1], stop[1:] - self.network.config.max_length)
         is_first = np.ones(len(user), dtype=bool)
         is_first[1:] = (user[1:] != user[:-1]) | (start[1:] != moved_on)
-        first_stop = stop[is_first][np.cumsum(is_first) - 1]
+        first = np.flatnonzero(is_first)
+        first_stop = np.repeat(stop[first], np.diff(first, append=len(user)))
         grid = (stop - first_stop) // BLOCK_SIZE
         is_first[1:] |= grid[1:] != grid[:-1]
         self.block_row = np.flatnonzero(is_first)
@@ -165,8 +166,10 @@ class Trainer:
             [source.take(row, user) for source in self.rows.features],
             *windows(self.rows, first, row, block, BLOCK_SIZE, self.network.config.max_length),
         )
-        weight = self.targets.weight[row]
         losses = self._losses(vectors / self.temperature, self.targets.item[row].long())
+        if self.targets.weight is None:
+            return losses.mean(), torch.tensor(len(row), dtype=torch.float64, device=device)
+        weight = self.targets.weight[row]
         batch_weight = weight.sum()
         return (losses * weight).sum() / batch_weight, batch_weight.double()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,44 +12,61 @@ import pandas as pd
 from skmatch._validation import check_k
 
 # ---------------------------------------------------------------------------------------------
-# The metrics proper: functions of the hits (n_queries, >=k) of a ranking, best first, and of the
-# number of relevant items (n_queries,), at least one a query. Ranks beyond the last column are
-# misses.
+# The metrics proper: functions of the hits of all rankings and of the number of relevant items
+# (n_queries,), at least one a query. Hits are few where rankings are long, so they come as pairs.
 # ---------------------------------------------------------------------------------------------
 
 
-def _recall(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    return hits[:, :k].sum(axis=1) / n_relevant
+class Hits(NamedTuple):
+    """Where rankings hold relevant items, sorted by query and rank."""
+
+    query: np.ndarray  # (n_hits,)
+    rank: np.ndarray  # (n_hits,), from 0
+
+    def total(self, n_queries: int, k: int, weight: np.ndarray | None = None) -> np.ndarray:
+        """Sum the hits among the first k of each query, each with a weight (1)."""
+        top = self.rank < k
+        weights = None if weight is None else weight[top]
+        return np.bincount(self.query[top], weights, minlength=n_queries)
+
+    def nth(self) -> np.ndarray:
+        """Give how many hits of its query end with each one."""
+        start = np.searchsorted(self.query, self.query)
+        return np.arange(1, len(self.query) + 1) - start
 
 
-def _hit(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    return hits[:, :k].any(axis=1).astype(float)
+def _recall(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    return hits.total(len(n_relevant), k) / n_relevant
 
 
-def _ndcg(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    discount = 1.0 / np.log2(np.arange(2, k + 2))
-    ideal = np.cumsum(discount)[np.minimum(n_relevant, k) - 1]
-    top = hits[:, :k]
+def _hit(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    return np.minimum(hits.total(len(n_relevant), k), 1).astype(float)
+
+
+def _ndcg(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
     # Summed rank by rank, as the ideal is: the best ranking scores 1 to the last bit.
-    return (top * discount[: top.shape[1]]).cumsum(axis=1)[:, -1] / ideal
+    ideal = np.cumsum(_discount(np.arange(k)))[np.minimum(n_relevant, k) - 1]
+    return hits.total(len(n_relevant), k, _discount(hits.rank)) / ideal
 
 
-def _mrr(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    top = hits[:, :k]
-    return top.any(axis=1) / (top.argmax(axis=1) + 1.0)
+def _discount(rank: np.ndarray) -> np.ndarray:
+    return 1.0 / np.log2(rank + 2)
 
 
-def _precision(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    return hits[:, :k].sum(axis=1) / k
+def _mrr(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    return hits.total(len(n_relevant), k, (hits.nth() == 1) / (hits.rank + 1.0))
 
 
-def _map(hits: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    top = hits[:, :k]
-    precision = top.cumsum(axis=1) / np.arange(1, top.shape[1] + 1)
-    return (precision * top).sum(axis=1) / np.minimum(n_relevant, k)
+def _precision(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    return hits.total(len(n_relevant), k) / k
 
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
+def _map(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    precision = hits.nth() / (hits.rank + 1.0)
+    return hits.total(len(n_relevant), k, precision) / np.minimum(n_relevant, k)
+
+
+METRICS: dict[str, Callable[[Hits, np.ndarray, int], np.ndarray]] = {
     "recall": _recall,
     "hit": _hit,
     "ndcg": _ndcg,
@@ -64,7 +81,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
 # ---------------------------------------------------------------------------------------------
 
 
-def find_hits(query: np.ndarray, item: Any, ranking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_hits(query: np.ndarray, item: Any, ranking: np.ndarray) -> tuple[Hits, np.ndarray]:
     """Say which places of a ranking hold a relevant item.
 
     Parameters
@@ -78,26 +95,31 @@ def find_hits(query: np.ndarray, item: Any, ranking: np.ndarray) -> tuple[np.nda
 
     Returns
     -------
-    hits : ndarray of bool, shape (n_queries, n_ranked)
+    hits : Hits
         An item that stands in a ranking more than once counts where it stands first.
     n_relevant : ndarray of int, shape (n_queries,)
         Number of distinct relevant items.
     """
     n_queries, n_ranked = ranking.shape
-    item_code, known = pd.factorize(_index(item))
-    relevant = np.unique(query * len(known) + item_code)  # one sorted key per (query, item)
-    n_relevant = np.bincount(relevant // len(known), minlength=n_queries)
+    item = np.asarray(item)
+    # One integer a query, as when each user's last event is held out, is only compared.
+    if ranking.dtype.kind == item.dtype.kind == "i" and np.array_equal(query, np.arange(n_queries)):
+        place = np.flatnonzero(ranking == item[:, None])
+        key, n_relevant = place // n_ranked, np.ones(n_queries, dtype=np.int64)
+    else:
+        item_code, known = pd.factorize(_index(item))
+        relevant = np.unique(query * len(known) + item_code)  # one sorted key per (query, item)
+        n_relevant = np.bincount(relevant // len(known), minlength=n_queries)
 
-    # An item that is relevant to nobody gets -1 and is looked up no further.
-    ranked_code = known.get_indexer(_index(ranking.ravel()))
-    place = np.flatnonzero(ranked_code >= 0)
-    key = place // n_ranked * len(known) + ranked_code[place]
-    nearest = np.minimum(np.searchsorted(relevant, key), len(relevant) - 1)
-    is_hit = relevant[nearest] == key
-    place, key = place[is_hit], key[is_hit]
-    hits = np.zeros((n_queries, n_ranked), dtype=bool)
-    hits.flat[place[~pd.Series(key).duplicated().to_numpy()]] = True
-    return hits, n_relevant
+        # An item that is relevant to nobody gets -1 and is looked up no further.
+        ranked_code = known.get_indexer(_index(ranking.ravel()))
+        place = np.flatnonzero(ranked_code >= 0)
+        key = place // n_ranked * len(known) + ranked_code[place]
+        nearest = np.minimum(np.searchsorted(relevant, key), len(relevant) - 1)
+        is_hit = relevant[nearest] == key
+        place, key = place[is_hit], key[is_hit]
+    place = place[~pd.Series(key).duplicated().to_numpy()]
+    return Hits(place // n_ranked, place % n_ranked), n_relevant
 
 
 def _index(values: Any) -> pd.Index:
@@ -162,11 +184,15 @@ def _ranking(y_pred: Any, n_queries: int, k: int) -> np.ndarray:
     return ranking
 
 
-def _score(name: str, y_true: Any, y_pred: Any, k: Any, average: bool) -> float | np.ndarray:
-    k = check_k(k)
+def score_rankings(name: str, y_true: Any, y_pred: Any, ks: Sequence[int]) -> list[np.ndarray]:
+    """Give a metric of each query at every k, all from one ranking."""
     query, item, n_queries = _relevant_pairs(y_true)
-    hits, n_relevant = find_hits(query, item, _ranking(y_pred, n_queries, k))
-    values = METRICS[name](hits, n_relevant, k)
+    hits, n_relevant = find_hits(query, item, _ranking(y_pred, n_queries, max(ks)))
+    return [METRICS[name](hits, n_relevant, k) for k in ks]
+
+
+def _score(name: str, y_true: Any, y_pred: Any, k: Any, average: bool) -> float | np.ndarray:
+    (values,) = score_rankings(name, y_true, y_pred, [check_k(k)])
     return float(values.mean()) if average else values
 
 

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from skmatch._validation import Roles, check_k, read_table, reject_missing, require_column
+from skmatch._validation import (
+    Roles,
+    check_k,
+    fitted_retriever,
+    read_table,
+    reject_missing,
+    require_column,
+    unwrap_searches,
+)
 from skmatch.metrics._ranking import METRICS, find_hits
 
 N_RESAMPLES = 1000
@@ -33,7 +41,7 @@ class TopKScorer:
         k: int | Iterable[int] = (10,),
     ) -> None:
         self.metrics = _check_metrics(metrics)
-        self.k = _check_ks(k)
+        self.k = check_ks(k)
 
     def __repr__(self) -> str:
         metrics = self.metrics[0] if len(self.metrics) == 1 else list(self.metrics)
@@ -216,7 +224,7 @@ def evaluate(
     0      u1         False           1                0       1.0
     1      u2          True           1                1       0.0
     """
-    metrics, ks = _check_metrics(metrics), _check_ks(k)
+    metrics, ks = _check_metrics(metrics), check_ks(k)
     if confidence is not None:
         if not isinstance(confidence, Real) or not 0 < confidence < 1:
             raise ValueError(
@@ -254,22 +262,7 @@ def evaluate(
 
 def fitted_schema(estimator: Any) -> Any:
     """Give the schema of a fitted retriever, or of the one inside a pipeline or a search."""
-    inner = _unwrap_searches(estimator)
-    while hasattr(inner, "steps") and not hasattr(inner, "schema_"):
-        inner = inner.steps[-1][1]
-    if not hasattr(inner, "schema_"):
-        raise TypeError(
-            f"estimator={estimator!r} has no schema_: give a fitted retriever, a fitted pipeline "
-            "that ends in one, or a fitted search over one with refit on."
-        )
-    return inner.schema_
-
-
-def _unwrap_searches(estimator: Any) -> Any:
-    """Give the estimator that a search has chosen: the search's own predict takes no k."""
-    while hasattr(estimator, "best_estimator_"):
-        estimator = estimator.best_estimator_
-    return estimator
+    return fitted_retriever(estimator, "schema_").schema_
 
 
 def _score_queries(
@@ -298,7 +291,7 @@ def _score_queries(
     else:
         as_array = not isinstance(X, pd.DataFrame)
         queries = _make_queries(frame.iloc[first], roles, as_array=as_array)
-    ranking = np.asarray(_unwrap_searches(estimator).predict(queries, k=max(ks)))
+    ranking = np.asarray(unwrap_searches(estimator).predict(queries, k=max(ks)))
     if ranking.ndim != 2 or len(ranking) != len(first) or ranking.shape[1] < 1:
         raise ValueError(
             f"estimator.predict(X, k={max(ks)}) gave shape {ranking.shape} for {len(first)} "
@@ -348,7 +341,7 @@ def _check_metrics(metrics: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _check_ks(k: Any) -> tuple[int, ...]:
+def check_ks(k: Any) -> tuple[int, ...]:
     values = _as_tuple(k)
     if not values:
         raise ValueError(f"k={k!r} is empty: give at least one number of items, such as k=10.")

@@ -12,9 +12,10 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skmatch._columns import FIRST_KNOWN, PADDING, UNKNOWN, Bag, Vocabulary
+from skmatch._columns import PADDING, UNKNOWN, Bag, Vocabulary
 from skmatch._data import (
     HISTORY,
+    CatalogueRows,
     Column,
     Columns,
     Events,
@@ -22,7 +23,10 @@ from skmatch._data import (
     Samples,
     Schema,
     is_coded_frame,
+    take_rows,
+    where_rows,
 )
+from skmatch._growth import changed
 from skmatch._validation import (
     DEFAULT_TIME,
     Roles,
@@ -36,12 +40,16 @@ from skmatch._validation import (
 )
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._event_table import EventTableMixin
+from skmatch.preprocessing._features import (
+    KINDS,
+    FeatureValues,
+    Rows,
+    split_cells,
+    standardise,
+    to_numbers,
+)
 from skmatch.preprocessing._output import FrameOutputMixin
 
-KINDS = ("categorical", "numeric", "multi_valued")
-CELLS = (list, tuple, set, frozenset, np.ndarray)  # what holds several values
-MAX_NUMBER = 1e150  # its square is finite
-MAX_STANDARDISED = 1e6  # no number of fewer than 1e12 is so many deviations from their mean
 LABELS = [list, tuple, np.ndarray, pd.Index]  # no sets: the order of features must not be chance
 
 
@@ -198,31 +206,27 @@ class MatchEncoder(
                 f"X has {frame.shape[1]} feature(s), but {type(self).__name__} requires at least "
                 "2: the user in the first column and the item in the second."
             )
-        user_column = require_column(frame, roles.user, "user")
-        item_column = require_column(frame, roles.item, "item")
-        times, time_kind = None, "order"
-        if roles.time is not None:
-            time_column = require_column(frame, roles.time, "time")
-            _check_complete(time_column, "time", "use time=None for the row order")
-            times, time_kind = read_times(time_column)
-            _check_finite(times, time_column)
-        require_rows(len(frame))
-        _check_complete(user_column, "user", "give them an id")
-        _check_complete(item_column, "item", "give them an id")
-
+        user_column, item_column, times, time_kind = _read_events(frame, roles)
         user_vocabulary, user = _learn_ids(user_column, users, roles.user, "users")
         item_vocabulary, item = _learn_ids(item_column, items, roles.item, "items")
-        order = None if times is None else np.argsort(times, kind="stable")
-        n_users, n_items = len(user_vocabulary), len(item_vocabulary)
-        learnt = {}
-        for side, table, codes, n_codes, role, vocabulary in (
-            ("user", users, user, n_users, roles.user, user_vocabulary),
-            ("item", items, item, n_items, roles.item, item_vocabulary),
+        events = Rows.of_events(user, times)
+        learnt: dict[str, list[FeatureValues]] = {}
+        for side, table, codes, role, vocabulary in (
+            ("user", users, user, roles.user, user_vocabulary),
+            ("item", items, item, roles.item, item_vocabulary),
         ):
-            learnt[side] = [
-                self._learn_feature(name, frame, table, codes, order, n_codes, role, vocabulary)
-                for name in features[side]
-            ]
+            learnt[side] = []
+            for name in features[side]:
+                if table is not None and name in table.columns:
+                    column, rows = table[name], Rows.of_table(vocabulary.lookup(table[role]))
+                else:
+                    remedy = "Add the column, or name only features that are there."
+                    column = require_column(frame, name, "feature", remedy)
+                    rows = events._replace(codes=codes)
+                kind = (self.kinds or {}).get(name)
+                learnt[side].append(
+                    FeatureValues.learn(column, rows, len(vocabulary), kind, self.delimiter)
+                )
         # Only now: a fit that fails leaves what was fitted before.
         validate_data(self, X, skip_check_array=True)
         self.schema_ = Schema(
@@ -232,11 +236,12 @@ class MatchEncoder(
             time_kind=time_kind,
             users=user_vocabulary,
             items=item_vocabulary,
-            user_features=tuple(feature for feature, _ in learnt["user"]),
-            item_features=tuple(feature for feature, _ in learnt["item"]),
-            user_table={feature.name: column for feature, column in learnt["user"]},
-            item_table={feature.name: column for feature, column in learnt["item"]},
+            **_tables("user", learnt["user"]),
+            **_tables("item", learnt["item"]),
         )
+        self.feature_times_ = {
+            values.feature.name: values.times for side in learnt.values() for values in side
+        }
         context.call_on_fit_task_end(estimator=self, X=X)
         return frame, user, item, times
 
@@ -263,66 +268,60 @@ class MatchEncoder(
                 raise ValueError(f"The feature {name!r} is named twice; name it once.")
         return features
 
-    def _learn_feature(
-        self,
-        name: Hashable,
-        frame: pd.DataFrame,
-        table: pd.DataFrame | None,
-        codes: np.ndarray,
-        order: np.ndarray | None,
-        n_codes: int,
-        role: Hashable,
-        vocabulary: Vocabulary,
-    ) -> tuple[Feature, Column]:
-        if table is not None and name in table.columns:
-            column, codes, order = table[name], vocabulary.lookup(table[role]), None
+    def _grown(self, X: Any, train: bool) -> tuple[MatchEncoder, Events | pd.DataFrame]:
+        """Give a copy that knows further events, and those events encoded by it.
+
+        Users become known, and items where something is to be trained on them: they are the
+        catalogue. Known ones keep their codes.
+        """
+        check_is_fitted(self)
+        _reject_coded(X)
+        schema = self.schema_
+        frame, roles = read_table(
+            X, user=schema.user, item=schema.item, time=schema.time, estimator=self
+        )
+        if not isinstance(X, pd.DataFrame):
+            validate_data(self, X, skip_check_array=True, reset=False)
+        roles = Roles(roles.user, roles.item, schema.time)
+        user_column, item_column, times, time_kind = _read_events(frame, roles)
+        self._check_time_kind(time_kind)
+        users, user = schema.users.extended(user_column)
+        if train:
+            items, item = schema.items.extended(item_column)
         else:
-            column = require_column(
-                frame, name, "feature", "Add the column, or name only features that are there."
-            )
-        kind = (self.kinds or {}).get(name) or _kind_of(column)
-        numbers = _to_numbers(column) if kind == "numeric" else None
-        present = column.notna().to_numpy() if numbers is None else np.isfinite(numbers)
-        row_of = _latest_rows(codes, order, present, n_codes)
-        known = row_of >= 0
+            items, item = schema.items, schema.items.lookup(item_column)
+        rows = Rows.of_events(user, times)
+        grown = self._updated("user", frame, rows, users)
+        if train:
+            grown = grown._updated("item", frame, rows._replace(codes=item), items)
+        return grown, self._output(grown._events(frame, user, item, times))
 
-        if kind == "categorical":
-            values, row_codes = Vocabulary.learn(column)
-            latest = np.full(n_codes, UNKNOWN, dtype=np.int32)
-            latest[known] = row_codes[row_of[known]]
-            return Feature(name, kind, values), latest
-        if numbers is not None:
-            raw = numbers[row_of[known]]
-            mean = float(raw.mean()) if len(raw) else 0.0
-            scale = (float(raw.std()) if len(raw) else 0.0) or 1.0
-            feature = Feature(name, kind, None, mean, scale)
-            standardised = np.full(n_codes, np.nan, dtype=np.float32)
-            standardised[known] = _standardise(raw, feature)
-            return feature, standardised
-        cells = self._split_cells(column.iloc[row_of[known]])
-        flat = [value for cell in cells for value in cell]
-        values, flat_codes = Vocabulary.learn(pd.Series(flat, name=name, dtype=object))
-        lengths = np.zeros(n_codes, dtype=np.int64)
-        lengths[known] = [len(cell) for cell in cells]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Feature(name, kind, values), Bag(flat_codes, offsets)
+    def _with_items(self, X: Any) -> tuple[MatchEncoder, CatalogueRows]:
+        """Give a copy whose catalogue has the items of a table, with their features."""
+        check_is_fitted(self)
+        ids = _read_table_ids(X, self.schema_.item, "items")
+        items, codes = self.schema_.items.extended(ids)
+        grown = self._updated("item", X, Rows.of_table(codes), items)
+        return grown, CatalogueRows(grown.schema_, codes)
 
-    def _split_cells(self, column: pd.Series) -> list[list]:
-        """Give the values of each cell; a string is split, a missing cell has none."""
-        cells = []
-        for cell in column:
-            if isinstance(cell, str):
-                cells.append([part for part in cell.split(self.delimiter) if part])
-            elif isinstance(cell, CELLS) and not (isinstance(cell, np.ndarray) and cell.ndim == 0):
-                cells.append(list(cell))
-            elif pd.api.types.is_scalar(cell) and pd.isna(cell):
-                cells.append([])
+    def _updated(self, side: str, frame: pd.DataFrame, rows: Rows, ids: Vocabulary) -> MatchEncoder:
+        """Give a copy with the ids of a side and what a table says of its features."""
+        schema, values = self.schema_, []
+        table: Columns = getattr(schema, f"{side}_table")
+        for feature in getattr(schema, f"{side}_features"):
+            known = FeatureValues(feature, table[feature.name], self.feature_times_[feature.name])
+            if feature.name in frame.columns:
+                column = frame[feature.name]
+                values.append(known.updated(column, rows, len(ids), self.delimiter))
             else:
-                raise ValueError(
-                    f"The multi-valued column {column.name!r} holds {cell!r}; give lists, or "
-                    f"strings delimited by {self.delimiter!r}."
-                )
-        return cells
+                values.append(known.lengthened(len(ids)))
+        learnt: dict[str, Any] = {f"{side}s": ids, **_tables(side, values)}
+        times = {one.feature.name: one.times for one in values}
+        return changed(
+            self,
+            schema_=replace(schema, **learnt),
+            feature_times_=self.feature_times_ | times,
+        )
 
     def transform(self, X: Any) -> Events | pd.DataFrame:
         """Encode events or queries.
@@ -332,7 +331,8 @@ class MatchEncoder(
         X : DataFrame or array-like of shape (n_rows, n_columns)
             Events, or queries: a frame needs no column but the user's. A column ``history`` of
             lists of item ids stands for the history of its row; where the cell is missing, the
-            stored one counts. User features that are absent are those known of the user.
+            stored one counts. User features that are absent, or missing in a row, are those known
+            of the user.
 
         Returns
         -------
@@ -362,31 +362,47 @@ class MatchEncoder(
             )
         return self._output(events)
 
+    def _split_cells(self, column: pd.Series) -> list[list]:
+        return split_cells(column, self.delimiter)
+
     def _query_times(self, frame: pd.DataFrame) -> np.ndarray | None:
         schema = self.schema_
         if schema.time is None or schema.time not in frame.columns:
             return None
         times, kind = read_times(frame[schema.time])
-        if kind not in (schema.time_kind, "none"):
+        if kind != "none":
+            self._check_time_kind(kind)
+        return times
+
+    def _check_time_kind(self, kind: str) -> None:
+        schema = self.schema_
+        if kind != schema.time_kind:
             raise ValueError(
                 f"The time column {schema.time!r} holds a {kind} here and a {schema.time_kind} "
                 "at fit; convert it to what it was at fit."
             )
-        return times
 
     def _events(
         self, frame: pd.DataFrame, user: np.ndarray, item: np.ndarray, time: np.ndarray | None
     ) -> Events:
         features: Columns = {
-            feature.name: self._encode_feature(feature, frame[feature.name])
+            feature.name: self._encode_feature(feature, frame[feature.name], user)
             for feature in self.schema_.user_features
             if feature.name in frame.columns
         }
         return Events(self.schema_, user, item, time, features, frame[self.schema_.user])
 
-    def _encode_feature(self, feature: Feature, column: pd.Series) -> Column:
+    def _encode_feature(self, feature: Feature, column: pd.Series, user: np.ndarray) -> Column:
+        """Encode a column of a user feature; in place of a missing cell stands what is known."""
+        coded = self._encode_column(feature, column)
+        missing = column.isna().to_numpy() & (user != UNKNOWN)
+        if not missing.any():
+            return coded
+        return where_rows(missing, take_rows(self.schema_.user_table[feature.name], user), coded)
+
+    def _encode_column(self, feature: Feature, column: pd.Series) -> Column:
         if feature.kind == "numeric":
-            return _standardise(_to_numbers(column), feature)
+            return standardise(to_numbers(column), feature)
         assert feature.vocabulary is not None
         if feature.kind == "categorical":
             return feature.vocabulary.lookup(column)
@@ -466,6 +482,32 @@ def _check_names(roles: Roles, features: dict[str, list]) -> None:
         )
 
 
+def _read_events(
+    frame: pd.DataFrame, roles: Roles
+) -> tuple[pd.Series, pd.Series, np.ndarray | None, str]:
+    """Give the columns of users and items, and the times with their kind; all complete."""
+    user_column = require_column(frame, roles.user, "user")
+    item_column = require_column(frame, roles.item, "item")
+    times, time_kind = None, "order"
+    if roles.time is not None:
+        time_column = require_column(frame, roles.time, "time")
+        _check_complete(time_column, "time", "use time=None for the row order")
+        times, time_kind = read_times(time_column)
+        _check_finite(times, time_column)
+    require_rows(len(frame))
+    _check_complete(user_column, "user", "give them an id")
+    _check_complete(item_column, "item", "give them an id")
+    return user_column, item_column, times, time_kind
+
+
+def _tables(side: str, values: list[FeatureValues]) -> dict[str, Any]:
+    """Give what a `Schema` holds of the features of a side."""
+    return {
+        f"{side}_features": tuple(one.feature for one in values),
+        f"{side}_table": {one.feature.name: one.column for one in values},
+    }
+
+
 def _check_finite(times: np.ndarray, column: pd.Series) -> None:
     infinite = ~np.isfinite(times)
     if infinite.any():
@@ -490,6 +532,13 @@ def _learn_ids(
     """Learn the ids of the events and then those that only the table has."""
     if table is None:
         return Vocabulary.learn(column)
+    ids = _in_dtype_of(column, _read_table_ids(table, role, parameter), parameter)
+    vocabulary, codes = Vocabulary.learn(pd.concat([column, ids], ignore_index=True))
+    return vocabulary, codes[: len(column)]
+
+
+def _read_table_ids(table: Any, role: Hashable, parameter: str) -> pd.Series:
+    """Give the ids of a table of users or items; each has one row."""
     if not isinstance(table, pd.DataFrame):
         raise ValueError(
             f"{parameter} is a {type(table).__name__}; give a DataFrame with a column {role!r}."
@@ -501,9 +550,7 @@ def _learn_ids(
     if ids.duplicated().any():
         twice = ids[ids.duplicated()].tolist()[0]
         raise ValueError(f"{parameter} has several rows for {role!r} = {twice!r}; keep one.")
-    ids = _in_dtype_of(column, ids, parameter)
-    vocabulary, codes = Vocabulary.learn(pd.concat([column, ids], ignore_index=True))
-    return vocabulary, codes[: len(column)]
+    return ids
 
 
 def _in_dtype_of(column: pd.Series, ids: pd.Series, parameter: str) -> pd.Series:
@@ -524,49 +571,6 @@ def _in_dtype_of(column: pd.Series, ids: pd.Series, parameter: str) -> pd.Series
             f"events have {column.dtype}, such as {column.tolist()[0]!r}: convert one of them."
         )
     return ids
-
-
-def _latest_rows(
-    codes: np.ndarray, order: np.ndarray | None, present: np.ndarray, n_codes: int
-) -> np.ndarray:
-    """Give for each code its latest row with a value, -1 where there is none."""
-    rows = np.arange(len(codes)) if order is None else order
-    rows = rows[present[rows]]
-    row_of = np.full(n_codes, -1, dtype=np.int64)
-    row_of[codes[rows]] = rows  # of a repeated index, numpy keeps the last
-    row_of[:FIRST_KNOWN] = -1
-    return row_of
-
-
-def _kind_of(column: pd.Series) -> str:
-    if pd.api.types.is_float_dtype(column.dtype):
-        return "numeric"
-    values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
-    may_hold_cells = values.dtype == object or isinstance(values.dtype, pd.ArrowDtype)
-    example = next(iter(values[values.notna()]), None) if may_hold_cells else None
-    return "multi_valued" if isinstance(example, CELLS) else "categorical"
-
-
-def _to_numbers(column: pd.Series) -> np.ndarray:
-    """Give a column as finite floats; what is missing or infinite becomes NaN."""
-    try:
-        numeric = pd.to_numeric(column)
-        if pd.api.types.is_complex_dtype(numeric.dtype):
-            raise TypeError(f"{numeric.iloc[0]!r} is complex")
-        numbers = numeric.to_numpy(dtype=float, na_value=np.nan)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"The numeric feature {column.name!r} holds what is no number ({error}); make it "
-            "numbers or name it categorical in kinds."
-        ) from None
-    finite = np.where(np.isfinite(numbers), numbers, np.nan)
-    return np.clip(finite, -MAX_NUMBER, MAX_NUMBER)
-
-
-def _standardise(numbers: np.ndarray, feature: Feature) -> np.ndarray:
-    """Give numbers in deviations from the mean of the fit, few enough for the network."""
-    deviations = (numbers - feature.mean) / max(feature.scale, MAX_NUMBER**-1)
-    return np.clip(deviations, -MAX_STANDARDISED, MAX_STANDARDISED).astype(np.float32)
 
 
 def _encode_cells(cells: list[list], vocabulary: Vocabulary, name: Hashable) -> Bag:

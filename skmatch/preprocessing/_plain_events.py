@@ -7,7 +7,7 @@ from typing import Any, cast
 import pandas as pd
 from sklearn.utils.validation import validate_data
 
-from skmatch._data import Events, Schema, as_coded
+from skmatch._data import CatalogueRows, Events, Schema, as_coded
 from skmatch._validation import read_array
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._match_encoder import MatchEncoder
@@ -17,6 +17,10 @@ class PlainEventsMixin(EventTableMixin):
     """Encode plain events with a default `MatchEncoder`, where no encoder stands before."""
 
     schema_: Schema
+
+    _CODED: Any = Events  # what the steps before give
+    # Fitted steps that stand in for those before, and what to do where there are none.
+    _STEPS: dict[str, str] = {"encoder_": "Pass it through the same MatchEncoder first."}
 
     # Fitted attributes that only a fit on plain events has.
     _OF_ENCODING: tuple[str, ...] = ("encoder_", "n_features_in_", "feature_names_in_")
@@ -50,18 +54,34 @@ class PlainEventsMixin(EventTableMixin):
         if events is not None:
             self._check_codes(events.schema)
             return events
-        if not hasattr(self, "encoder_"):
-            raise ValueError(
-                f"{type(self).__name__} was fitted on Events; got a {type(X).__name__}. Pass it "
-                "through the same MatchEncoder first."
-            )
+        self._check_steps(X)
         if not isinstance(X, pd.DataFrame):
             validate_data(self, read_array(X, self), reset=False, skip_check_array=True)
         return cast(Events, self.encoder_.transform(X))
 
-    def _check_codes(self, schema: Schema) -> None:
+    def _handed_on(self, verb: str, X: Any, *args: Any) -> tuple[Any, dict[str, Any]]:
+        """Give what `skmatch._growth.hand_on` hands on, and the steps of its own that made it."""
+        if isinstance(X, CatalogueRows) or as_coded(X, self._CODED) is not None:
+            return X, {}
+        own = {}
+        self._check_steps(X)
+        for name in self._STEPS:
+            own[name], X = getattr(getattr(self, name), verb)(X, *args)
+        return X, own
+
+    def _check_steps(self, X: Any) -> None:
+        """Raise where there is no step of its own for plain rows."""
+        for name, remedy in reversed(self._STEPS.items()):
+            if not hasattr(self, name):
+                kind = "Samples" if name == "sampler_" else "Events"
+                raise ValueError(
+                    f"{type(self).__name__} was fitted on {kind}; got a {type(X).__name__}. "
+                    f"{remedy}"
+                )
+
+    def _check_codes(self, schema: Schema, grown: bool = False) -> None:
         """Raise where rows come from an encoder whose codes mean something else."""
-        if not self.schema_.agrees_with(schema):
+        if not (schema.extends if grown else schema.agrees_with)(self.schema_):
             raise ValueError(
                 f"X comes from another MatchEncoder than the one that {type(self).__name__} was "
                 "fitted behind: the ids or features that it knows differ. Pass X through that one."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import (
     FIRST_KNOWN,
+    CatalogueRows,
     EventLog,
     Events,
     NegativeSampling,
     Samples,
     Schema,
+    as_coded,
     concatenate_ranges,
 )
+from skmatch._growth import changed
 from skmatch._validation import check_choice, require_rows
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._output import FrameOutputMixin
@@ -49,9 +53,10 @@ class SequenceSampler(
     ----------
     max_length : int, default=50
         The most recent events that a history holds.
-    min_history : int, default=1
+    min_history : int, default=0
         A retriever trains on the events that have at least so many events of their user before
-        them. Where no event has, it trains on all, with a warning.
+        them. Where no event has, it trains on all, with a warning. With 0 it also learns which
+        item a user of given features touches first, before there is any history.
     neg_ratio : int, default=3
         Number of negatives drawn for each positive. Losses over lists share all that a training
         step draws. "in_batch" and "all" draw none.
@@ -119,7 +124,7 @@ class SequenceSampler(
     def __init__(
         self,
         max_length: int = 50,
-        min_history: int = 1,
+        min_history: int = 0,
         neg_ratio: int = 3,
         negatives: str = "popularity",
         random_state: int | np.random.RandomState | None = None,
@@ -181,10 +186,7 @@ class SequenceSampler(
                 f"{(~known).sum():,} events have a user or item that the MatchEncoder does not "
                 f"know, the first at row {row}; fit both on the same events."
             )
-        order = np.argsort(events.user, kind="stable")
-        if events.time is not None:
-            by_time = np.argsort(events.time, kind="stable")
-            order = by_time[np.argsort(events.user[by_time], kind="stable")]
+        order = _order(events)
         schema = events.schema
         counts = np.bincount(events.user, minlength=len(schema.users))
         seed = None
@@ -206,6 +208,59 @@ class SequenceSampler(
         )
         context.call_on_fit_task_end(estimator=self, X=X)
         return events, order
+
+    def _grown(self, X: Any, train: bool) -> tuple[SequenceSampler, Samples | pd.DataFrame]:
+        """Give a copy that has stored further events, and those with the history before each.
+
+        An event goes behind those of its user that are earlier or of the same time.
+        """
+        rows, own = self._handed_on("_grown", X, train)
+        events = cast(Events, as_coded(rows, Events))
+        schema = events.schema
+        order = _order(events)
+        user = events.user[order]
+        offsets = np.append(
+            self.offsets_, np.full(len(schema.users) + 1 - len(self.offsets_), self.offsets_[-1])
+        )
+        place, times = offsets[user + 1], None
+        if self.times_ is not None and events.time is not None:
+            time = events.time[order]
+            place = _count_before(self.times_, offsets[user], place, time, or_equal=True)
+            exact = np.result_type(self.times_, time)  # numpy would insert in the dtype of the old
+            times = np.insert(self.times_.astype(exact, copy=False), place, time)
+        log = EventLog(np.insert(self.log_.items, place, events.item[order]))
+        n_items = len(schema.items)
+        item_counts = np.bincount(events.item, minlength=n_items)[FIRST_KNOWN:]
+        item_counts[: len(self.item_counts_)] += self.item_counts_
+        added = np.bincount(events.user, minlength=len(schema.users))
+        seed = self.sampling_.seed
+        grown = changed(
+            self,
+            **own,
+            schema_=schema,
+            log_=log,
+            times_=times,
+            offsets_=offsets + np.append(0, np.cumsum(added)),
+            item_counts_=item_counts,
+            sampling_=replace(
+                self.sampling_,
+                counts=item_counts,
+                seed=None if seed is None else (seed + len(events)) % 2**31,  # draw others
+            ),
+        )
+        stop = np.empty(len(events), dtype=np.int64)
+        stop[order] = place + np.arange(len(order))
+        samples = grown._samples(events, log, grown.offsets_[events.user], stop)
+        return grown, self._output(samples)
+
+    def _with_items(self, X: Any) -> tuple[SequenceSampler, CatalogueRows]:
+        """Give a copy that counts the events of new items, too: none so far."""
+        rows, own = self._handed_on("_with_items", X)
+        n_new = len(rows.schema.items.values) - len(self.item_counts_)
+        counts = np.append(self.item_counts_, np.zeros(n_new, dtype=self.item_counts_.dtype))
+        sampling = replace(self.sampling_, counts=counts)
+        grown = changed(self, **own, schema_=rows.schema, item_counts_=counts, sampling_=sampling)
+        return grown, rows
 
     def transform(self, X: Any) -> Samples | pd.DataFrame:
         """Give each query the history that answers it.
@@ -290,15 +345,28 @@ class SequenceSampler(
         return np.asarray(Samples.column_names(schema, features), dtype=object)
 
 
+def _order(events: Events) -> np.ndarray:
+    """Give the order of events by user, then time, then row."""
+    if events.time is None:
+        return np.argsort(events.user, kind="stable")
+    by_time = np.argsort(events.time, kind="stable")
+    return by_time[np.argsort(events.user[by_time], kind="stable")]
+
+
 def _count_before(
-    times: np.ndarray, first: np.ndarray, stop: np.ndarray, before: np.ndarray
+    times: np.ndarray,
+    first: np.ndarray,
+    stop: np.ndarray,
+    before: np.ndarray,
+    or_equal: bool = False,
 ) -> np.ndarray:
     """Give where the times of each range [first, stop) reach a limit: one bisection for all."""
+    compare = np.less_equal if or_equal else np.less
     low, high = first.copy(), stop.copy()
     while (open_ := low < high).any():
         middle = (low + high) // 2
         earlier = np.zeros(len(low), dtype=bool)
-        earlier[open_] = times[middle[open_]] < before[open_]
+        earlier[open_] = compare(times[middle[open_]], before[open_])
         low = np.where(open_ & earlier, middle + 1, low)
         high = np.where(open_ & ~earlier, middle, high)
     return low

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,8 @@ from pandas.api.types import is_hashable
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skmatch._data import FIRST_KNOWN, PADDING, Events, Samples, as_coded
+from skmatch._data import FIRST_KNOWN, PADDING, Bag, CatalogueRows, Events, Samples, as_coded
+from skmatch._growth import GrowingMixin, changed
 from skmatch._validation import as_series, check_k, require_rows
 from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
 from skmatch.persistence import VersionedMixin
@@ -24,6 +25,7 @@ HISTORY, FEATURES, POPULARITY = "history", "features", "popularity"  # what answ
 
 
 class BaseRetriever(
+    GrowingMixin,
     PlainEventsMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -42,6 +44,11 @@ class BaseRetriever(
     __metadata_request__predict = {"k": True, "candidates": True, "exclude": True}
     __metadata_request__fit = {"users": False, "items": False}
 
+    _CODED = Samples
+    _STEPS = PlainEventsMixin._STEPS | {
+        "sampler_": "Pass it through the same MatchEncoder and SequenceSampler, or use "
+        "make_match_pipeline(...), which does that."
+    }
     _OF_ENCODING = (*PlainEventsMixin._OF_ENCODING, "sampler_")
 
     k: int
@@ -49,6 +56,14 @@ class BaseRetriever(
     @abstractmethod
     def _encode(self, samples: Samples) -> np.ndarray:
         """Give the users' vectors, one a row."""
+
+    @abstractmethod
+    def _learn_more(self, samples: Samples) -> dict[str, Any]:
+        """Give the fitted attributes after training on further rows."""
+
+    @abstractmethod
+    def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
+        """Give the fitted attributes with new items in the catalogue."""
 
     def _read_training(self, X: Any, users: Any, items: Any) -> tuple[Samples, dict[str, Any]]:
         """Give training rows, and the attributes that a fit on plain events sets."""
@@ -69,11 +84,7 @@ class BaseRetriever(
             self._check_codes(samples.schema)
             return samples
         if not hasattr(self, "sampler_"):
-            raise ValueError(
-                f"{type(self).__name__} was fitted on Samples; got a {type(X).__name__}. Pass it "
-                "through the same MatchEncoder and SequenceSampler, or use "
-                "make_match_pipeline(...), whose recommend does that."
-            )
+            self._check_steps(X)
         return cast(Samples, self.sampler_.transform(self._encode_queries(X)))
 
     def transform(self, X: Any) -> np.ndarray:
@@ -182,6 +193,20 @@ class BaseRetriever(
                 "source": source[row],
             }
         )
+
+    def _grown(self, X: Any, train: bool) -> tuple[Self, Samples]:
+        """Give a copy that knows further events, and those events as samples."""
+        rows, own = self._handed_on("_grown", X, train)
+        samples = cast(Samples, as_coded(rows, Samples))
+        self._check_codes(samples.schema, grown=True)
+        learnt = self._learn_more(samples) if train else {}
+        return changed(self, **own, schema_=samples.schema, **learnt), samples
+
+    def _with_items(self, X: Any) -> tuple[Self, CatalogueRows]:
+        """Give a copy with new items in the catalogue."""
+        rows, own = self._handed_on("_with_items", X)
+        learnt = self._learn_items(rows)
+        return changed(self, **own, schema_=rows.schema, **learnt), rows
 
     def similar_items(
         self, items: Any, k: int | None = None, *, candidates: Any = None, exclude: Any = None
@@ -321,18 +346,23 @@ def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
 
 def source_of(samples: Samples) -> np.ndarray:
     """Tell for each row what can answer it: the best of what is known of it."""
-    items, start, stop = samples.log.items, samples.start, samples.stop
-    has_history = stop > start
-    # Nearly always the newest item is known; where it is not, any other will do.
-    has_history[has_history] = items[stop[has_history] - 1] >= FIRST_KNOWN
-    unsure = np.flatnonzero(~has_history & (stop > start))
-    row, _ = ItemLists(items, start, stop).take(unsure).pairs(0, len(unsure))
-    has_history[unsure[row]] = True
+    has_history = _holds_known(samples.log.items, samples.start, samples.stop)
     has_feature = np.zeros(len(samples), dtype=bool)
     for column in samples.user_columns().values():
-        if isinstance(column, np.ndarray):
-            has_feature |= column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
+        if isinstance(column, Bag):
+            has_feature |= _holds_known(column.values, column.offsets[:-1], column.offsets[1:])
         else:
-            has_feature |= np.diff(column.offsets) > 0
+            has_feature |= column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
     features_or_not = np.where(has_feature, FEATURES, POPULARITY)
     return np.where(has_history, HISTORY, features_or_not)
+
+
+def _holds_known(codes: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Tell for each range of codes whether any of them is known."""
+    found = stop > start
+    # Nearly always the last is known; where it is not, any other will do.
+    found[found] = codes[stop[found] - 1] >= FIRST_KNOWN
+    unsure = np.flatnonzero(~found & (stop > start))
+    row, _ = ItemLists(codes, start, stop).take(unsure).pairs(0, len(unsure))
+    found[unsure[row]] = True
+    return found

@@ -6,6 +6,7 @@ import textwrap
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,9 +14,9 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from skmatch._data import FIRST_KNOWN, Feature, Samples
+from skmatch._data import FIRST_KNOWN, CatalogueRows, Feature, Samples
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
@@ -27,12 +28,19 @@ from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._progress import progress_bar
 
 FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampled
+# An epoch of "auto" has about so many steps: fewer leave a small set unlearnt after ten epochs.
+AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 
 PARAMETERS = """\
 activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
     Activation after each layer but the last.
 dropout : float, default=0.2
     Share of what is dropped from the pooled history and after each hidden layer.
+unknown_rate : float, default=0.05
+    Share of the ids and of the values of features that training takes for unknown [4]_, so that
+    whoever and whatever is unknown later gets a trained answer. It concerns users, items of
+    histories, all features and, where items have any, the items of the item tower. Users and items
+    of the catalogue that have no event to learn from then count as unknown, too.
 batch_norm : bool, default=False
     Whether hidden layers are batch-normalised.
 pooling : {"mean", "sum", "max", "concat", "decay"}, default="decay"
@@ -47,8 +55,9 @@ loss : {"softmax", "bpr", "bce"}, default="softmax"
     positive. `SequenceSampler` says how negatives are drawn.
 max_epochs : int, default=10
     Number of passes over the events.
-batch_size : int, default=2048
-    Number of positives in a step, about.
+batch_size : int or "auto", default="auto"
+    Number of positives in a step, about. "auto" makes 400 steps of an epoch, within the bounds
+    of 64 and 2,048 positives.
 lr : float, default=0.003
     Highest learning rate of AdamW [3]_: it rises for a tenth of the steps, then falls along a
     cosine.
@@ -71,9 +80,10 @@ random_state : int, RandomState instance or None, default=None
     with one number of threads.
 verbose : bool or int, default=False
     Whether to show a progress bar, in a terminal or a notebook.
-index : {"exact", "pynndescent"}, default="exact"
-    How the nearest items are found; see `skmatch.neighbors.ItemIndex`. The graph of "pynndescent"
-    is not saved: the first search after loading builds it anew.
+index : {"exact", "auto", "pynndescent"}, default="exact"
+    How the nearest items are found; see `skmatch.neighbors.ItemIndex`. "auto" is "exact" up to
+    100,000 items and "pynndescent" above. The graph of "pynndescent" is not saved: the first search
+    after loading builds it anew.
 k : int, default=10
     Number of items that `predict` and `recommend` give for a query."""
 
@@ -105,7 +115,9 @@ feature_names_in_ : ndarray of shape (`n_features_in_`,)
 
 REFERENCES = """\
 .. [2] S. Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
-.. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019."""
+.. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
+.. [4] M. Volkovs, G. Yu and T. Poutanen, "DropoutNet: Addressing cold start in recommender
+   systems", NeurIPS 2017."""
 
 
 def with_shared_docs(cls: type) -> type:
@@ -125,12 +137,13 @@ class NeuralRetriever(BaseRetriever):
         "dims": [list, tuple, np.ndarray],
         "activation": [str],
         "dropout": [Interval(Real, 0, 1, closed="left")],
+        "unknown_rate": [Interval(Real, 0, 1, closed="left")],
         "batch_norm": ["boolean"],
         "pooling": [str],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "loss": [str],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "lr": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "early_stopping": ["boolean"],
@@ -150,12 +163,13 @@ class NeuralRetriever(BaseRetriever):
         dims: Any = (256, 64),
         activation: str = "gelu",
         dropout: float = 0.2,
+        unknown_rate: float = 0.05,
         batch_norm: bool = False,
         pooling: str = "decay",
         temperature: float = 0.05,
         loss: str = "softmax",
         max_epochs: int = 10,
-        batch_size: int = 2048,
+        batch_size: int | str = "auto",
         lr: float = 3e-3,
         weight_decay: float = 0.0,
         early_stopping: bool = False,
@@ -172,6 +186,7 @@ class NeuralRetriever(BaseRetriever):
         self.dims = dims
         self.activation = activation
         self.dropout = dropout
+        self.unknown_rate = unknown_rate
         self.batch_norm = batch_norm
         self.pooling = pooling
         self.temperature = temperature
@@ -246,21 +261,16 @@ class NeuralRetriever(BaseRetriever):
                 f"{schema.items.values[0]!r}, in {len(samples):,} sample(s); a retriever needs at "
                 "least 2 items to tell apart."
             )
-        weight = check_weights(sample_weight, len(samples))
-        weight = (weight / weight.max()).astype(np.float32)  # only their proportions count
+        weight = None
+        if sample_weight is not None:
+            weight = check_weights(sample_weight, len(samples))
+            weight = (weight / weight.max()).astype(np.float32)  # only their proportions count
         seed = int(check_random_state(self.random_state).randint(2**31))
         training, validation = self._split(samples, weight, np.random.default_rng(seed))
         config = self._network_config(samples, dims)
         engine = Engine(config, self.device, seed, self._first_weights(samples, config))
-        options = TrainingOptions(
-            loss=self.loss,
-            temperature=float(self.temperature),
-            batch_size=int(self.batch_size),
-            lr=float(self.lr),
-            weight_decay=float(self.weight_decay),
-            max_epochs=int(self.max_epochs),
-        )
-        self._warn_of_full_softmax(samples)
+        options = self._options(self.max_epochs, len(training))
+        self._warn_of_full_softmax(samples, options.batch_size)
         trainer = engine.trainer(samples, training, weight, options)
         held_out = samples.take(validation)
         curves = self._first_curves()
@@ -269,34 +279,84 @@ class NeuralRetriever(BaseRetriever):
             return engine.ndcg(held_out, ItemLists.seen_by(held_out))
 
         def fitted() -> dict[str, Any]:
-            vectors = engine.item_vectors(schema)
-            counts = samples.sampling.counts.astype(np.float32)
             return {
                 **learnt,
-                **{name: list(curve) for name, curve in curves.items()},
-                "n_iter_": len(curves["loss_curve_"]),
+                **_fitted(engine, samples, curves["loss_curve_"], ItemIndex(self.index, seed)),
                 "validation_curve_": list(curves["validation_curve_"]) or None,
                 "schema_": schema,
-                "network_config_": config.to_dict(),
-                "weights_": engine.weights(),
-                "item_vectors_": vectors,
-                "popularity_": counts / max(counts.sum(), 1),
-                "index_": ItemIndex(self.index, random_state=seed).fit(vectors),
                 "_engine": None,
             }
 
         validator = validate if len(validation) else None
         self._train(engine, trainer, validator, curves, fitted, samples, training)
         self._set_learnt(fitted())
-        self._engine = self._serving_engine()
+        self._serving_engine()
         return self
 
-    def _warn_of_full_softmax(self, samples: Samples) -> None:
+    def _options(self, max_epochs: int, n_rows: int) -> TrainingOptions:
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            batch_size = np.clip(n_rows // AUTO_STEPS, *AUTO_BATCH)
+        return TrainingOptions(
+            loss=self.loss,
+            temperature=float(self.temperature),
+            batch_size=int(batch_size),
+            lr=float(self.lr),
+            weight_decay=float(self.weight_decay),
+            max_epochs=int(max_epochs),
+        )
+
+    def _learn_more(self, samples: Samples) -> dict[str, Any]:
+        self._check_names()
+        schema = samples.schema
+        config = NetworkConfig.from_dict(self.network_config_)
+        config = replace(
+            config,
+            n_users=len(schema.users),
+            n_items=len(schema.items),
+            user_features=_specs(schema.user_features),
+            item_features=_specs(schema.item_features) if config.item_dims else (),
+        )
+        # Each call draws anew.
+        seed = (int(check_random_state(self.random_state).randint(2**31)) + self.n_iter_) % 2**31
+        engine = Engine(config, self.device, seed, self.weights_)
+        training, _ = _rows_to_train(samples, None)
+        loss = engine.trainer(samples, training, None, self._options(1, len(training))).run_epoch()
+        if not np.isfinite(loss):
+            raise self._divergence(f"The loss became {loss}")
+        self._check_vectors(engine, samples)
+        learnt = _fitted(
+            engine,
+            samples,
+            [*self.loss_curve_, loss],
+            ItemIndex(self.index_.method, self.index_.random_state),
+        )
+        return learnt | {"_engine": Engine(config, weights=learnt["weights_"])}
+
+    def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
+        if self.network_config_["item_dims"] is None:
+            raise ValueError(
+                f"{type(self).__name__} cannot add items: it reads no features of items, and their "
+                "vectors come from training only. Call partial_fit with events of the new items, "
+                "or use DSSMRetriever, whose item tower gives vectors from features."
+            )
+        n_new = len(rows.schema.items.values) - len(self.item_vectors_)
+        vectors = np.pad(self.item_vectors_, ((0, n_new), (0, 0)))
+        vectors[rows.codes - FIRST_KNOWN] = self._serving_engine().item_vectors(
+            rows.schema, rows.codes
+        )
+        return {
+            "item_vectors_": vectors,
+            "popularity_": np.pad(self.popularity_, (0, n_new)),
+            "index_": ItemIndex(self.index_.method, self.index_.random_state).fit(vectors),
+        }
+
+    def _warn_of_full_softmax(self, samples: Samples, batch_size: int) -> None:
         n_items = len(samples.schema.items.values)
-        n_bytes = 4 * int(self.batch_size) * n_items
+        n_bytes = 4 * batch_size * n_items
         if samples.sampling.negatives == "all" and n_bytes > FULL_SOFTMAX_BYTES:
             warnings.warn(
-                f"negatives='all' scores {self.batch_size:,} rows against {n_items:,} items in "
+                f"negatives='all' scores {batch_size:,} rows against {n_items:,} items in "
                 f"each step, {n_bytes / 2**30:.1f} GiB at a time; say negatives='popularity' in "
                 "SequenceSampler, whose cost does not grow with the catalogue, or lower "
                 "batch_size.",
@@ -320,6 +380,7 @@ class NeuralRetriever(BaseRetriever):
             batch_norm=bool(self.batch_norm),
             pooling=self.pooling,
             max_length=samples.max_length,
+            unknown_rate=float(self.unknown_rate),
         )
 
     def _first_weights(self, samples: Samples, config: NetworkConfig) -> Weights | None:
@@ -355,25 +416,17 @@ class NeuralRetriever(BaseRetriever):
         return tuple(int(dim) for dim in dims)
 
     def _split(
-        self, samples: Samples, weight: np.ndarray, rng: np.random.Generator
+        self, samples: Samples, weight: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Give the rows to train on, in the order of the log, and those to validate on."""
-        usable = (samples.item >= FIRST_KNOWN) & (weight > 0)
-        enough = usable & (samples.stop - samples.seen >= samples.min_history)
-        if not enough.any():
-            enough = usable
-            if not usable.any():
-                raise ValueError(
-                    "No event has a known item and a positive sample_weight: nothing to train on."
-                )
+        training, have_history = _rows_to_train(samples, weight)
+        if not have_history:
             warnings.warn(
                 f"No event has min_history={samples.min_history} events of its user before it: "
                 "training on all events. Say min_history=0 in SequenceSampler if that is meant.",
                 UserWarning,
                 stacklevel=4,
             )
-        training = np.flatnonzero(enough)
-        training = training[np.argsort(samples.stop[training], kind="stable")]
         if not self.early_stopping:
             return training, training[:0]
         # The last event of some users is held out; earlier ones do not know of it.
@@ -422,12 +475,22 @@ class NeuralRetriever(BaseRetriever):
                 break
         if best_weights is not None:
             engine.load(best_weights)
+        if self.unknown_rate > 0:
+            schema = samples.schema
+            is_unmet = np.ones(len(schema.users), dtype=bool)
+            is_unmet[samples.user[training]] = False
+            is_unmet[:FIRST_KNOWN] = False
+            items = np.flatnonzero(samples.sampling.counts == 0) + FIRST_KNOWN
+            engine.make_unknown(np.flatnonzero(is_unmet), items)
+        self._check_vectors(engine, samples)
+        context.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
+
+    def _check_vectors(self, engine: Engine, samples: Samples) -> None:
         # The loss of a step is that before its update: the last update can still diverge.
         last = samples.take(np.arange(len(samples))[-1000:])
         for vectors in (engine.item_vectors(samples.schema), engine.user_vectors(last)):
             if not np.isfinite(vectors).all():
                 raise self._divergence("Vectors are not finite after the last epoch")
-        context.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
 
     def _divergence(self, what: str) -> FloatingPointError:
         return FloatingPointError(
@@ -438,18 +501,50 @@ class NeuralRetriever(BaseRetriever):
     def _encode(self, samples: Samples) -> np.ndarray:
         if not len(samples):
             return np.empty((0, self.item_vectors_.shape[1]), dtype=np.float32)
-        if getattr(self, "_engine", None) is None:
-            self._engine = self._serving_engine()
-        return self._engine.user_vectors(samples)
+        return self._serving_engine().user_vectors(samples)
 
     def _serving_engine(self) -> Engine:
-        # Serving stays on the CPU: a model trained on a GPU answers anywhere.
-        return Engine(NetworkConfig.from_dict(self.network_config_), weights=self.weights_)
+        if getattr(self, "_engine", None) is None:
+            # Serving stays on the CPU: a model trained on a GPU answers anywhere.
+            config = NetworkConfig.from_dict(self.network_config_)
+            self._engine = Engine(config, weights=self.weights_)
+        return self._engine
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         # The weights are saved as plain arrays; the network is built from them where needed.
         return {name: value for name, value in state.items() if name != "_engine"}
+
+
+def _rows_to_train(samples: Samples, weight: np.ndarray | None) -> tuple[np.ndarray, bool]:
+    """Give the rows that have enough history, else all, and whether any has; in log order."""
+    usable = samples.item >= FIRST_KNOWN
+    if weight is not None:
+        usable &= weight > 0
+    if not usable.any():
+        raise ValueError(
+            "No event has a known item and a positive sample_weight: nothing to train on."
+        )
+    enough = usable & (samples.stop - samples.seen >= samples.min_history)
+    rows = np.flatnonzero(enough if enough.any() else usable)
+    return rows[np.argsort(samples.stop[rows], kind="stable")], bool(enough.any())
+
+
+def _fitted(
+    engine: Engine, samples: Samples, losses: list[float], index: ItemIndex
+) -> dict[str, Any]:
+    """Give the attributes that training sets."""
+    vectors = engine.item_vectors(samples.schema)
+    counts = samples.sampling.counts.astype(np.float32)
+    return {
+        "loss_curve_": list(losses),
+        "n_iter_": len(losses),
+        "network_config_": engine.network.config.to_dict(),
+        "weights_": engine.weights(),
+        "item_vectors_": vectors,
+        "popularity_": counts / max(counts.sum(), 1),
+        "index_": index.fit(vectors),
+    }
 
 
 def _last_of_users(user: np.ndarray) -> np.ndarray:

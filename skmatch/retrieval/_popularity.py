@@ -10,7 +10,7 @@ from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval
 
-from skmatch._data import FIRST_KNOWN, Samples
+from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
 from skmatch._validation import check_weights
 from skmatch.neighbors import ItemIndex
 from skmatch.retrieval._base import POPULARITY, BaseRetriever
@@ -29,6 +29,8 @@ class PopularityRetriever(BaseRetriever):
 
     Attributes
     ----------
+    counts_ : ndarray of shape (n_items,)
+        Number of events of each item, or their weight.
     popularity_ : ndarray of shape (n_items,)
         Each item's share of the (weighted) events.
     item_vectors_ : ndarray of shape (n_items, 1)
@@ -96,22 +98,33 @@ class PopularityRetriever(BaseRetriever):
         weight = check_weights(sample_weight, len(samples))
         n_codes = len(samples.schema.items)
         counts = np.bincount(samples.item, weights=weight, minlength=n_codes)[FIRST_KNOWN:]
-        popularity = (counts / max(counts.sum(), 1e-300)).astype(np.float32)
-        vectors = popularity[:, None]
-        self._set_learnt(
-            learnt
-            | {
-                "schema_": samples.schema,
-                "popularity_": popularity,
-                "item_vectors_": vectors,
-                "index_": ItemIndex().fit(vectors),
-            }
-        )
+        self._set_learnt(learnt | {"schema_": samples.schema, **_fitted(counts)})
         context.call_on_fit_task_end(estimator=self, X=X)
         return self
+
+    def _learn_more(self, samples: Samples) -> dict[str, Any]:
+        counts = np.bincount(samples.item, minlength=len(samples.schema.items))[FIRST_KNOWN:]
+        counts = counts.astype(float)
+        counts[: len(self.counts_)] += self.counts_
+        return _fitted(counts)
+
+    def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
+        n_new = len(rows.schema.items.values) - len(self.counts_)
+        return _fitted(np.append(self.counts_, np.zeros(n_new)))
 
     def _encode(self, samples: Samples) -> np.ndarray:
         return np.ones((len(samples), 1), dtype=np.float32)
 
     def _source_of(self, samples: Samples) -> np.ndarray:
         return np.full(len(samples), POPULARITY)
+
+
+def _fitted(counts: np.ndarray) -> dict[str, Any]:
+    popularity = (counts / max(counts.sum(), 1e-300)).astype(np.float32)
+    vectors = popularity[:, None]
+    return {
+        "counts_": counts,
+        "popularity_": popularity,
+        "item_vectors_": vectors,
+        "index_": ItemIndex().fit(vectors),
+    }

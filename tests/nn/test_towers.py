@@ -6,7 +6,15 @@ import torch
 
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.tables import Table
-from skmatch._nn.towers import BagTensor, Dropout, FeatureSpec, NetworkConfig, TwoTowers, make_mlp
+from skmatch._nn.towers import (
+    BagTensor,
+    Dropout,
+    FeatureSpec,
+    NetworkConfig,
+    RandomUnknown,
+    TwoTowers,
+    make_mlp,
+)
 from skmatch._nn.training import FeatureSource, Rows, Targets, Trainer, encode_catalogue
 
 SPECS = (
@@ -165,6 +173,90 @@ def test_dropout_follows_from_its_generator_alone():
     assert not torch.equal(first, dropped(0.5, seed=2))
 
 
+# Values taken for unknown in training
+
+
+def with_unknown(rate, values, seed=0):
+    unknown = RandomUnknown(rate).train()
+    unknown.generator = torch.Generator().manual_seed(seed)
+    return unknown(values)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.5])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32])
+def test_as_large_a_share_as_asked_for_becomes_unknown(rate, dtype):
+    values = torch.full((200, 1000), 7, dtype=dtype)
+    replaced = with_unknown(rate, values)
+    unknown = torch.isnan(replaced) if dtype == torch.float32 else replaced == 1
+    assert unknown.float().mean() == pytest.approx(rate, abs=4 * (rate / 2e5) ** 0.5)
+    assert (replaced[~unknown] == 7).all()
+    assert replaced.dtype == dtype
+    assert (values == 7).all()
+
+
+def test_padding_is_never_taken_for_unknown():
+    codes = torch.tensor([0, 2, 0, 3] * 100)
+    replaced = with_unknown(0.9, codes)
+    assert torch.equal(replaced == 0, codes == 0)
+    assert (replaced == 1).any()
+
+
+def test_values_of_a_bag_become_unknown_one_by_one():
+    bag = BagTensor(torch.full((1000,), 4, dtype=torch.int32), torch.arange(0, 1001, 10))
+    replaced = with_unknown(0.3, bag)
+    assert torch.equal(replaced.offsets, bag.offsets)
+    assert set(replaced.values.tolist()) == {1, 4}
+
+
+def test_nothing_becomes_unknown_in_serving_or_at_rate_zero():
+    codes = torch.arange(50)
+    unknown = RandomUnknown(0.5).eval()
+    assert torch.equal(unknown(codes), codes)
+    assert torch.equal(with_unknown(0.0, codes), codes)
+    network = make_network(dropout=0.0).train()  # whose rate is zero
+    state = network.random_unknown.generator.get_state()
+    encode(network)
+    assert torch.equal(network.random_unknown.generator.get_state(), state)
+
+
+def test_what_becomes_unknown_follows_from_its_generator_alone():
+    codes, state = torch.full((100,), 2), torch.get_rng_state()
+    first = with_unknown(0.5, codes, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, with_unknown(0.5, codes, seed=1))
+    assert not torch.equal(first, with_unknown(0.5, codes, seed=2))
+
+
+def test_users_histories_features_and_items_become_unknown_in_training_only(monkeypatch):
+    looked_up = []
+    forward = Table.forward
+
+    def record(self, codes, offsets=None):
+        looked_up.append(codes)
+        return forward(self, codes, offsets)
+
+    monkeypatch.setattr(Table, "forward", record)
+    network = make_network(unknown_rate=0.999)
+    encode(network.train())
+    assert len(looked_up) == 7  # tokens, users, items and twice two features; numbers have none
+    assert all(codes.max() == 1 for codes in looked_up)
+    looked_up.clear()
+    encode(network.eval())
+    assert all(codes.max() > 1 for codes in looked_up)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"item_features": ()}, {"item_features": (), "item_dims": None, "user_dims": (16, 8)}],
+    ids=["tower", "table"],
+)
+def test_an_item_without_features_keeps_its_id(config):
+    network = make_network(unknown_rate=0.999, **config).train()
+    items = torch.arange(2, 7)
+    vectors = network.encode_items(items, [])
+    assert torch.equal(vectors, network.eval().encode_items(items, []))
+
+
 # Weights
 
 
@@ -191,7 +283,7 @@ def test_padding_stays_zero_in_training(pooling, has_item_tower):
     trainer = Trainer(
         network,
         Rows(row // 4 + 2, torch.maximum(row // 4 * 4, row - 3), row, log, columns),
-        Targets(log.clamp(min=2), torch.ones(8)),
+        Targets(log.clamp(min=2), None),
         [],
         NegativeSampler("uniform", np.ones(5), torch.Generator().manual_seed(0)),
         loss="softmax",

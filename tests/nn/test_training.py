@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skmatch._nn import training
+from skmatch._nn import tables, training
 from skmatch._nn.device import resolve_device
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.negatives import NegativeSampler
@@ -55,6 +55,7 @@ def make_trainer(
     keep=slice(None),
     pooling="mean",
     dropout=0.0,
+    unknown_rate=0.0,
     batch_norm=False,
     seed=0,
 ):
@@ -72,6 +73,7 @@ def make_trainer(
         item_dims=(16, 8),
         activation="gelu",
         dropout=dropout,
+        unknown_rate=unknown_rate,
         batch_norm=batch_norm,
         pooling=pooling,
         max_length=int((stop - start).max()),
@@ -84,7 +86,7 @@ def make_trainer(
     return Trainer(
         network,
         Rows(user, start, stop, log, [feature]),
-        Targets(target, torch.ones(len(user)) if weight is None else weight),
+        Targets(target, weight),
         [group],
         NegativeSampler(negatives, counts, generator),
         loss=loss,
@@ -318,10 +320,22 @@ def test_the_loss_falls(loss, negatives):
     assert curve[-1] < 0.7 * curve[0]
 
 
+@pytest.mark.parametrize("small", [0, 1000], ids=["by row", "whole"])
+@pytest.mark.parametrize("rate", [0.0, 0.2])
+def test_what_stands_for_the_unknown_learns_where_some_is_taken_for_it(rate, small, monkeypatch):
+    monkeypatch.setattr(tables, "SMALL", small)
+    trainer = make_trainer(unknown_rate=rate)
+    for _ in range(3):
+        trainer.run_epoch()
+    rows = [m.weight[1] for m in trainer.network.modules() if isinstance(m, tables.Table)]
+    assert len(rows) == 3  # items, users and the feature of items
+    assert all((row != 0).any() == (rate > 0) for row in rows)
+
+
 def test_same_seed_same_weights_and_another_seed_others():
     states = []
     for seed in (0, 0, 1):
-        trainer = make_trainer(dropout=0.3, seed=seed)
+        trainer = make_trainer(dropout=0.3, unknown_rate=0.2, seed=seed)
         trainer.run_epoch()
         states.append(weights_of(trainer))
     for name, value in states[0].items():
@@ -333,7 +347,7 @@ def test_same_seed_same_weights_and_another_seed_others():
 def test_nothing_global_changes(negatives):
     torch_state, n_threads = torch.get_rng_state(), torch.get_num_threads()
     numpy_state = np.random.get_state()  # noqa: NPY002
-    trainer = make_trainer(negatives=negatives, dropout=0.3)
+    trainer = make_trainer(negatives=negatives, dropout=0.3, unknown_rate=0.2)
     trainer.run_epoch()
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert torch.get_num_threads() == n_threads

@@ -50,6 +50,21 @@ def test_every_pooling_and_activation(pooling, activation):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "expected"), [(10, 64), (40_000, 100), (100_004, 250), (10**6, 2048)]
+)
+def test_auto_makes_400_steps_of_an_epoch_within_bounds(n_rows, expected):
+    assert DSSMRetriever()._options(1, n_rows).batch_size == expected
+    assert DSSMRetriever(batch_size=7)._options(1, n_rows).batch_size == 7
+
+
+def test_auto_is_the_size_that_it_stands_for():
+    by_name, by_size = (
+        DSSMRetriever(**SMALL, **size).fit(EVENTS) for size in ({}, {"batch_size": 64})
+    )
+    assert by_name.loss_curve_ == by_size.loss_curve_
+
+
 def test_early_stopping_keeps_the_best_weights():
     retriever = DSSMRetriever(
         **{**SMALL, "max_epochs": 30}, early_stopping=True, n_iter_no_change=2,
@@ -179,6 +194,6 @@ def test_a_full_softmax_that_cannot_scale_is_told(monkeypatch):
     DSSMRetriever(**SMALL).fit(samples)
     monkeypatch.setattr("skmatch.retrieval._neural.FULL_SOFTMAX_BYTES", 1000)
     n_items = EVENTS["item_id"].nunique()
-    with pytest.warns(UserWarning, match=rf"2,048 rows against {n_items} items .* 0\.0 GiB"):
+    with pytest.warns(UserWarning, match=rf"64 rows against {n_items} items .* 0\.0 GiB"):
         DSSMRetriever(**SMALL).fit(samples)
     DSSMRetriever(**SMALL).fit(SequenceSampler().fit_transform(EVENTS))

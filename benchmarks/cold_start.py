@@ -1,0 +1,227 @@
+"""Measure how well users are answered whom training has not seen, by the number of their events.
+
+python benchmarks/cold_start.py PATH [--seeds N] [--retriever NAME] [--epochs N]
+
+A path is a MovieLens zip or folder. With seed s, a tenth of the users (another tenth with every
+seed) is withheld from training altogether. The question is which item such a user touches next
+after n events; the figures are HR@10 and NDCG@10 of that one item in the ranking of the whole
+catalogue without what the user has touched before. The answers to the same question:
+
+- "popularity": the most frequent training items.
+- "history": the model, asked about an unknown user with the n events in the column ``history``.
+- "history, features": the same, and the query brings the user's features, too.
+- "warm": a model to which the user is known. What is fair to compare with has had as many events of
+  the user, and the same ones, and has not learnt from later ones. So for each n another model is
+  fitted, on the same events of the other users and the first n events of the withheld ones, and is
+  asked about the known user, of whom it has stored just these. Questions and users are the same as
+  in the other columns, so that a difference is not one between users; what is left is what the
+  model gains by having trained on the user's n - 1 pairs of history and next event.
+
+A user is asked after n events where there is a next one. An item that training did not have is a
+miss, for all alike. Times are replaced by places in the order of (time, row).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from _harness import RESULTS, save
+
+import skmatch
+from skmatch import MatchEncoder, MatchPipeline, PopularityRetriever, SequenceSampler
+from skmatch.datasets import load_movielens
+from skmatch.metrics import ndcg_at_k, recall_at_k
+
+N_EVENTS = (0, 1, 3, 5, 10, 20, 50)
+N_PARTS = 10  # one of which is withheld
+NOBODY = "nobody"
+USER_FEATURES = ["gender", "age", "occupation"]
+METRICS = {"HR@10": recall_at_k, "NDCG@10": ndcg_at_k}
+POPULARITY, HISTORY, FEATURES, WARM = ANSWERS = (
+    "popularity",
+    "history",
+    "history, features",
+    "warm",
+)
+ENOUGH_EVENTS = 10  # from so many on a stranger is to be answered nearly as well as a known user
+ALLOWED_LOSS = 0.1
+
+Gains = dict[str, dict[int, dict[str, np.ndarray]]]  # of each question, by answer, n and metric
+
+
+def main() -> None:
+    """Fit, ask and judge; print, save and draw the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("path", type=Path, help="MovieLens zip or folder")
+    parser.add_argument("--seeds", type=int, default=1, help=f"fits, up to {N_PARTS}")
+    parser.add_argument(
+        "--retriever", choices=["DSSMRetriever", "YoutubeDNNRetriever"], default="DSSMRetriever"
+    )
+    parser.add_argument("--epochs", type=int, default=10)
+    options = parser.parse_args()
+    events = read(options.path)
+    parts = [
+        ask(events, seed, getattr(skmatch, options.retriever), options.epochs)
+        for seed in range(options.seeds)
+    ]
+    table = summarise(parts)
+    name = f"cold-start-{options.path.resolve().stem}-{options.retriever}"
+    settings = {key: value for key, value in vars(options).items() if key != "path"}
+    save(name, {"n_cores": os.cpu_count(), **settings, "table": table})
+    print(f"\n{name}, {options.seeds} seed(s), {options.epochs} epochs\n")
+    print(as_markdown(table) + "\n")
+    print("\n".join(verdicts(table)))
+    draw(table, RESULTS / f"{name}.png")
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read the events in the order of (time, row)."""
+    events = load_movielens(path).sort_values("timestamp", kind="stable", ignore_index=True)
+    return events.assign(timestamp=np.arange(len(events)))
+
+
+def ask(events: pd.DataFrame, seed: int, retriever: type, epochs: int) -> Gains:
+    """Withhold a part of the users, fit without and with their first events, and ask."""
+    users = np.random.default_rng(0).permutation(events["user_id"].unique())
+    withheld = events["user_id"].isin(users[seed::N_PARTS])
+    training, rest = events[~withheld], events[withheld]
+    place = rest.groupby("user_id").cumcount()
+    popularity = PopularityRetriever().fit(training[["user_id", "item_id", "timestamp"]])
+    cold = fit(retriever, training, seed, epochs)
+    gains: Gains = {answer: {} for answer in ANSWERS}
+    for n in N_EVENTS:
+        asked = rest[place == n]
+        history = rest[place < n].groupby("user_id")["item_id"].agg(list)
+        known = pd.DataFrame({"user_id": asked["user_id"].to_numpy()})
+        plain = known.assign(history=[history.get(user, []) for user in known["user_id"]])
+        plain["user_id"] = NOBODY
+        full = pd.concat([plain, asked[USER_FEATURES].reset_index(drop=True)], axis=1)
+        answers = {POPULARITY: (popularity, plain), HISTORY: (cold, plain), FEATURES: (cold, full)}
+        if n > 0:  # nobody is known without an event
+            warm = fit(retriever, pd.concat([training, rest[place < n]]), seed, epochs)
+            answers[WARM] = warm, known
+        for answer, (model, queries) in answers.items():
+            gains[answer][n] = judge(model.predict(queries, k=10), asked["item_id"].to_numpy())
+        figures = [f"{answer} {gains[answer][n]['NDCG@10'].mean():.4f}" for answer in answers]
+        print(f"  seed {seed}, {n} events, NDCG@10: {'; '.join(figures)}", flush=True)
+    return gains
+
+
+def fit(retriever: type, events: pd.DataFrame, seed: int, epochs: int) -> MatchPipeline:
+    """Fit a retriever with its defaults on events with features."""
+    # Only an item tower reads features of items.
+    item_features = ["genres"] if retriever is skmatch.DSSMRetriever else []
+    pipe = skmatch.make_match_pipeline(
+        MatchEncoder(user_features=USER_FEATURES, item_features=item_features),
+        SequenceSampler(),
+        retriever(max_epochs=epochs, random_state=seed),
+    )
+    return pipe.fit(events)
+
+
+def judge(found: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
+    """Give each metric of each question."""
+    return {
+        name: np.array(
+            [metric([item], row[None], 10) for item, row in zip(items, found, strict=True)]
+        )
+        for name, metric in METRICS.items()
+    }
+
+
+def summarise(parts: list[Gains]) -> list[dict[str, Any]]:
+    """Give a row for each n: the mean of each answer over the questions of all parts.
+
+    The standard error of a difference from "warm" is that of the paired questions.
+    """
+    rows = []
+    for n in N_EVENTS:
+        row: dict[str, Any] = {
+            "n_events": n,
+            "n_asked": sum(len(p[HISTORY][n]["HR@10"]) for p in parts),
+        }
+        for answer in ANSWERS:
+            if n not in parts[0][answer]:
+                continue
+            row[answer] = {}
+            for name in METRICS:
+                gains = np.concatenate([part[answer][n][name] for part in parts])
+                row[answer][name] = float(gains.mean())
+                if answer in (HISTORY, FEATURES) and n in parts[0][WARM]:
+                    warm = np.concatenate([part[WARM][n][name] for part in parts])
+                    error = (gains - warm).std(ddof=1) / np.sqrt(len(gains))
+                    row[answer][f"{name}, error of difference from warm"] = float(error)
+        rows.append(row)
+    return rows
+
+
+def as_markdown(table: list[dict[str, Any]]) -> str:
+    """Tabulate the answers."""
+    columns = [(answer, name) for name in METRICS for answer in ANSWERS]
+    lines = [
+        "| events | users | " + " | ".join(f"{name}, {answer}" for answer, name in columns) + " |",
+        "|---:|---:|" + "---:|" * len(columns),
+    ]
+    for row in table:
+        cells = [str(row["n_events"]), f"{row['n_asked']:,}"]
+        cells += [f"{row[answer][name]:.4f}" if answer in row else "" for answer, name in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def verdicts(table: list[dict[str, Any]]) -> list[str]:
+    """Tell whether what should hold does."""
+    lines = []
+    for name in METRICS:
+        for answer in (HISTORY, FEATURES):
+            some = [row for row in table if row["n_events"] > 0]
+            worst = min(some, key=lambda row: row[answer][name] - row[POPULARITY][name])
+            holds = worst[answer][name] > worst[POPULARITY][name]
+            lines.append(
+                f"{'holds' if holds else 'MISSED'}: {name} of {answer!r} is above popularity from "
+                f"the first event on; least so after {worst['n_events']}: "
+                f"{worst[answer][name]:.4f} and {worst[POPULARITY][name]:.4f}"
+            )
+            many = [row for row in some if row["n_events"] >= ENOUGH_EVENTS]
+            worst = min(many, key=lambda row: row[answer][name] / row[WARM][name])
+            ratio = worst[answer][name] / worst[WARM][name]
+            error = worst[answer][f"{name}, error of difference from warm"] / worst[WARM][name]
+            lines.append(
+                f"{'holds' if ratio >= 1 - ALLOWED_LOSS else 'MISSED'}: {name} of {answer!r} is "
+                f"within {ALLOWED_LOSS:.0%} of 'warm' from {ENOUGH_EVENTS} events on; least so "
+                f"after {worst['n_events']}: {ratio:.2f} of it, ±{error:.2f}"
+            )
+    return lines
+
+
+def draw(table: list[dict[str, Any]], path: Path) -> None:
+    """Draw both metrics over the number of events."""
+    figure, axes = plt.subplots(1, len(METRICS), figsize=(10, 4), layout="constrained")
+    for axis, name in zip(axes, METRICS, strict=True):
+        for answer in ANSWERS:
+            rows = [row for row in table if answer in row]
+            axis.plot(
+                [row["n_events"] for row in rows],
+                [row[answer][name] for row in rows],
+                marker="o",
+                label=answer,
+            )
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xticks(N_EVENTS, [str(n) for n in N_EVENTS])
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("events of the user")
+        axis.set_ylabel(name)
+    axes[0].legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    print(f"\nThe figure is in {path.name}.")
+
+
+if __name__ == "__main__":
+    main()

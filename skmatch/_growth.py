@@ -1,0 +1,149 @@
+"""How fitted estimators take in what is new: copies change, and are taken over if nothing fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Self, TypeVar
+
+from sklearn.utils.validation import check_is_fitted
+
+from skmatch._data import Samples, as_coded
+
+Estimator = TypeVar("Estimator")
+
+
+def changed(estimator: Estimator, **fitted: Any) -> Estimator:
+    """Give a shallow copy with other fitted attributes; none of them is ever changed in place."""
+    copy = object.__new__(type(estimator))
+    vars(copy).update(vars(estimator) | fitted)
+    return copy
+
+
+def hand_on(steps: Iterable[Any], verb: str, rows: Any, *args: Any) -> None:
+    """Hand rows from step to step, then let all steps become what they gave, at once.
+
+    A step gives a copy of itself that has taken the rows in, and the rows for the next one. A step
+    that does not know the verb, such as one that cleans the events, transforms them.
+    """
+    copies = []
+    for step in steps:
+        if hasattr(step, verb):
+            copy, rows = getattr(step, verb)(rows, *args)
+            copies.append((step, copy))
+        else:
+            rows = step.transform(rows)
+    for step, copy in copies:
+        vars(step).update(vars(copy))
+
+
+class GrowingMixin:
+    """The verbs by which a fitted retriever, or a pipeline of one, takes in what is new."""
+
+    def _growing_steps(self) -> list[Any]:
+        """Give the estimators that events go through."""
+        return [self]
+
+    def observe(self, X: Any) -> Self:
+        """Add events to the stored histories, without training: the next answers know them.
+
+        The order of arrival does not matter: an event goes to its place in time, behind those of
+        its user at the same time. Users and the latest values of their features become known;
+        items that are not in the catalogue stay unknown until `partial_fit`.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_events, n_columns)
+            Plain events, as `fit` got. Columns of features may be absent.
+
+        Returns
+        -------
+        self : estimator instance
+            Where an error is raised, nothing has changed. Not while other threads ask.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from skmatch import PopularityRetriever
+        >>> events = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": ["tea", "jam"]})
+        >>> retriever = PopularityRetriever().fit(events)
+        >>> news = pd.DataFrame({"user_id": ["eve"], "item_id": ["tea"]})
+        >>> retriever.observe(news).recommend(["eve"])["item_id"].tolist()
+        ['jam']
+        """
+        check_is_fitted(self)
+        if as_coded(X, Samples) is not None:
+            raise ValueError(
+                "X holds Samples, whose events a SequenceSampler has stored: give plain events to "
+                f"a {type(self).__name__} that was fitted on such, or to a pipeline."
+            )
+        hand_on(self._growing_steps(), "_grown", X, False)
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Add events to the stored histories and train on them, once over.
+
+        New users, items and categories get codes of their own, and start from what was learnt of
+        the unknown ones; known ones keep their codes and go on from their weights. On an estimator
+        that is not fitted this is `fit`.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_events, n_columns)
+            Plain events, as `fit` got. Columns of features may be absent. Where `fit` got Samples,
+            Samples with the same codes.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : estimator instance
+            Where an error is raised, nothing has changed. Not while other threads ask.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from skmatch import PopularityRetriever
+        >>> events = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": ["tea", "jam"]})
+        >>> retriever = PopularityRetriever().fit(events)
+        >>> news = pd.DataFrame({"user_id": ["eve", "ann"], "item_id": ["rye", "rye"]})
+        >>> retriever.partial_fit(news).recommend(["bob"])["item_id"].tolist()
+        ['rye', 'tea']
+        """
+        if not hasattr(self, "schema_"):
+            return self.fit(X)  # type: ignore[attr-defined]
+        hand_on(self._growing_steps(), "_grown", X, True)
+        return self
+
+    def add_items(self, items: Any) -> Self:
+        """Add rows to the catalogue, which can be recommended at once.
+
+        Parameters
+        ----------
+        items : DataFrame
+            One row an item: the column of the id and columns of features. What `DSSMRetriever`
+            knows of a new item are its features. An item that is known gets the new features.
+
+        Returns
+        -------
+        self : estimator instance
+            Where an error is raised, nothing has changed. Not while other threads ask.
+
+        Raises
+        ------
+        ValueError
+            On a `YoutubeDNNRetriever`, whose vectors of items come from training only: give
+            `partial_fit` events of new items.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from skmatch import PopularityRetriever
+        >>> events = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": ["tea", "jam"]})
+        >>> retriever = PopularityRetriever().fit(events)
+        >>> retriever.add_items(pd.DataFrame({"item_id": ["rye"]})).item_ids_.tolist()
+        ['tea', 'jam', 'rye']
+        """
+        check_is_fitted(self)
+        steps = [step for step in self._growing_steps() if hasattr(step, "_with_items")]
+        hand_on(steps, "_with_items", items)
+        return self

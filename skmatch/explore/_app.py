@@ -1,0 +1,104 @@
+"""The page and its JSON interface, as an application of Starlette."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from skmatch.explore._explorer import Explorer, ParameterError
+
+MAX_ROWS = 1000
+# The page may talk to this server and to nothing else.
+POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def make_app(explorer: Explorer) -> Starlette:
+    """Give the application that shows what an explorer knows."""
+    page = files("skmatch.explore").joinpath("page.html").read_text(encoding="utf-8")
+
+    async def show_page(request: Request) -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
+
+    search = {"q": _read_text, "limit": _read_count}
+    filters = {
+        "k": _read_count, "feature": _read_text, "value": _read_text, "min": _read_number,
+        "max": _read_number,
+    }  # fmt: skip
+    routes = [
+        Route("/", show_page),
+        Route("/api/overview", _endpoint(explorer.overview, {})),
+        Route("/api/users", _endpoint(explorer.users, search)),
+        Route("/api/items", _endpoint(explorer.items, search)),
+        Route(
+            "/api/recommend",
+            _endpoint(explorer.recommend, {"user": _read_text, "session": list} | filters),
+        ),
+        Route("/api/similar", _endpoint(explorer.similar, {"item": _read_text} | filters)),
+    ]
+    # A page of another site cannot read this one under a name of its own.
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    return Starlette(routes=routes, middleware=[hosts])
+
+
+def _endpoint(answer: Callable[..., dict], readers: Mapping[str, Any]) -> Callable:
+    # A coroutine, so that the models are asked one question at a time.
+    async def endpoint(request: Request) -> Response:
+        try:
+            return JSONResponse(answer(**_read_parameters(request.query_params, readers)))
+        except ParameterError as error:
+            described = {"parameter": error.parameter, "message": str(error)}
+            return JSONResponse({"error": described}, status_code=400)
+
+    return endpoint
+
+
+def _read_parameters(query: QueryParams, readers: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the parameters of a query, each read by its reader; `list` takes all of a name."""
+    values: dict[str, Any] = {}
+    for name in query:
+        if name not in readers:
+            known = ", ".join(readers) or "no parameters"
+            raise ParameterError(name, f"{name} is not known here; there is {known}.")
+        texts = query.getlist(name)
+        if readers[name] is list:
+            values[name] = texts
+        elif len(texts) > 1:
+            raise ParameterError(name, f"{name} is given {len(texts)} times; give it once.")
+        else:
+            values[name] = readers[name](name, texts[0])
+    return values
+
+
+def _read_text(name: str, text: str) -> str:
+    return text
+
+
+def _read_count(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_ROWS):
+        raise ParameterError(
+            name, f"{name}={text!r} is no number of rows; give an integer from 1 to {MAX_ROWS}."
+        )
+    return int(text)
+
+
+def _read_number(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ParameterError(name, f"{name}={text!r} is no number; give one such as 3.5.")
+    return number

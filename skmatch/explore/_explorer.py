@@ -1,0 +1,292 @@
+"""`Explorer`: answers about saved models as plain dicts of text and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_list_like
+
+from skmatch._columns import FIRST_KNOWN, Vocabulary
+from skmatch._data import HISTORY, Samples, as_coded
+from skmatch._validation import fitted_retriever, unwrap_searches
+
+MAX_VALUES = 500  # a feature of more different texts is no choice for a person
+MAX_NUMBERS = 20  # numbers of more different values are filtered by their range
+LABEL_COLUMNS = ("title", "name")
+DELIMITER = "|"
+
+
+class ParameterError(ValueError):
+    """Error of a question, with the parameter that it is about."""
+
+    def __init__(self, parameter: str, message: str):
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class _Model:
+    """A saved estimator and the ids that it knows, by their text."""
+
+    def __init__(self, name: str, estimator: Any):
+        self.name = name
+        self.retriever = fitted_retriever(estimator, "item_vectors_")
+        self.schema = self.retriever.schema_
+        pipeline = unwrap_searches(estimator)
+        if hasattr(pipeline, "steps"):
+            self._steps = [pipeline[:-1]]
+        elif hasattr(self.retriever, "sampler_"):
+            self._steps = [self.retriever.encoder_, self.retriever.sampler_]
+        else:
+            raise ValueError(
+                f"{name} is a {type(self.retriever).__name__} that was fitted on Samples, without "
+                "its MatchEncoder and SequenceSampler; save the pipeline that holds all three."
+            )
+        self.users = _by_text(self.schema.users)
+        self.items = _by_text(self.schema.items)
+
+    def read(self, queries: pd.DataFrame) -> Samples:
+        for step in self._steps:
+            queries = step.transform(queries)
+        samples = as_coded(queries, Samples)
+        assert samples is not None
+        return samples
+
+
+class Explorer:
+    """Answers questions about one or two models.
+
+    Ids go in and out as text; those of the models keep their types.
+
+    Parameters
+    ----------
+    models : dict of str to estimator
+        Fitted retrievers, pipelines or searches, by name.
+    items : DataFrame of str or None, default=None
+        A table of items.
+    """
+
+    def __init__(self, models: dict[str, Any], items: pd.DataFrame | None = None):
+        self._models = [_Model(name, estimator) for name, estimator in models.items()]
+        self._users = _union(model.users for model in self._models)
+        self._items = _union(model.items for model in self._models)
+        self._features: dict[str, dict[str, list]] = {}  # feature -> item -> its values
+        self._labels: dict[str, str] = {}
+        for model in self._models:
+            for feature in model.schema.item_features:
+                values = model.schema.item_values(feature.name)
+                known = self._features.setdefault(str(feature.name), {})
+                for item, value in zip(model.items, values, strict=True):
+                    known.setdefault(item, _values_of(value))
+        if items is not None:
+            self._read_items(items)
+        choices = {name: _choices(known) for name, known in self._features.items()}
+        self._filters = {name: one for name, one in choices.items() if one}
+
+    def _read_items(self, items: pd.DataFrame) -> None:
+        column = str(self._models[0].schema.item)
+        if column not in items.columns:
+            raise ValueError(
+                f"The table of items has no column {column!r}, which holds the ids in the events; "
+                f"it has {', '.join(map(repr, items.columns))}."
+            )
+        items = items.drop_duplicates(column).set_index(column)
+        items = items[items.index.isin(self._items)]
+        if items.empty:
+            raise ValueError(f"The table of items knows no item of the models by {column!r}.")
+        label = next((name for name in LABEL_COLUMNS if name in items.columns), None)
+        for name, values in items.items():
+            if name == label:
+                self._labels = {str(item): label for item, label in values.dropna().items()}
+                continue
+            cells = dict(zip(values.index, _read_cells(values), strict=True))
+            self._features[str(name)] = self._features.get(str(name), {}) | cells
+
+    def overview(self) -> dict:
+        """Give the models and the features to filter by."""
+        return {
+            "models": [
+                {"name": model.name, "kind": type(model.retriever).__name__}
+                for model in self._models
+            ],
+            "n_users": len(self._users),
+            "n_items": len(self._items),
+            "features": [{"name": name, **one} for name, one in self._filters.items()],
+        }
+
+    def users(self, q: str = "", limit: int = 20) -> dict:
+        """Search the users by a part of their id."""
+        found = _search(q, {user: user for user in self._users})
+        return {"users": found[:limit], "total": len(found)}
+
+    def items(self, q: str = "", limit: int = 20) -> dict:
+        """Search the items by their id or a part of their label."""
+        found = _search(q, {item: self._labels.get(item, item) for item in self._items})
+        return {"items": [self._describe(item) for item in found[:limit]], "total": len(found)}
+
+    def recommend(
+        self, user: str | None = None, session: Iterable[str] = (), k: int = 10, **filters: Any
+    ) -> dict:
+        """Give a user's history, or that of a session, and what each model recommends."""
+        session = list(session)
+        if (user is None) == (not session):
+            raise ParameterError("user", "Give either user or session, one or more item ids.")
+        if user is not None and user not in self._users:
+            raise ParameterError("user", f"user={user!r} is not known; search /api/users.")
+        for item in session:
+            self._require_item("session", item)
+        allowed = self._allowed(**filters)
+        history: list[str] = []
+        answers = []
+        for model in self._models:
+            query: dict[Any, list] = {model.schema.user: [self._users.get(user or "")]}
+            if session:
+                query[HISTORY] = [[model.items[item] for item in session if item in model.items]]
+            samples = model.read(pd.DataFrame(query, dtype=object))
+            history = history or [str(item) for item in samples.decode()[HISTORY].iloc[0]]
+            found = _among(model, allowed)
+            if found is None or found:
+                table = model.retriever.recommend(samples, k, candidates=found)
+                source = table["source"].iloc[0] if len(table) else None
+                rows = self._rows(table, model.schema.item)
+            else:
+                source, rows = None, []
+            answers.append({"model": model.name, "source": source, "items": rows})
+        return {
+            "history": [self._describe(item) for item in history[::-1]],
+            "answers": answers,
+        }
+
+    def similar(self, item: str | None = None, k: int = 10, **filters: Any) -> dict:
+        """Give the neighbours of an item in each model."""
+        if item is None:
+            raise ParameterError("item", "item is missing; give an item id.")
+        self._require_item("item", item)
+        allowed = self._allowed(**filters)
+        answers = []
+        for model in self._models:
+            found, rows = _among(model, allowed), []
+            if item in model.items and (found is None or found):
+                table = model.retriever.similar_items([model.items[item]], k, candidates=found)
+                rows = self._rows(table, "similar")
+            answers.append({"model": model.name, "items": rows})
+        return {"item": self._describe(item), "answers": answers}
+
+    def _require_item(self, parameter: str, item: str) -> None:
+        if item not in self._items:
+            raise ParameterError(parameter, f"{parameter}={item!r} is no item; search /api/items.")
+
+    def _allowed(
+        self,
+        feature: str | None = None,
+        value: str | None = None,
+        min: float | None = None,
+        max: float | None = None,
+    ) -> set[str] | None:
+        """Give the items that a filter lets through; None for all."""
+        bounds = {"min": min, "max": max}
+        given = [name for name, one in {"value": value, **bounds}.items() if one is not None]
+        if feature is None:
+            if given:
+                raise ParameterError(given[0], f"{given[0]} needs feature, which it is about.")
+            return None
+        choices = self._filters.get(feature)
+        if choices is None:
+            known = ", ".join(map(repr, self._filters)) or "none"
+            raise ParameterError("feature", f"feature={feature!r} is no filter; there is {known}.")
+        cells = self._features[feature].items()
+        if "values" in choices:
+            if given != ["value"]:
+                raise ParameterError("value", f"The feature {feature!r} needs value, and only it.")
+            if value is None or value not in choices["values"]:
+                raise ParameterError("value", f"No item has {value!r} as {feature!r}.")
+            return {item for item, cell in cells if value in [_text(one) for one in cell]}
+        if not given or "value" in given:
+            raise ParameterError("min", f"The feature {feature!r} needs min, max or both.")
+        low = -np.inf if min is None else min
+        high = np.inf if max is None else max
+        if low > high:
+            raise ParameterError("min", f"min={low:g} is above max={high:g}.")
+        return {item for item, cell in cells if any(low <= one <= high for one in cell)}
+
+    def _describe(self, item: str) -> dict:
+        cells = (self._features[name].get(item, []) for name in self._filters)
+        details = [", ".join(map(_text, cell)) for cell in cells if cell]
+        return {
+            "id": item,
+            "label": self._labels.get(item, item),
+            "details": " · ".join(details),
+        }
+
+    def _rows(self, table: pd.DataFrame, column: Any) -> list[dict]:
+        ids, scores = table[column].tolist(), table["score"].tolist()
+        return [
+            {**self._describe(str(item)), "score": score}
+            for item, score in zip(ids, scores, strict=True)
+        ]
+
+
+def _by_text(known: Vocabulary) -> dict[str, Any]:
+    ids = known.decode(np.arange(FIRST_KNOWN, len(known))).tolist()
+    texts = {str(one): one for one in ids}
+    if len(texts) < len(ids):
+        twice = next(one for one in ids if texts[str(one)] != one)
+        raise ValueError(
+            f"The ids {twice!r} and {texts[str(twice)]!r} read the same, so that a page cannot "
+            "tell them apart: fit on ids of one type."
+        )
+    return texts
+
+
+def _union(dicts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    joined: dict[str, Any] = {}
+    for one in dicts:
+        joined |= {text: value for text, value in one.items() if text not in joined}
+    return joined
+
+
+def _search(q: str, texts: dict[str, str]) -> list[str]:
+    """Give the id that is asked for, and those whose text has it as a part, early ones first."""
+    q = q.strip().casefold()
+    places = {one: text.casefold().find(q) for one, text in texts.items()}
+    places |= {one: -2 for one in texts if one.casefold() == q}
+    return sorted((one for one in places if places[one] != -1), key=places.__getitem__)
+
+
+def _among(model: _Model, allowed: set[str] | None) -> list | None:
+    """Give a model's own ids of the items that a filter lets through."""
+    if allowed is None:
+        return None
+    return [one for text, one in model.items.items() if text in allowed]
+
+
+def _values_of(value: Any) -> list:
+    values = value if is_list_like(value) else [value]
+    return [one for one in values if not pd.isna(one)]
+
+
+def _read_cells(column: pd.Series) -> list[list]:
+    """Give the values of each cell of a column of text: numbers where all of them are."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    if (numbers.notna() == column.notna()).all():
+        return [_values_of(number) for number in numbers.astype(float)]
+    texts = column.fillna("").str.split(DELIMITER, regex=False)
+    return [[part for part in parts if part] for parts in texts]
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _choices(cells: dict[str, list]) -> dict:
+    """Give what to choose from: values, or the range of many numbers; nothing of much text."""
+    values = {value for cell in cells.values() for value in cell}
+    is_number = all(isinstance(value, (int, float)) for value in values)
+    if is_number and len(values) > MAX_NUMBERS:
+        return {"min": min(values), "max": max(values)}
+    if not values or len(values) > MAX_VALUES:
+        return {}
+    ordered = map(_text, sorted(values)) if is_number else sorted(map(_text, values))
+    return {"values": list(dict.fromkeys(ordered))}

@@ -1,0 +1,269 @@
+"""`ItemMapDisplay`: the vectors of items in two dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_list_like
+from sklearn.decomposition import PCA
+
+from skmatch._validation import fitted_retriever
+from skmatch.inspection._drawing import axes_for, style_of
+
+MAX_GROUPS = 7  # values that get a colour and a marker of their own
+REST = {"label": "other", "color": "0.6", "marker": "."}
+LABEL_GAP = (4, 3)  # from a point to its label, in points
+
+
+class ItemMapDisplay:
+    """Map of the items: their vectors in two dimensions, coloured by a feature.
+
+    Use `from_estimator` to make one, or give coordinates from another projection, such as those of
+    ``TSNE().fit_transform(retriever.item_vectors_)``. All parameters are stored as attributes.
+
+    Parameters
+    ----------
+    coordinates : array-like of shape (n_items, 2)
+        The place of each item.
+    values : Series, array-like of shape (n_items,) or None, default=None
+        What colours the items. Numbers of more than seven different values give a scale;
+        otherwise the seven most frequent values get a colour and a marker each. Of a list, the
+        first value counts.
+    labels : array-like of shape (n_items,) or None, default=None
+        The text of each item; earlier rows have precedence where there is no room for all.
+    value_name : str or None, default=None
+        What `values` are, for the legend.
+    explained_variance_ratio : array-like of shape (2,) or None, default=None
+        The share of the variance that each axis shows.
+
+    Attributes
+    ----------
+    scatters_ : list of matplotlib PathCollection
+        The points, one collection a group.
+    texts_ : list of matplotlib Annotation
+        The labels that had room.
+    ax_ : matplotlib Axes
+        Axes with the map.
+    figure_ : matplotlib Figure
+        Figure with the axes.
+
+    Examples
+    --------
+    >>> from skmatch import ItemMapDisplay
+    >>> display = ItemMapDisplay(
+    ...     coordinates=[[0, 0], [1, 1], [2, 0]], values=["tea", "tea", "jam"], value_name="kind"
+    ... )
+    >>> [points.get_label() for points in display.plot().scatters_]
+    ['tea', 'jam']
+    """
+
+    def __init__(
+        self,
+        *,
+        coordinates: Any,
+        values: Any = None,
+        labels: Any = None,
+        value_name: str | None = None,
+        explained_variance_ratio: Any = None,
+    ):
+        self.coordinates = coordinates
+        self.values = values
+        self.labels = labels
+        self.value_name = value_name
+        self.explained_variance_ratio = explained_variance_ratio
+
+    def plot(
+        self, ax: Any = None, *, max_labels: int = 50, scatter_kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Draw the map.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Axes to draw on; None makes a new figure.
+        max_labels : int, default=50
+            Number of items, from the first, that get their label where it covers no other.
+        scatter_kwargs : dict or None, default=None
+            Options of `matplotlib.axes.Axes.scatter` for all points.
+
+        Returns
+        -------
+        display : ItemMapDisplay
+            The display itself.
+        """
+        self.ax_ = axes_for(self, ax)
+        self.figure_ = self.ax_.figure
+        options = {"s": 16, "linewidths": 0, "alpha": 0.8} | (scatter_kwargs or {})
+        places = np.asarray(self.coordinates, dtype=float)
+        if self.values is None:
+            self.scatters_ = [self.ax_.scatter(*places.T, **style_of(0) | options)]
+        else:
+            values = _single_values(self.values)
+            is_number = pd.api.types.is_numeric_dtype(values.dtype) and values.dtype != bool
+            is_scale = is_number and values.nunique() > MAX_GROUPS
+            draw = self._draw_scale if is_scale else self._draw_groups
+            self.scatters_ = draw(places, values, options)
+        shares = self.explained_variance_ratio
+        of_variance = (
+            ["", ""] if shares is None else [f" ({s:.0%} of the variance)" for s in shares]
+        )
+        self.ax_.set(xlabel=f"Component 1{of_variance[0]}", ylabel=f"Component 2{of_variance[1]}")
+        self.texts_ = [] if self.labels is None else self._draw_labels(places[:max_labels])
+        return self
+
+    def _draw_scale(self, places: np.ndarray, values: pd.Series, options: dict) -> list:
+        missing = values.isna().to_numpy()
+        scatters = []
+        if missing.any():
+            rest = REST | {"label": "none"} | options
+            scatters.append(self.ax_.scatter(*places[missing].T, **rest))
+        # From dark to light: the scale reads the same in grey.
+        style = {
+            "c": values[~missing].to_numpy(dtype=float),
+            "cmap": "cividis",
+            "marker": "o",
+        } | options
+        scatters.append(self.ax_.scatter(*places[~missing].T, **style))
+        self.figure_.colorbar(scatters[-1], ax=self.ax_, label=self.value_name)
+        return scatters
+
+    def _draw_groups(self, places: np.ndarray, values: pd.Series, options: dict) -> list:
+        groups = values.astype(object).value_counts().index[:MAX_GROUPS]
+        number = groups.get_indexer_for(pd.Index(values))
+        scatters = []
+        if (number < 0).any():
+            scatters.append(self.ax_.scatter(*places[number < 0].T, **REST | options))
+        for i, group in enumerate(groups):
+            style = {"label": str(group)} | style_of(i) | options
+            scatters.append(self.ax_.scatter(*places[number == i].T, **style))
+        # Outside, where it covers no item.
+        self.ax_.legend(
+            handles=scatters[-len(groups) :] + scatters[: -len(groups)],
+            title=self.value_name,
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+        )
+        return scatters
+
+    def _draw_labels(self, places: np.ndarray) -> list:
+        self.figure_.draw_without_rendering()  # the axes get their size
+        frame = self.ax_.get_window_extent()
+        texts: list = []
+        taken: list = []
+        for place, label in zip(places, self.labels, strict=False):
+            text = self.ax_.annotate(
+                str(label), place, LABEL_GAP, textcoords="offset points", fontsize="x-small"
+            )
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
+            if inside and not box.count_overlaps(taken):
+                texts.append(text)
+                taken.append(box)
+            else:
+                text.remove()
+        return texts
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        feature: Hashable | pd.Series | None = None,
+        labels: pd.Series | None = None,
+        ax: Any = None,
+        max_labels: int = 50,
+        scatter_kwargs: dict[str, Any] | None = None,
+    ) -> ItemMapDisplay:
+        """Draw the item vectors of a fitted retriever along their two principal components.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted retriever, a pipeline that ends in one or a search over one.
+        feature : label, Series or None, default=None
+            What colours the items: an item feature of the `MatchEncoder`, by name, or a Series of
+            values, indexed by item ids.
+        labels : Series or None, default=None
+            The text of items, indexed by item ids; an item that it lacks, and every item where
+            it is None, is labelled by its id. The most popular items have precedence.
+        ax : matplotlib Axes or None, default=None
+            Axes to draw on; None makes a new figure.
+        max_labels : int, default=50
+            Number of items, from the most popular, that get their label where it covers no other.
+        scatter_kwargs : dict or None, default=None
+            Options of `matplotlib.axes.Axes.scatter` for all points.
+
+        Returns
+        -------
+        display : ItemMapDisplay
+
+        Examples
+        --------
+        >>> from skmatch import DSSMRetriever, ItemMapDisplay, MatchEncoder, SequenceSampler
+        >>> from skmatch import make_match_pipeline
+        >>> from skmatch.datasets import make_events
+        >>> events = make_events(n_users=20, n_items=30, n_events=200, random_state=0)
+        >>> pipe = make_match_pipeline(
+        ...     MatchEncoder(item_features=["category"]), SequenceSampler(),
+        ...     DSSMRetriever(max_epochs=1, random_state=0),
+        ... ).fit(events)
+        >>> display = ItemMapDisplay.from_estimator(pipe, feature="category")
+        >>> display.coordinates.shape
+        (30, 2)
+        """
+        retriever = fitted_retriever(estimator, "item_vectors_")
+        vectors = retriever.item_vectors_
+        if min(vectors.shape) < 2:
+            raise ValueError(
+                f"estimator={estimator!r} has {vectors.shape[0]:,} item vectors of "
+                f"{vectors.shape[1]} dimension(s); a map needs at least two of each."
+            )
+        order = np.argsort(-retriever.popularity_, kind="stable")
+        ids = pd.Series(retriever.item_ids_[order])
+        pca = PCA(2, random_state=0).fit(vectors)
+        values = None
+        if isinstance(feature, pd.Series):
+            values = _by_item(feature, "feature", ids)
+        elif feature is not None:
+            values = retriever.schema_.item_values(feature).iloc[order]
+        texts = ids
+        if labels is not None:
+            given = _by_item(labels, "labels", ids)
+            texts = given.where(given.notna(), ids)
+        display = cls(
+            coordinates=pca.transform(vectors[order]),
+            values=values,
+            labels=texts.to_numpy(),
+            value_name=None if values is None or values.name is None else str(values.name),
+            explained_variance_ratio=pca.explained_variance_ratio_,
+        )
+        return display.plot(ax, max_labels=max_labels, scatter_kwargs=scatter_kwargs)
+
+
+def _by_item(values: Any, parameter: str, ids: pd.Series) -> pd.Series:
+    """Give the values of items."""
+    if not isinstance(values, pd.Series):
+        raise ValueError(
+            f"{parameter} is a {type(values).__name__}; give a Series that is indexed by item ids."
+        )
+    if not values.index.is_unique:
+        twice = values.index[values.index.duplicated()].tolist()[0]
+        raise ValueError(f"{parameter} has several values for the item {twice!r}; keep one.")
+    if not values.index.isin(ids).any():
+        raise ValueError(
+            f"{parameter} knows no item of the catalogue: index it by item ids, such as "
+            f"{ids.tolist()[0]!r}; its index holds {values.index.tolist()[:1]!r}."
+        )
+    return values.reindex(pd.Index(ids, tupleize_cols=False)).reset_index(drop=True)
+
+
+def _single_values(values: Any) -> pd.Series:
+    """Give values as a column, of lists their first."""
+    column = pd.Series(values)
+    if column.dtype == object:
+        column = column.map(lambda value: next(iter(value), None) if is_list_like(value) else value)
+    return column

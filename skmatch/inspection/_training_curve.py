@@ -1,0 +1,139 @@
+"""`TrainingCurveDisplay`: loss and validation by epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skmatch._validation import fitted_retriever
+from skmatch.inspection._drawing import axes_for, line_options, named, style_of
+
+
+class TrainingCurveDisplay:
+    """Curves of the training loss and of the validation score by epoch.
+
+    The loss is drawn solid with full markers. Where there is a validation, it is drawn dashed with
+    hollow markers, and its scale is on the right. Use `from_estimator` to make one. All parameters
+    are stored as attributes.
+
+    Parameters
+    ----------
+    loss : dict of str to array-like of shape (n_epochs,)
+        The loss of each epoch, by the name of each retriever.
+    validation : dict of str to array-like of shape (n_epochs,)
+        The NDCG@10 after each epoch, of those retrievers that have it.
+
+    Attributes
+    ----------
+    lines_ : list of matplotlib Line2D
+        The curves of the loss, in the order of `loss`.
+    validation_lines_ : list of matplotlib Line2D
+        The curves of the validation, in the order of `validation`.
+    ax_ : matplotlib Axes
+        Axes with the loss.
+    validation_ax_ : matplotlib Axes or None
+        Axes with the validation, on the same epochs; None where there is none.
+    figure_ : matplotlib Figure
+        Figure with the axes.
+
+    Examples
+    --------
+    >>> from skmatch import TrainingCurveDisplay
+    >>> display = TrainingCurveDisplay(
+    ...     loss={"DSSM": [3.0, 2.0, 1.5]}, validation={"DSSM": [0.01, 0.04, 0.05]}
+    ... )
+    >>> display.plot().validation_ax_.get_ylabel()
+    'Validation NDCG@10'
+    """
+
+    def __init__(self, *, loss: dict[str, Any], validation: dict[str, Any]):
+        self.loss = loss
+        self.validation = validation
+
+    def plot(self, ax: Any = None, *, curve_kwargs: dict[str, Any] | None = None) -> Any:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Axes to draw on; None makes a new figure.
+        curve_kwargs : dict or None, default=None
+            Options of `matplotlib.axes.Axes.plot` for all curves.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+            The display itself.
+        """
+        self.ax_ = axes_for(self, ax)
+        self.figure_ = self.ax_.figure
+        right = self.ax_.twinx() if self.validation else None
+        self.validation_ax_ = right
+        self.lines_, self.validation_lines_ = [], []
+        given = line_options(curve_kwargs)
+        for number, (name, loss) in enumerate(self.loss.items()):
+            style = {"label": f"{name}, loss"} | style_of(number) | given
+            self.lines_ += self.ax_.plot(_epochs(loss), loss, **style)
+            if right is not None and name in self.validation:
+                scores = self.validation[name]
+                hollow = {"linestyle": "--", "markerfacecolor": "white"}
+                style = style_of(number) | hollow | {"label": f"{name}, validation"} | given
+                self.validation_lines_ += right.plot(_epochs(scores), scores, **style)
+        self.ax_.set(xlabel="Epoch", ylabel="Training loss")
+        self.ax_.xaxis.get_major_locator().set_params(integer=True)
+        if right is None:
+            self.ax_.legend()
+        else:
+            right.set_ylabel("Validation NDCG@10")
+            # Above both axes, where it covers none of the curves.
+            handles = self.lines_ + self.validation_lines_
+            right.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+        return self
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, *, ax: Any = None, curve_kwargs: dict[str, Any] | None = None
+    ) -> TrainingCurveDisplay:
+        """Draw how fitted retrievers were trained.
+
+        Parameters
+        ----------
+        estimator : estimator or dict of str to estimator
+            A fitted `DSSMRetriever` or `YoutubeDNNRetriever`, a pipeline that ends in one or a
+            search over one; several by the names that the legend shows. Those that were fitted
+            with ``early_stopping=True`` have a validation.
+        ax : matplotlib Axes or None, default=None
+            Axes to draw on; None makes a new figure.
+        curve_kwargs : dict or None, default=None
+            Options of `matplotlib.axes.Axes.plot` for all curves.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+
+        Examples
+        --------
+        >>> from skmatch import DSSMRetriever, TrainingCurveDisplay
+        >>> from skmatch.datasets import make_events
+        >>> events = make_events(n_users=20, n_items=10, n_events=100, random_state=0)
+        >>> retriever = DSSMRetriever(max_epochs=3, random_state=0).fit(events)
+        >>> display = TrainingCurveDisplay.from_estimator(retriever)
+        >>> display.lines_[0].get_label()
+        'DSSMRetriever, loss'
+        """
+        retrievers = {
+            name: fitted_retriever(one, "loss_curve_")
+            for name, one in named(estimator, "estimator").items()
+        }
+        display = cls(
+            loss={name: one.loss_curve_ for name, one in retrievers.items()},
+            validation={
+                name: one.validation_curve_
+                for name, one in retrievers.items()
+                if one.validation_curve_
+            },
+        )
+        return display.plot(ax, curve_kwargs=curve_kwargs)
+
+
+def _epochs(curve: Any) -> range:
+    return range(1, len(curve) + 1)

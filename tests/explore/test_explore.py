@@ -1,0 +1,396 @@
+"""The server behind the page, what it says to wrong questions, and the page in a browser."""
+
+import json
+import shutil
+import socket
+import sys
+import threading
+import time
+from http.client import HTTPConnection
+from urllib.error import HTTPError
+from urllib.parse import urlencode, urlsplit
+from urllib.request import urlopen
+
+import joblib
+import pandas as pd
+import pytest
+import uvicorn
+from sklearn.base import clone
+
+from skmatch import (
+    DSSMRetriever,
+    MatchEncoder,
+    PopularityRetriever,
+    SequenceSampler,
+    make_match_pipeline,
+)
+from skmatch.datasets import make_events
+from skmatch.explore.__main__ import main, read_arguments
+from skmatch.explore._app import make_app
+from skmatch.explore._explorer import Explorer
+from skmatch.persistence import load
+
+EVENTS = make_events(n_users=40, n_items=30, n_events=600, random_state=0)
+ITEMS = pd.DataFrame(
+    {
+        "item_id": range(1, 31),
+        "title": [f"<b>Item & {i}</b>" for i in range(1, 31)],
+        "colour": ["red|blue", "green"] * 15,
+        "year": range(1990, 2020),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Give the paths of two models and a table of items."""
+    folder = tmp_path_factory.mktemp("explore")
+    encoder = MatchEncoder(item_features=["category"])
+    small = {"embedding_dim": 4, "dims": (8, 4), "max_epochs": 1, "random_state": 0}
+    for name, retriever in (("dssm", DSSMRetriever(**small)), ("popular", PopularityRetriever())):
+        pipe = make_match_pipeline(clone(encoder), SequenceSampler(max_length=5), retriever).fit(
+            EVENTS
+        )
+        joblib.dump(pipe, folder / f"{name}.joblib")
+    ITEMS.to_csv(folder / "items.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(files):
+    """Give the address of a running server."""
+    arguments = [str(files / "dssm.joblib"), str(files / "popular.joblib")]
+    arguments += ["--items", str(files / "items.csv"), "--port", "0"]
+    explorer, port = read_arguments(arguments)
+    server = uvicorn.Server(uvicorn.Config(make_app(explorer), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [port]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.01)
+    host, number = port.getsockname()
+    assert host == "127.0.0.1"
+    yield f"http://{host}:{number}"
+    server.should_exit = True
+    thread.join(timeout=30)
+    with socket.socket() as probe:
+        assert probe.connect_ex((host, number))
+
+
+@pytest.fixture
+def ask(address):
+    def run(path, *parameters, **more):
+        query = urlencode([*parameters, *more.items()])
+        with urlopen(f"{address}/api/{path}?{query}") as response:
+            return json.load(response)
+
+    return run
+
+
+@pytest.fixture
+def refusal(ask):
+    """Give the parameter and message of an answer that is an error."""
+
+    def run(path, *parameters, **more):
+        with pytest.raises(HTTPError) as caught:
+            ask(path, *parameters, **more)
+        assert caught.value.code == 400
+        error = json.load(caught.value)["error"]
+        return error["parameter"], error["message"]
+
+    return run
+
+
+def ids(answer):
+    return [item["id"] for item in answer["items"]]
+
+
+def test_overview_tells_models_and_filters(ask):
+    overview = ask("overview")
+    assert overview["models"] == [
+        {"name": "dssm", "kind": "DSSMRetriever"},
+        {"name": "popular", "kind": "PopularityRetriever"},
+    ]
+    assert (overview["n_users"], overview["n_items"]) == (40, 30)
+    category, colour, year = overview["features"]
+    assert category["name"] == "category"
+    assert set(category["values"]) == set(EVENTS["category"])
+    assert colour == {"name": "colour", "values": ["blue", "green", "red"]}
+    assert year == {"name": "year", "min": 1990, "max": 2019}
+
+
+def test_users_are_searched_by_a_part_of_their_id(ask):
+    found = ask("users", q="4")
+    assert found["users"][0] == "4"
+    assert set(found["users"]) == {"4", "14", "24", "34", "40"}
+    assert ask("users", limit=3)["total"] == 40
+    assert len(ask("users", limit=3)["users"]) == 3
+    assert ask("users", q="nobody") == {"users": [], "total": 0}
+
+
+def test_items_are_searched_by_label_and_id(ask):
+    assert ask("items", q="7")["items"][0]["id"] == "7"
+    (item,) = ask("items", q="item & 12")["items"]
+    assert (item["id"], item["label"]) == ("12", "<b>Item & 12</b>")
+    assert item["details"].endswith("green · 2001")
+
+
+def test_recommendations_are_those_of_the_models(ask, files):
+    answer = ask("recommend", user="3", k=4)
+    seen = EVENTS.loc[EVENTS["user_id"] == 3].sort_values("timestamp", kind="stable")["item_id"]
+    assert [item["id"] for item in answer["history"]] == [str(i) for i in seen[-5:][::-1]]
+    for name, one in zip(["dssm", "popular"], answer["answers"], strict=True):
+        table = load(files / f"{name}.joblib").recommend([3], k=4)
+        assert one["model"] == name
+        assert ids(one) == table["item_id"].astype(str).tolist()
+        assert [item["score"] for item in one["items"]] == table["score"].tolist()
+        assert one["source"] == table["source"].iloc[0]
+
+
+def test_a_session_stands_for_a_user(ask, files):
+    answer = ask("recommend", ("session", "5"), ("session", "9"), k=3)
+    assert [item["id"] for item in answer["history"]] == ["9", "5"]
+    query = pd.DataFrame({"user_id": [None], "history": [[5, 9]]}, dtype=object)
+    expected = load(files / "dssm.joblib").recommend(query, k=3)["item_id"]
+    assert ids(answer["answers"][0]) == expected.astype(str).tolist()
+    assert answer["answers"][0]["source"] == "history"
+
+
+def test_neighbours_are_those_of_the_models(ask, files):
+    answer = ask("similar", item="5", k=3)
+    assert answer["item"]["label"] == "<b>Item & 5</b>"
+    expected = load(files / "dssm.joblib").similar_items([5], k=3)["similar"]
+    assert ids(answer["answers"][0]) == expected.astype(str).tolist()
+
+
+@pytest.mark.parametrize(
+    ("filters", "allowed"),
+    [
+        ({"feature": "colour", "value": "blue"}, set(range(1, 31, 2))),
+        ({"feature": "year", "min": "2000"}, set(range(11, 31))),
+        ({"feature": "year", "min": "2000", "max": "2004.5"}, set(range(11, 16))),
+    ],
+)
+def test_a_filter_limits_the_candidates(ask, filters, allowed):
+    texts = {str(item) for item in allowed}
+    seen = set(EVENTS.loc[EVENTS["user_id"] == 3, "item_id"].astype(str))
+    for answer in ask("recommend", user="3", k=30, **filters)["answers"]:
+        assert set(ids(answer)) == texts - seen
+    for answer in ask("similar", item="5", k=30, **filters)["answers"]:
+        assert set(ids(answer)) == texts - {"5"}
+
+
+def test_a_feature_of_the_model_is_a_filter_too(ask):
+    category = EVENTS["category"].iloc[0]
+    latest = EVENTS.groupby("item_id")["category"].last()
+    answer = ask("similar", item="5", k=30, feature="category", value=category)["answers"][0]
+    expected = set(latest.index[latest == category].astype(str)) - {"5"}
+    assert set(ids(answer)) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "parameter", "message"),
+    [
+        ("users", {"limit": "0"}, "limit", "'0' is no number of rows; give an integer from 1"),
+        ("users", {"limit": "²"}, "limit", "is no number of rows"),
+        ("users", {"query": "a"}, "query", "query is not known here; there is q, limit"),
+        ("recommend", {}, "user", "either user or session"),
+        ("recommend", {"user": "3", "session": "5"}, "user", "either user or session"),
+        ("recommend", {"user": "99"}, "user", "user='99' is not known"),
+        ("recommend", {"session": "99"}, "session", "session='99' is no item"),
+        ("recommend", {"user": "3", "k": "many"}, "k", "k='many' is no number"),
+        ("recommend", {"user": "3", "k": "9" * 99}, "k", "from 1 to 1000"),
+        ("similar", {}, "item", "item is missing"),
+        ("similar", {"item": "<x>"}, "item", "item='<x>' is no item"),
+        ("similar", {"item": "5", "feature": "size"}, "feature", "there is 'category', 'colour'"),
+        ("similar", {"item": "5", "value": "red"}, "value", "value needs feature"),
+        ("similar", {"item": "5", "feature": "colour"}, "value", "needs value"),
+        ("similar", {"item": "5", "feature": "colour", "value": "x"}, "value", "No item has 'x'"),
+        ("similar", {"item": "5", "feature": "year"}, "min", "needs min, max or both"),
+        ("similar", {"item": "5", "feature": "year", "min": "nan"}, "min", "is no number"),
+        ("similar", {"item": "5", "feature": "year", "min": "9", "max": "1"}, "min", "above max=1"),
+    ],
+)
+def test_errors_name_the_parameter(refusal, path, parameters, parameter, message):
+    named, said = refusal(path, **parameters)
+    assert named == parameter
+    assert message in said
+
+
+def test_a_parameter_given_twice_is_refused(refusal):
+    assert refusal("recommend", ("user", "1"), ("user", "2"))[0] == "user"
+
+
+def test_the_page_talks_to_its_own_server_only(address):
+    with urlopen(address) as response:
+        page = response.read().decode()
+        policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'; connect-src 'self'" in policy
+    assert "innerHTML" not in page
+    assert "http" not in page
+
+
+def test_another_host_name_is_refused(address):
+    connection = HTTPConnection(urlsplit(address).netloc)
+    connection.request("GET", "/api/users", headers={"Host": "elsewhere.example"})
+    assert connection.getresponse().status == 400
+    connection.close()
+
+
+def test_ids_of_any_type_and_models_of_different_catalogues():
+    events = pd.DataFrame(
+        {"who": ["ann", "ann", "bob"], "when": pd.to_datetime(["2024-05-01", "2024-05-02"] * 2)[:3]}
+    )
+    encoder = MatchEncoder("who", "when", None)
+    first, second = (
+        make_match_pipeline(clone(encoder), SequenceSampler(), PopularityRetriever()).fit(part)
+        for part in (events, events[2:])
+    )
+    explorer = Explorer({"first": first, "second": second})
+    assert explorer.overview()["n_items"] == 2
+    one, other = explorer.recommend(user="bob")["answers"]
+    assert (ids(one), ids(other)) == (["2024-05-02 00:00:00"], [])
+    answers = explorer.similar("2024-05-02 00:00:00")["answers"]
+    assert [ids(answer) for answer in answers] == [["2024-05-01 00:00:00"], []]
+
+
+def test_ids_that_read_the_same_are_refused():
+    events = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": pd.Series([1, "1"], dtype=object)})
+    with pytest.raises(ValueError, match="The ids 1 and '1' read the same"):
+        Explorer({"one": PopularityRetriever().fit(events)})
+
+
+def test_a_retriever_that_was_fitted_on_plain_events_needs_no_pipeline():
+    retriever = PopularityRetriever().fit(EVENTS)
+    answer = Explorer({"one": retriever}).recommend(user="3", k=2)["answers"][0]
+    assert ids(answer) == retriever.recommend([3], k=2)["item_id"].astype(str).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dssm.joblib"] * 3, "3 models; give one or two"),
+        (["none.joblib"], "none.joblib"),
+        (["items.csv"], "is no file of joblib or pickle"),
+        (["alone.joblib"], "fitted on Samples, without its MatchEncoder"),
+        (["unfitted.joblib"], "has no item_vectors_"),
+        (["dssm.joblib", "--items", "other.csv"], "has no column 'item_id'"),
+        (["dssm.joblib", "--items", "foreign.csv"], "knows no item of the models by 'item_id'"),
+        (["dssm.joblib", "--port", "70000"], "--port 70000"),
+    ],
+)
+def test_the_command_says_what_is_wrong(files, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(files)
+    joblib.dump(load("popular.joblib")[-1], "alone.joblib")
+    joblib.dump(DSSMRetriever(), "unfitted.joblib")
+    ITEMS.rename(columns={"item_id": "id"}).to_csv("other.csv")
+    ITEMS.assign(item_id="x").to_csv("foreign.csv")
+    with pytest.raises(SystemExit):
+        read_arguments(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_told(files, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with pytest.raises(SystemExit):
+            read_arguments([str(files / "dssm.joblib"), "--port", port])
+    assert f"--port {port}: " in capsys.readouterr().err
+
+
+def test_without_the_extra_the_error_names_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(SystemExit, match=r"uvicorn.* pip install 'skmatch\[app\]'"):
+        main([])
+
+
+# The page
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=path)
+        yield running
+        running.close()
+
+
+@pytest.fixture(params=[(1200, 900), (375, 700)], ids=["desktop", "phone"])
+def page(request, browser, address):
+    """Give the open page; what it complains about, and what overflows it, fails the test."""
+    width, height = request.param
+    opened = browser.new_page(viewport={"width": width, "height": height})
+    complaints = []
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(address)
+    yield opened
+    assert complaints == []
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    opened.close()
+
+
+def labels(page, region):
+    return page.get_by_role("region", name=region).locator(".label").all_inner_texts()
+
+
+def titles(answer):
+    return [item["label"] for item in answer]
+
+
+def test_page_shows_a_user_by_keyboard_alone(page, ask):
+    page.get_by_label("User id").focus()
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    page.get_by_role("status").get_by_text("10 of dssm").wait_for()
+    answer = ask("recommend", user="3")
+    assert labels(page, "History") == titles(answer["history"])
+    for one in answer["answers"]:
+        assert labels(page, one["model"]) == titles(one["items"])  # markup in data is text
+    page.get_by_role("region", name="dssm").get_by_role("button").first.focus()
+    page.keyboard.press("Enter")
+    best = answer["answers"][0]["items"][0]
+    dialog = page.get_by_role("dialog", name=f"Neighbours of {best['label']}")
+    dialog.get_by_role("region", name="dssm").wait_for()
+    neighbours = ask("similar", item=best["id"])["answers"][0]["items"]
+    shown = dialog.get_by_role("region", name="dssm").locator(".label").all_inner_texts()
+    assert shown == titles(neighbours)
+    assert page.evaluate("document.activeElement.id") == "neighbours-title"
+    page.keyboard.press("Escape")
+    assert best["label"] in page.evaluate("document.activeElement.innerText")
+
+
+def test_page_shows_a_filtered_session(page, ask):
+    page.get_by_label("A session of items").check()
+    for number, text in enumerate(["item & 12", "7"], start=1):
+        page.get_by_label("Add an item").fill(text)
+        page.get_by_role("button", name="Add", exact=True).click()
+        page.get_by_role("button", name="Remove").nth(number - 1).wait_for()
+    page.get_by_label("Feature").select_option("colour")
+    page.get_by_label("Value").select_option("blue")
+    page.get_by_role("button", name="Show").click()
+    page.get_by_role("status").get_by_text("of dssm").wait_for()
+    assert labels(page, "History") == ["<b>Item & 7</b>", "<b>Item & 12</b>"]
+    answer = ask("recommend", ("session", "12"), ("session", "7"), feature="colour", value="blue")
+    assert labels(page, "dssm") == titles(answer["answers"][0]["items"])
+
+
+def test_page_shows_errors_as_alerts(page):
+    page.get_by_label("A session of items").check()
+    page.get_by_role("button", name="Show").click()
+    page.get_by_role("alert").get_by_text("Add an item").wait_for()
+    page.get_by_label("Add an item").fill("nothing like it")
+    page.get_by_label("Add an item").press("Enter")
+    page.get_by_role("alert").get_by_text("No item fits “nothing like it”").wait_for()
+
+
+def test_page_suggests_users(page, ask):
+    page.get_by_label("User id").press_sequentially("4")
+    page.locator("#users option").nth(4).wait_for(state="attached")
+    values = [option.get_attribute("value") for option in page.locator("#users option").all()]
+    assert values == ask("users", q="4")["users"]

@@ -1,0 +1,454 @@
+"""`observe`, `partial_fit` and `add_items`: what a fitted retriever takes in."""
+
+import time
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.exceptions import NotFittedError
+
+from skmatch import (
+    DSSMRetriever,
+    MatchEncoder,
+    PopularityRetriever,
+    SequenceSampler,
+    YoutubeDNNRetriever,
+    make_match_pipeline,
+)
+from skmatch._nn.engine import Engine
+from skmatch._nn.training import Trainer
+from skmatch.datasets import make_events
+from skmatch.neighbors import ItemIndex
+
+SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
+RETRIEVERS = [PopularityRetriever(), DSSMRetriever(**SMALL), YoutubeDNNRetriever(**SMALL)]
+# The first events, which are fitted, lack some users and items of the others.
+EVENTS = make_events(n_users=80, n_items=60, n_events=1500, random_state=0)
+FIRST, NEXT = EVENTS[:700], EVENTS[700:]
+PLAIN = ["user_id", "item_id", "timestamp"]
+
+every_class = pytest.mark.parametrize(
+    "cls", [type(one) for one in RETRIEVERS], ids=lambda cls: cls.__name__
+)
+
+
+def make_pipe(cls=DSSMRetriever, **options):
+    encoder = MatchEncoder(
+        user_features=["segment", "age"],
+        item_features=["category", "price", "tags"],
+        kinds={"tags": "multi_valued"},
+    )
+    retriever = cls() if cls is PopularityRetriever else cls(**SMALL | options)
+    return make_match_pipeline(encoder, SequenceSampler(max_length=10), retriever)
+
+
+def histories(pipe, users=EVENTS["user_id"]):
+    """Give the stored history of each user, in the user's own ids."""
+    queries = pd.DataFrame({"user_id": sorted(set(users))})
+    return pipe[:-1].transform(queries).decode().set_index("user_id")["history"].to_dict()
+
+
+def state(fitted):
+    """Give a hash of all that an estimator holds, but for what is built from the rest."""
+    steps = [step for _, step in fitted.steps] if hasattr(fitted, "steps") else [fitted]
+    return joblib.hash([vars(step) | {"_engine": None} for step in steps])
+
+
+def test_there_is_something_to_take_in():
+    for column in ("user_id", "item_id"):
+        assert set(NEXT[column]) - set(FIRST[column])
+
+
+# observe
+
+
+@every_class
+def test_the_next_answer_knows_what_was_observed(cls):
+    pipe = make_pipe(cls).fit(FIRST)
+    user, item = FIRST["user_id"].iloc[0], pipe.recommend(FIRST["user_id"][:1], k=1)["item_id"][0]
+    event = FIRST[:1].assign(item_id=item, timestamp=EVENTS["timestamp"].max() + 1)
+    assert pipe.observe(event) is pipe
+    assert item not in pipe.recommend([user], k=1000)["item_id"].tolist()
+    assert histories(pipe, [user])[user][-1] == item
+
+
+@every_class
+def test_an_unknown_user_gets_a_history_and_a_plain_retriever_observes_alike(cls):
+    pipe = make_pipe(cls).fit(FIRST)
+    alone = (cls() if cls is PopularityRetriever else cls(**SMALL)).fit(FIRST[PLAIN])
+    items = FIRST["item_id"].unique()[:3]
+    news = pd.DataFrame({"user_id": 999, "item_id": items, "timestamp": [3, 1, 2]})
+    for retriever in (pipe, alone):
+        retriever.observe(news)
+        answer = retriever.recommend([999], k=1000)
+        assert not set(answer["item_id"]) & set(items)
+        source = "popularity" if cls is PopularityRetriever else "history"
+        assert set(answer["source"]) == {source}
+    assert histories(pipe, [999])[999] == items[[1, 2, 0]].tolist()
+    # An array stands for a frame where fit got one.
+    array = alone.__class__(**alone.get_params()).fit(FIRST[PLAIN].to_numpy())
+    array.observe(news.to_numpy())
+    assert not set(array.recommend([999], k=1000)["item_id"]) & set(items)
+
+
+@pytest.mark.parametrize("n_calls", [1, 7])
+def test_neither_the_order_nor_the_split_into_calls_matters(n_calls):
+    pipe, other = make_pipe().fit(FIRST), make_pipe().fit(FIRST)
+    pipe.observe(NEXT)
+    shuffled = NEXT.sample(frac=1, random_state=n_calls)
+    for rows in np.array_split(np.arange(len(NEXT)), n_calls):
+        other.observe(shuffled.iloc[rows])
+    assert histories(other) == histories(pipe)
+    users = EVENTS["user_id"].unique()
+    pd.testing.assert_frame_equal(other.recommend(users, k=5), pipe.recommend(users, k=5))
+    queries = EVENTS[["user_id", "timestamp"]]
+    np.testing.assert_array_equal(other.predict(queries, k=5), pipe.predict(queries, k=5))
+
+
+def test_late_events_go_to_their_place_in_time_and_do_not_age_features():
+    pipe = make_pipe().fit(FIRST)
+    known = NEXT["item_id"].isin(FIRST["item_id"])
+    pipe.observe(NEXT[known])
+    whole = make_pipe().fit(pd.concat([FIRST, NEXT[known]]))
+    assert histories(pipe) == histories(whole)
+    pipe.observe(FIRST[:1].assign(timestamp=-5, age=1e3))
+    pd.testing.assert_series_equal(user_column(pipe, "age"), user_column(pipe, "age"))
+    for name in ("age", "segment"):
+        assert user_column(pipe, name).equals(user_column(whole, name))
+
+
+def user_column(pipe, name):
+    """Give what is known of the feature of each user, decoded where it has categories."""
+    schema = pipe.schema_
+    feature = next(one for one in schema.user_features if one.name == name)
+    values = schema.user_table[name]
+    if feature.vocabulary is None:
+        # Deviations from the mean of each fit are told apart by their rank only.
+        values = pd.Series(values).rank()
+    else:
+        values = feature.vocabulary.decode(values).astype(str)
+    ids = schema.users.decode(np.arange(len(schema.users)))
+    return pd.Series(values.to_numpy()[2:], index=ids.to_numpy()[2:]).sort_index()
+
+
+def test_observing_trains_nothing_and_leaves_the_catalogue():
+    pipe = make_pipe().fit(FIRST)
+    before = pipe[-1].item_vectors_, pipe[-1].weights_, pipe[-1].item_ids_.tolist()
+    pipe.observe(NEXT)
+    after = pipe[-1].item_vectors_, pipe[-1].weights_, pipe[-1].item_ids_.tolist()
+    assert before[0] is after[0]
+    assert before[1] is after[1]
+    assert before[2] == after[2]
+    new = set(NEXT["item_id"]) - set(FIRST["item_id"])
+    user = NEXT.loc[NEXT["item_id"].isin(new), "user_id"].iloc[0]
+    assert any(pd.isna(item) for item in histories(pipe, [user])[user])
+
+
+def test_events_of_the_same_time_stay_as_they_arrive():
+    events = pd.DataFrame({"user_id": "a", "item_id": list("wxyz"), "timestamp": [1, 2, 2, 3]})
+    pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), PopularityRetriever())
+    pipe.fit(events).observe(events.assign(item_id=list("zyxw")))
+    assert histories(pipe, ["a"])["a"] == list("wzxyyxzw")
+
+
+def test_without_times_the_order_of_arrival_is_that_of_time():
+    pipe = make_match_pipeline(MatchEncoder(time=None), SequenceSampler(), PopularityRetriever())
+    events = pd.DataFrame({"user_id": ["a", "b", "a"], "item_id": ["x", "y", "z"]})
+    pipe.fit(events).observe(events[:2]).observe(events[::-1])
+    assert histories(pipe, ["a", "b"]) == {"a": list("xzxzx"), "b": list("yyy")}
+
+
+def test_a_hundred_thousand_events_beside_a_million_take_less_than_a_second():
+    rng = np.random.default_rng(0)
+    n_events = 1_100_000
+    events = pd.DataFrame(
+        {
+            "user_id": rng.integers(0, 20_000, n_events),
+            "item_id": rng.integers(0, 5_000, n_events),
+            "timestamp": rng.integers(0, 10**9, n_events),
+        }
+    )
+    pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), PopularityRetriever())
+    pipe.fit(events[:1_000_000])
+    seconds = []
+    for _ in range(3):  # the best of three: a busy machine may delay any one of them
+        start = time.perf_counter()
+        pipe.observe(events[1_000_000:])
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1
+
+
+# partial_fit
+
+
+@every_class
+def test_fifty_small_calls_store_what_one_fit_does(cls):
+    pipe, whole = make_pipe(cls).fit(FIRST), make_pipe(cls).fit(EVENTS)
+    for rows in np.array_split(np.arange(len(NEXT)), 50):
+        pipe.partial_fit(NEXT.iloc[rows])
+    assert histories(pipe) == histories(whole)
+    assert pipe[-1].item_ids_.tolist() == whole[-1].item_ids_.tolist()
+    np.testing.assert_allclose(pipe[-1].popularity_, whole[-1].popularity_, rtol=1e-5)
+    for name in ("segment", "age"):
+        assert user_column(pipe, name).equals(user_column(whole, name))
+    assert len(pipe.recommend(k=3)) == 3 * EVENTS["user_id"].nunique()
+
+
+@pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
+def test_old_ones_keep_codes_and_meaning_and_new_ones_get_rows(cls):
+    pipe = make_pipe(cls, max_epochs=10).fit(FIRST)
+    codes = pipe.schema_.items.values.tolist(), pipe.schema_.users.values.tolist()
+    before = pipe[-1].item_vectors_
+    pipe.partial_fit(NEXT.assign(category=NEXT["category"].astype(str) + "!"))
+    assert pipe.schema_.items.values.tolist()[: len(codes[0])] == codes[0]
+    assert pipe.schema_.users.values.tolist()[: len(codes[1])] == codes[1]
+    if cls is DSSMRetriever:
+        category = pipe.schema_.item_features[0].vocabulary.values
+        assert sum(value.endswith("!") for value in category) == NEXT["category"].nunique()
+        assert len(pipe[-1].weights_["item_features.tables.0.weight"]) == len(category) + 2
+    assert len(pipe[-1].weights_["item_embedding.weight"]) == EVENTS["item_id"].nunique() + 2
+    assert len(pipe[-1].weights_["user_embedding.weight"]) == EVENTS["user_id"].nunique() + 2
+    assert pipe[-1].n_iter_ == len(pipe[-1].loss_curve_) == 11
+    if cls is YoutubeDNNRetriever:
+        cosines = (pipe[-1].item_vectors_[: len(before)] * before).sum(1)
+        assert np.median(cosines) > 0.9
+
+
+def test_training_on_events_makes_them_likelier():
+    pipe = make_pipe(lr=0.03).fit(EVENTS)
+    item = EVENTS["item_id"].value_counts().index[-1]
+    users = EVENTS["user_id"].unique()
+    end = EVENTS["timestamp"].max()
+    news = pd.DataFrame({"user_id": users, "item_id": item, "timestamp": end + 1})
+
+    def mean_score():
+        answer = pipe.recommend(users, k=1000, exclude_seen=False, candidates=[item])
+        return answer["score"].mean()
+
+    before = mean_score()
+    for shift in range(5):
+        pipe.partial_fit(news.assign(timestamp=end + 1 + shift))
+    assert mean_score() > before
+
+
+@every_class
+def test_on_what_is_not_fitted_it_fits(cls):
+    np.testing.assert_array_equal(
+        make_pipe(cls).partial_fit(FIRST)[-1].item_vectors_,
+        make_pipe(cls).fit(FIRST)[-1].item_vectors_,
+    )
+    alone = cls() if cls is PopularityRetriever else cls(**SMALL)
+    samples = SequenceSampler().fit_transform(FIRST[PLAIN])
+    assert len(alone.partial_fit(samples).partial_fit(samples).item_ids_) == len(
+        set(FIRST["item_id"])
+    )
+
+
+@every_class
+def test_a_saved_one_goes_on_like_the_one_saved(cls, tmp_path):
+    pipe = make_pipe(cls).fit(FIRST)
+    joblib.dump(pipe, tmp_path / "pipe.joblib")
+    other = joblib.load(tmp_path / "pipe.joblib")
+    for one in (pipe, other):
+        one.observe(NEXT[:100]).partial_fit(NEXT[100:])
+    pd.testing.assert_frame_equal(other.recommend(k=3), pipe.recommend(k=3))
+
+
+# add_items
+
+
+def new_items(**columns):
+    features = ["category", "price", "tags"]
+    row = FIRST.drop_duplicates("item_id")[features].iloc[[0, 0, 5]]
+    return row.assign(**{"item_id": [901, 902, 903]} | columns)
+
+
+def test_new_items_are_recommended_at_once_by_their_features():
+    pipe = make_pipe().fit(FIRST)
+    old, weights = pipe[-1].item_vectors_, pipe[-1].weights_
+    assert pipe.add_items(new_items()) is pipe
+    assert set(pipe.recommend([999, FIRST["user_id"].iloc[0]], k=1000)["item_id"]) >= {901, 903}
+    assert pipe[-1].weights_ is weights
+    vectors = pipe[-1].item_vectors_
+    np.testing.assert_array_equal(vectors[:-3], old)
+    # The same features are the same vector, that of the unknown id with these features.
+    np.testing.assert_allclose(vectors[-3], vectors[-2], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(vectors[-3], vectors[-1])
+    assert pipe.similar_items([901], k=1)["similar"].tolist() == [902]
+    # Their events are stored, and trained on, as those of any item.
+    event = pd.DataFrame({"user_id": [999], "item_id": [901], "timestamp": [0]})
+    pipe.observe(event)
+    assert histories(pipe, [999]) == {999: [901]}
+    pipe.partial_fit(event.assign(item_id=902, timestamp=1))
+    assert len(pipe[-1].weights_["item_embedding.weight"]) == len(pipe.schema_.items)
+
+
+def test_a_known_item_gets_new_features_and_they_outlast_events():
+    pipe = make_pipe().fit(FIRST)
+    item = FIRST["item_id"].iloc[0]
+    other = FIRST.loc[FIRST["category"] != FIRST["category"].iloc[0], "category"].iloc[0]
+    before, place = pipe[-1].item_vectors_, pipe[-1].item_ids_.tolist().index(item)
+    pipe.add_items(pd.DataFrame({"item_id": [item], "category": [other]}))
+    changed = (pipe[-1].item_vectors_ != before).any(axis=1)
+    assert changed.tolist() == [row == place for row in range(len(before))]
+    codes = pipe.schema_.item_table["category"].copy()
+    pipe.partial_fit(FIRST[FIRST["item_id"] == item].assign(timestamp=10**12))
+    np.testing.assert_array_equal(pipe.schema_.item_table["category"], codes)
+
+
+def test_an_item_that_comes_without_features_and_no_item_at_all():
+    pipe = make_pipe().fit(FIRST)
+    pipe.add_items(pd.DataFrame({"item_id": pd.Series(dtype="int64")}))
+    assert pipe[-1].item_ids_.tolist() == FIRST["item_id"].unique().tolist()
+    pipe.add_items(pd.DataFrame({"item_id": [901]}))
+    assert 901 in pipe.recommend(FIRST["user_id"][:1], k=1000)["item_id"].tolist()
+
+
+def test_popularity_puts_new_items_last_and_plain_retrievers_add_them_too():
+    alone = PopularityRetriever().fit(FIRST[PLAIN]).add_items(new_items())
+    assert alone.recommend([999], k=1000)["item_id"].tolist()[-3:] == [901, 902, 903]
+    dssm = DSSMRetriever(**SMALL).fit(FIRST[PLAIN]).add_items(new_items())
+    assert len(dssm.recommend([999], k=1000)) == FIRST["item_id"].nunique() + 3
+
+
+def test_a_table_of_vectors_says_why_it_adds_no_items():
+    pipe = make_pipe(YoutubeDNNRetriever).fit(FIRST)
+    before = state(pipe)
+    with pytest.raises(ValueError, match=r"YoutubeDNNRetriever cannot add items.*partial_fit"):
+        pipe.add_items(new_items())
+    assert state(pipe) == before
+
+
+# failures
+
+
+class InjectedError(Exception):
+    pass
+
+
+def fail(*args, **kwargs):
+    raise InjectedError
+
+
+IN_EVENTS = [
+    (MatchEncoder, "_grown"),
+    (MatchEncoder, "_updated"),
+    (SequenceSampler, "_grown"),
+    (SequenceSampler, "_samples"),
+    (DSSMRetriever, "_check_codes"),
+]
+IN_TRAINING = [
+    (DSSMRetriever, "_learn_more"),
+    (Engine, "load"),
+    (Trainer, "run_epoch"),
+    (Engine, "item_vectors"),
+    (ItemIndex, "fit"),
+]
+IN_ITEMS = [
+    (MatchEncoder, "_with_items"),
+    (SequenceSampler, "_with_items"),
+    (DSSMRetriever, "_learn_items"),
+    (Engine, "item_vectors"),
+    (ItemIndex, "fit"),
+]
+FAILURES = [
+    *(("observe", NEXT, *place) for place in IN_EVENTS),
+    *(("partial_fit", NEXT, *place) for place in (*IN_EVENTS, *IN_TRAINING)),
+    *(("add_items", new_items(), *place) for place in IN_ITEMS),
+]
+
+
+@pytest.fixture(scope="module", params=["pipeline", "alone"])
+def fitted(request):
+    if request.param == "pipeline":
+        return make_pipe().fit(FIRST)
+    return DSSMRetriever(**SMALL).fit(FIRST[PLAIN])
+
+
+@pytest.mark.parametrize(
+    ("verb", "rows", "owner", "name"),
+    FAILURES,
+    ids=[f"{verb}-{owner.__name__}.{name}" for verb, _, owner, name in FAILURES],
+)
+def test_an_error_at_any_step_changes_nothing(fitted, monkeypatch, verb, rows, owner, name):
+    before, answer = state(fitted), fitted.recommend(k=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        with pytest.raises(InjectedError):
+            getattr(fitted, verb)(rows)
+    assert state(fitted) == before
+    pd.testing.assert_frame_equal(fitted.recommend(k=3), answer)
+
+
+@pytest.mark.parametrize("verb", ["observe", "partial_fit"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda events: events.drop(columns="timestamp"), "time column 'timestamp' is missing"),
+        (lambda events: events.drop(columns="item_id"), "item column 'item_id' is missing"),
+        (lambda events: events.assign(user_id=None), "'user_id' has 800 missing values"),
+        (lambda events: events.assign(timestamp=np.inf), "finite times"),
+        (
+            lambda events: events.assign(timestamp=pd.Timestamp("2024-01-01")),
+            "a datetime here and a number at fit",
+        ),
+        (lambda events: events.assign(user_id="u1"), r"'user_id' holds 'u1'.*int64.*convert"),
+        (lambda events: events[:0], "at least one event"),
+    ],
+)
+def test_events_that_cannot_be_taken_in_change_nothing(fitted, verb, change, message):
+    before = state(fitted)
+    with pytest.raises(ValueError, match=message):
+        getattr(fitted, verb)(change(NEXT))
+    assert state(fitted) == before
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([901], "items is a list; give a DataFrame with a column 'item_id'"),
+        (new_items().drop(columns="item_id"), "id column 'item_id' is missing"),
+        (new_items(item_id=901), "several rows for 'item_id' = 901"),
+        (new_items(item_id=None), "missing values"),
+    ],
+)
+def test_items_that_cannot_be_added_change_nothing(fitted, items, message):
+    before = state(fitted)
+    with pytest.raises(ValueError, match=message):
+        fitted.add_items(items)
+    assert state(fitted) == before
+
+
+def test_training_that_diverges_changes_nothing(fitted):
+    before = state(fitted)
+    retriever = fitted[-1] if hasattr(fitted, "steps") else fitted
+    lr = retriever.lr
+    retriever.set_params(lr=1e30)
+    try:
+        with pytest.raises(FloatingPointError, match="lr="):
+            fitted.partial_fit(NEXT)
+    finally:
+        retriever.set_params(lr=lr)
+    assert state(fitted) == before
+
+
+def test_samples_hold_no_events_to_store():
+    samples = SequenceSampler().fit_transform(FIRST[PLAIN])
+    retriever = PopularityRetriever().fit(samples)
+    with pytest.raises(ValueError, match="Samples"):
+        retriever.observe(samples)
+    for verb in (retriever.observe, retriever.partial_fit):
+        with pytest.raises(ValueError, match="fitted on Samples; got a DataFrame"):
+            verb(NEXT)
+    with pytest.raises(ValueError, match="comes from another MatchEncoder"):
+        retriever.partial_fit(SequenceSampler().fit_transform(NEXT[PLAIN]))
+
+
+@every_class
+def test_what_is_not_fitted_neither_observes_nor_adds(cls):
+    for estimator in (cls(), make_pipe(cls)):
+        with pytest.raises(NotFittedError):
+            estimator.observe(NEXT)
+        with pytest.raises(NotFittedError):
+            estimator.add_items(new_items())
