@@ -5,9 +5,7 @@ First recommendations
 A table of events in, a table of recommendations out. An event is a user, an item and a time.
 """
 
-import matplotlib.pyplot as plt
-
-from skmatch import DSSMRetriever
+from skmatch import DSSMRetriever, TrainingCurveDisplay
 from skmatch.datasets import load_movielens_small
 
 events = load_movielens_small()
@@ -42,6 +40,4 @@ neighbours.assign(title=neighbours["similar"].map(title))
 # %%
 # How training went:
 
-plt.plot(range(1, retriever.n_iter_ + 1), retriever.loss_curve_, marker="o")
-plt.gca().set(xlabel="epoch", ylabel="loss", xticks=range(1, retriever.n_iter_ + 1))
-plt.show()
+display = TrainingCurveDisplay.from_estimator(retriever)

@@ -11,22 +11,22 @@ from skmatch import DSSMRetriever, MatchEncoder, SequenceSampler, make_match_pip
 from skmatch.datasets import load_movielens_small
 
 events = load_movielens_small()
-title = events.drop_duplicates("item_id").set_index("item_id")["title"]
+movies = events.drop_duplicates("item_id").set_index("item_id")
+title = movies["title"]
 
 # %%
 # A new item
 # ----------
-# "Toy Story 2" is taken out of the events, as if it came out tomorrow. It stays in the catalogue
-# through a table of items, from which the item tower reads its genres and year.
+# "Toy Story 2" is taken out of the events, as if it came out tomorrow. The item tower, which has
+# learnt what genres and years mean, places it by these.
 
 new = 3114
-catalogue = events.drop_duplicates("item_id")[["item_id", "genres", "year"]]
-past = events[events["item_id"] != new]
 pipe = make_match_pipeline(
     MatchEncoder(item_features=["genres", "year"]),
     SequenceSampler(),
     DSSMRetriever(max_epochs=3, random_state=0),
-).fit(past, matchencoder__items=catalogue)
+).fit(events[events["item_id"] != new])
+pipe.add_items(movies.loc[[new], ["genres", "year"]].reset_index())
 
 neighbours = pipe.similar_items([new], k=5)
 print("near", title[new])
@@ -44,6 +44,8 @@ answers = pipe.recommend(queries, k=4)
 answers.assign(title=answers["item_id"].map(title))
 
 # %%
-# An item of which all but the id is unknown is never an error, and says nothing:
+# Events that come in later are stored, and answer from then on:
 
-pipe.recommend(pd.DataFrame({"user_id": ["visitor"], "history": [["no such movie"]]}), k=2)
+pipe.observe(pd.DataFrame({"user_id": [9999], "item_id": [260], "timestamp": [1_500_000_000]}))
+answers = pipe.recommend([9999], k=3)
+answers.assign(title=answers["item_id"].map(title))

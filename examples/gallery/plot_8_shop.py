@@ -46,7 +46,7 @@ pipe = skmatch.make_match_pipeline(
         delimiter=" ",
     ),
     SequenceSampler(),
-    DSSMRetriever(max_epochs=3, batch_size=512, random_state=0),
+    DSSMRetriever(max_epochs=3, random_state=0),
 ).fit(train)
 skmatch.evaluate(pipe, test, ["recall", "precision", "ndcg"], k=[10, 50]).round(3)
 
