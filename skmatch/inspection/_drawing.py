@@ -8,8 +8,8 @@ from typing import Any
 from skmatch._validation import last_step
 
 # Each differs from the others in grey, too. The colours are those of Okabe and Ito for the
-# colour-blind that are dark enough on white. The lengths have no common divisor, so that no pair of
-# colour and marker comes back before the 35th.
+# colour-blind that are dark enough on white, and a purple of Tol's. The lengths have no common
+# divisor, so that no pair of colour and marker comes back before the 35th.
 COLORS = ("#0072B2", "#D55E00", "#000000", "#009E73", "#AA3377")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINE_STYLES = ("-", "--", "-.", ":")

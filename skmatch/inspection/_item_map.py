@@ -11,9 +11,9 @@ from pandas.api.types import is_list_like
 from sklearn.decomposition import PCA
 
 from skmatch._validation import fitted_retriever
-from skmatch.inspection._drawing import axes_for, style_of
+from skmatch.inspection._drawing import MARKERS, axes_for, style_of
 
-MAX_GROUPS = 7  # values that get a colour and a marker of their own
+MAX_GROUPS = len(MARKERS)  # values that get a colour and a marker of their own
 REST = {"label": "other", "color": "0.6", "marker": "."}
 LABEL_GAP = (4, 3)  # from a point to its label, in points
 
@@ -102,15 +102,14 @@ class ItemMapDisplay:
             self.scatters_ = [self.ax_.scatter(*places.T, **style_of(0) | options)]
         else:
             values = _single_values(self.values)
-            is_number = pd.api.types.is_numeric_dtype(values.dtype) and values.dtype != bool
+            is_number = pd.api.types.is_numeric_dtype(values.dtype)
             is_scale = is_number and values.nunique() > MAX_GROUPS
             draw = self._draw_scale if is_scale else self._draw_groups
             self.scatters_ = draw(places, values, options)
-        shares = self.explained_variance_ratio
-        of_variance = (
-            ["", ""] if shares is None else [f" ({s:.0%} of the variance)" for s in shares]
-        )
-        self.ax_.set(xlabel=f"Component 1{of_variance[0]}", ylabel=f"Component 2{of_variance[1]}")
+        for axis, place in ((self.ax_.xaxis, 0), (self.ax_.yaxis, 1)):
+            shares = self.explained_variance_ratio
+            share = "" if shares is None else f" ({shares[place]:.0%} of the variance)"
+            axis.set_label_text(f"Component {place + 1}{share}")
         self.texts_ = [] if self.labels is None else self._draw_labels(places[:max_labels])
         return self
 
