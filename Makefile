@@ -12,7 +12,7 @@ BENCH ?=
 QUALITY ?=
 PEERS := .venv-rechub .venv-rectools
 
-.PHONY: demo tune test lint docs bench quality growth cold-start neighbors clean
+.PHONY: demo tune test lint docs bench quality growth cold-start neighbors latency clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
@@ -46,6 +46,9 @@ cold-start: $(VENV)/bench.done
 
 neighbors: $(VENV)/bench.done
 	$(BIN)/python benchmarks/neighbors.py $(BENCH)
+
+latency: $(VENV)/bench.done
+	$(BIN)/python benchmarks/latency.py $(BENCH)
 
 .venv-%/done: benchmarks/requirements-%.txt constraints.txt
 	$(PYTHON) -m venv .venv-$*

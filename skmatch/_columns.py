@@ -46,6 +46,11 @@ class Bag:
         positions, offsets = concatenate_ranges(self.offsets[rows], self.offsets[rows + 1])
         return Bag(self.values[positions], offsets)
 
+    def followed_by(self, other: Bag) -> Bag:
+        """Give the rows of both."""
+        offsets = np.append(self.offsets, self.offsets[-1] + other.offsets[1:])
+        return Bag(np.concatenate([self.values, other.values]), offsets)
+
     def to_lists(self) -> list[list[int]]:
         values = self.values.tolist()
         bounds = self.offsets.tolist()
@@ -78,7 +83,9 @@ class Vocabulary:
         self.dtype = dtype
         self.categories = categories
         self.ordered = ordered
+        # Made when first needed, and not saved.
         self._index: pd.Index | None = None
+        self._original: Any = None
 
     @classmethod
     def learn(cls, column: pd.Series) -> tuple[Self, np.ndarray]:
@@ -141,7 +148,7 @@ class Vocabulary:
         return self is other or np.array_equal(self.values[: len(other.values)], other.values)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__ | {"_index": None}  # the hash table is made anew where needed
+        state = self.__dict__ | {"_index": None, "_original": None}
         if self.values.dtype == object and all(type(value) is str for value in self.values):
             # Two plain arrays instead of many objects.
             encoded = [value.encode("utf-8", "surrogatepass") for value in self.values]
@@ -160,8 +167,10 @@ class Vocabulary:
     def index(self) -> pd.Index:
         """Hash table of the known values."""
         if self._index is None:
-            values = self.values
-            self._index = pd.Index(values, dtype=values.dtype, tupleize_cols=False)
+            index = pd.Index(self.values, dtype=self.values.dtype, tupleize_cols=False)
+            # Filled before other threads see it: pandas lets them read a table that is half full.
+            index.get_indexer(index[:1])
+            self._index = index
         return self._index
 
     def lookup(self, values: Any) -> np.ndarray:
@@ -214,6 +223,11 @@ class Vocabulary:
 
     def _original_values(self) -> Any:
         """Give the known values as an array of the original dtype."""
+        if self._original is None:
+            self._original = self._in_original_dtype()
+        return self._original
+
+    def _in_original_dtype(self) -> Any:
         values: Any = self.values
         if self.categories is not None:
             categories = pd.Index(self.categories._original_values(), tupleize_cols=False)

@@ -33,11 +33,8 @@ def where_rows(condition: np.ndarray, column: Column, other: Column) -> Column:
         return np.where(condition, column, cast(np.ndarray, other))
     assert isinstance(other, Bag)
     n_rows = len(condition)
-    both = Bag(
-        np.concatenate([column.values, other.values]),
-        np.concatenate([column.offsets, column.offsets[-1] + other.offsets[1:]]),
-    )
-    return both.take(np.arange(n_rows) + np.where(condition, 0, n_rows))
+    rows = np.arange(n_rows) + np.where(condition, 0, n_rows)
+    return column.followed_by(other).take(rows)
 
 
 class _Shared:

@@ -188,11 +188,11 @@ def check_choice(parameter: str, value: Any, choices: tuple[str, ...]) -> None:
         )
 
 
-def check_k(k: Any) -> int:
-    """Give the number of items a query, at least 1."""
+def check_k(k: Any, parameter: str = "k", of: str = "items") -> int:
+    """Give a number of items a query, or of something else, at least 1."""
     if isinstance(k, (bool, np.bool_)) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ValueError(
-            f"k={k!r} must be an integer number of items: use an integer of at least 1."
+            f"{parameter}={k!r} must be an integer number of {of}: use an integer of at least 1."
         )
     return int(k)
 

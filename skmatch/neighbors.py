@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ METHODS = ("exact", "auto", "pynndescent")
 AUTO_ITEMS = 100_000
 _NEIGHBOURHOOD = 100  # items that a graph needs
 _BLOCK_SIZE = 2**24  # scores of a block: 64 MiB
+_BUILDING = Lock()
+_WIDTH = 64  # neighbouring scores of which only the largest is looked at first
 _PART_SIZE = 2**20  # scores that make it worth while to use one more thread
 
 
@@ -182,7 +185,9 @@ class ItemIndex:
         """
         k, allowed = min(k, len(self.vectors_)), allowed or ItemFilter()
         if not hasattr(self, "graph_"):
-            self.graph_ = self._build_graph()
+            with _BUILDING:  # numba's threads build one graph at a time
+                if not hasattr(self, "graph_"):
+                    self.graph_ = self._build_graph()
         n_fetched = 0 if self.graph_ is None else self._n_to_fetch(k, allowed)
         if n_fetched:
             return self._search_graph(queries, k, allowed, n_fetched)
@@ -263,6 +268,8 @@ def _top_k_in_threads(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarra
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Give positions and scores of the `k` best of each row; -1 where only -inf remains."""
     n = scores.shape[1]
+    if n > 4 * k * _WIDTH:
+        return _top_k_of_blocks(scores, k)
     if k < n:
         # Negated: selecting the largest takes many times as long where a filter left few finite.
         best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
@@ -280,3 +287,22 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     best_scores = np.take_along_axis(best_scores, order, axis=1)
     best = np.take_along_axis(best, order, axis=1)
     return np.where(np.isneginf(best_scores), -1, best), best_scores
+
+
+def _top_k_of_blocks(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give what `top_k` gives: the `k` best lie in the `k` blocks with the best of their own.
+
+    Of blocks alike, too, the first come first.
+    """
+    n = scores.shape[1]
+    largest = np.maximum.reduceat(scores, np.arange(0, n, _WIDTH), axis=1)
+    blocks, _ = top_k(largest, k)
+    blocks = np.sort(blocks, axis=1)
+    positions = (blocks[:, :, None] * _WIDTH + np.arange(_WIDTH)).reshape(len(scores), -1)
+    outside = (positions < 0) | (positions >= n)
+    positions[outside] = 0
+    kept = np.take_along_axis(scores, positions, axis=1)
+    kept[outside] = -np.inf
+    best, best_scores = top_k(kept, k)
+    found = np.take_along_axis(positions, np.maximum(best, 0), axis=1)
+    return np.where(best < 0, -1, found), best_scores

@@ -23,11 +23,11 @@ skops
       the name of its folder will do.
     - Labels of feature columns have to be strings or integers.
 
-A file holds the ids of users and items, the latest values of their features, the items (and times)
-of all events in the order of users, which are the histories, the weights of the network and the
-vectors of the items. It holds no state of the optimizer, no training rows or batches, no hash
-tables, and of an approximate index nothing but the vectors: its graph is built anew by the first
-search, and is the same where as many threads build it.
+A file holds the ids of users and items, the latest values of their features and the times of those,
+the items (and times) of all events in the order of users, which are the histories, the weights of
+the network and the vectors of the items. It holds no state of the optimizer, no training rows or
+batches, no hash tables, and of an approximate index nothing but the vectors: its graph is built
+anew by the first search, and is the same where as many threads build it.
 
 Each file carries the version of skmatch that made it; another version warns when it loads it.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skmatch._data import Schema
 from skmatch._growth import GrowingMixin
 from skmatch.persistence import VersionedMixin
-from skmatch.retrieval._base import queries_of
+from skmatch.retrieval._base import BATCH_SIZE, queries_of
 
 
 class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
@@ -140,11 +141,72 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
         2     eve     tea  0.500000     1  popularity
         3     eve     rye  0.166667     2  popularity
         """
-        check_is_fitted(self)
-        samples = self[:-1].transform(queries_of(X, self.schema_))
         return self[-1].recommend(
-            samples, k, exclude_seen=exclude_seen, candidates=candidates, exclude=exclude
+            self._samples_of(X),
+            k,
+            exclude_seen=exclude_seen,
+            candidates=candidates,
+            exclude=exclude,
         )
+
+    def recommend_batches(
+        self,
+        X: Any = None,
+        k: int | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        exclude: Any = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Recommend items to users batch by batch, so that no frame holds all answers.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like of shape (n_queries, n_columns) or of user ids, or None
+            The queries, as for `recommend`; None stands for all known users.
+        k : int or None, default=None
+            Number of items a query; None takes the retriever's `k`.
+        batch_size : int, default=10_000
+            Number of queries that a frame answers.
+        exclude_seen : bool, default=True
+            Whether to leave out the items that the user has seen.
+        candidates, exclude : list of item ids, mapping, column of lists or None, default=None
+            The only items that may be answered, and those that never are, as in `recommend`.
+
+        Yields
+        ------
+        recommendations : DataFrame
+            What `recommend` gives for the next queries; all frames, one after the other, are its
+            answer to all.
+
+        Examples
+        --------
+        >>> from skmatch import (
+        ...     MatchEncoder, PopularityRetriever, SequenceSampler, make_match_pipeline
+        ... )
+        >>> from skmatch.datasets import make_events
+        >>> events = make_events(n_users=50, n_items=40, n_events=500, random_state=0)
+        >>> pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), PopularityRetriever())
+        >>> [len(frame) for frame in pipe.fit(events).recommend_batches(k=3, batch_size=20)]
+        [60, 60, 30]
+        """
+        return self[-1].recommend_batches(
+            self._samples_of(X),
+            k,
+            batch_size=batch_size,
+            exclude_seen=exclude_seen,
+            candidates=candidates,
+            exclude=exclude,
+        )
+
+    def _samples_of(self, X: Any) -> Any:
+        """Give queries as the retriever takes them."""
+        check_is_fitted(self)
+        X = queries_of(X, self.schema_)
+        for _, _, step in self._iter(with_final=False):
+            X = step.transform(X)
+        return X
 
     def similar_items(
         self, items: Any, k: int | None = None, *, candidates: Any = None, exclude: Any = None

@@ -1,5 +1,6 @@
 """`ItemIndex` against a sort of all scores."""
 
+import itertools
 import pickle
 
 import numpy as np
@@ -255,3 +256,17 @@ def test_threads_change_nothing(monkeypatch):
     many = ItemIndex().fit(vectors).search(queries, 5)
     for expected, got in zip(one, many, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+def test_the_best_of_many_are_those_of_a_stable_sort():
+    rng = np.random.default_rng(0)
+    for n_items, k in itertools.product((300, 2561, 5001), (1, 3, 10)):
+        scores = rng.normal(size=(7, n_items)).astype(np.float32)
+        few = np.where(rng.random(n_items) < 0.001, scores, -np.inf).astype(np.float32)
+        equal = np.where(np.arange(n_items) % 7, np.float32(0), np.float32(-np.inf))[None]
+        for case in (scores, np.round(scores), few, equal):
+            order = np.argsort(-case, axis=1, kind="stable")[:, :k]
+            best = np.take_along_axis(case, order, axis=1)
+            positions, found = top_k(case, k)
+            np.testing.assert_array_equal(found, best)
+            np.testing.assert_array_equal(positions, np.where(np.isneginf(best), -1, order))

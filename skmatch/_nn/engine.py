@@ -12,6 +12,7 @@ from torch import Tensor
 from skmatch._data import FIRST_KNOWN, UNKNOWN, Bag, Column, Samples, Schema, concatenate_ranges
 from skmatch._nn.device import resolve_device
 from skmatch._nn.negatives import NegativeSampler
+from skmatch._nn.tables import INITIAL_STD
 from skmatch._nn.towers import BagTensor, FeatureTensor, NetworkConfig, TwoTowers
 from skmatch._nn.training import (
     FeatureSource,
@@ -134,7 +135,12 @@ class Engine:
             value = np.array(weights[name])
             n_new = len(weight) - len(value) if weight.ndim == 2 else 0
             if n_new > 0:
-                value = np.concatenate([value, np.repeat(value[[UNKNOWN]], n_new, axis=0)])
+                rows = np.repeat(value[[UNKNOWN]], n_new, axis=0)
+                if name == "item_embedding.weight" and not self.network.config.item_features:
+                    # Nothing else tells such an item from others.
+                    rng = np.random.default_rng(self.seed)
+                    rows += rng.normal(0, INITIAL_STD, rows.shape).astype(rows.dtype)
+                value = np.concatenate([value, rows])
             state[name] = torch.from_numpy(value)
         self.network.load_state_dict(state)
 

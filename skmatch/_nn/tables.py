@@ -12,6 +12,7 @@ from torch.nn.functional import embedding, embedding_bag
 
 from skmatch._columns import PADDING, UNKNOWN
 
+INITIAL_STD = 0.1
 SMALL = 1024  # rows; to update so few costs less than to find out which were touched
 
 
@@ -28,7 +29,7 @@ class Table(nn.Module):
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the rows; padding and unknown start neutral."""
-        nn.init.normal_(self.weight, std=0.1, generator=generator)
+        nn.init.normal_(self.weight, std=INITIAL_STD, generator=generator)
         nn.init.zeros_(self.weight[:2])
 
     def forward(self, codes: Tensor, offsets: Tensor | None = None) -> Tensor:

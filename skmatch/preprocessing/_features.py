@@ -121,13 +121,9 @@ def _put(column: Column, places: np.ndarray, values: Column) -> Column:
         changed = column.copy()  # type: ignore[union-attr]
         changed[places] = values
         return changed
-    both = Bag(
-        np.concatenate([column.values, values.values]),
-        np.append(column.offsets, column.offsets[-1] + values.offsets[1:]),
-    )
     rows = np.arange(len(column))
     rows[places] = len(column) + np.arange(len(values))
-    return both.take(rows)
+    return column.followed_by(values).take(rows)
 
 
 def kind_of(column: pd.Series) -> str:

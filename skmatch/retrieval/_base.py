@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any, Self, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from skmatch.preprocessing import SequenceSampler
 from skmatch.preprocessing._plain_events import PlainEventsMixin
 from skmatch.retrieval._filters import read_filter
 
+BATCH_SIZE = 10_000  # queries that are answered at a time
 HISTORY, FEATURES, POPULARITY = "history", "features", "popularity"  # what answers a query
 
 
@@ -181,18 +182,77 @@ class BaseRetriever(
         check_is_fitted(self)
         samples = self._read_queries(queries_of(X, self.schema_))
         allowed = self._read_filter(samples, exclude_seen, candidates, exclude)
-        positions, scores, source = self._search(samples, k, allowed)
-        found = positions >= 0
-        row, place = np.nonzero(found)
-        return pd.DataFrame(
-            {
-                self.schema_.user: samples.original_users().iloc[row].reset_index(drop=True),
-                self.schema_.item: self.schema_.items.decode(positions[found] + FIRST_KNOWN),
-                "score": scores[found],
-                "rank": place + 1,
-                "source": source[row],
-            }
-        )
+        frames = [*self._answers(samples, k, allowed, BATCH_SIZE)]
+        return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+    def recommend_batches(
+        self,
+        X: Any = None,
+        k: int | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        exclude: Any = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Recommend items to users batch by batch, so that no frame holds all answers.
+
+        Parameters
+        ----------
+        X : Samples, DataFrame, array-like or list of user ids, or None, default=None
+            The queries, as for `recommend`; None stands for all known users.
+        k : int or None, default=None
+            Number of items a query; None takes the parameter `k`.
+        batch_size : int, default=10_000
+            Number of queries that a frame answers.
+        exclude_seen : bool, default=True
+            Whether to leave out the items that the user has seen.
+        candidates, exclude : list of item ids, mapping, column of lists or None, default=None
+            The only items that may be answered, and those that never are, as in `recommend`.
+
+        Yields
+        ------
+        recommendations : DataFrame
+            What `recommend` gives for the next queries; all frames, one after the other, are its
+            answer to all.
+
+        Examples
+        --------
+        >>> from skmatch import PopularityRetriever
+        >>> from skmatch.datasets import make_events
+        >>> events = make_events(n_users=50, n_items=40, n_events=500, random_state=0)
+        >>> retriever = PopularityRetriever().fit(events)
+        >>> [len(frame) for frame in retriever.recommend_batches(k=3, batch_size=20)]
+        [60, 60, 30]
+        """
+        check_is_fitted(self)
+        batch_size = check_k(batch_size, "batch_size", "queries")
+        samples = self._read_queries(queries_of(X, self.schema_))
+        allowed = self._read_filter(samples, exclude_seen, candidates, exclude)
+        return self._answers(samples, k, allowed, batch_size)
+
+    def _answers(
+        self, samples: Samples, k: int | None, allowed: ItemFilter, batch_size: int
+    ) -> Iterator[pd.DataFrame]:
+        """Give the answers to so many queries at a time; one without rows to none."""
+        for a in range(0, max(len(samples), 1), batch_size):
+            if len(samples) <= batch_size:
+                part, own = samples, allowed
+            else:
+                rows = np.arange(a, min(a + batch_size, len(samples)))
+                part, own = samples.take(rows), allowed.take(rows)
+            positions, scores, source = self._search(part, k, own)
+            found = positions >= 0
+            row, place = np.nonzero(found)
+            yield pd.DataFrame(
+                {
+                    self.schema_.user: part.original_users().iloc[row].reset_index(drop=True),
+                    self.schema_.item: self.schema_.items.decode(positions[found] + FIRST_KNOWN),
+                    "score": scores[found],
+                    "rank": place + 1,
+                    "source": source[row],
+                }
+            )
 
     def _grown(self, X: Any, train: bool) -> tuple[Self, Samples]:
         """Give a copy that knows further events, and those events as samples."""

@@ -171,12 +171,9 @@ def test_a_hundred_thousand_events_beside_a_million_take_less_than_a_second():
     )
     pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), PopularityRetriever())
     pipe.fit(events[:1_000_000])
-    seconds = []
-    for _ in range(3):  # the best of three: a busy machine may delay any one of them
-        start = time.perf_counter()
-        pipe.observe(events[1_000_000:])
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1
+    start = time.process_time()  # one thread's, which no busy machine delays
+    pipe.observe(events[1_000_000:])
+    assert time.process_time() - start < 1
 
 
 # partial_fit

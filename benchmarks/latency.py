@@ -1,0 +1,99 @@
+"""Time the answer to a single known user on one core, and say where the time goes.
+
+python benchmarks/latency.py [--items N] [--queries N]
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from skmatch import DSSMRetriever, MatchEncoder, SequenceSampler, make_match_pipeline
+from skmatch.neighbors import ItemFilter, ItemLists, top_k
+
+
+def make_pipe(n_items: int) -> Any:
+    """Fit with default sizes; how well it has learnt does not matter here."""
+    rng = np.random.default_rng(0)
+    items = pd.DataFrame({"item_id": "item-" + pd.Series(np.arange(n_items)).astype(str)})
+    events = pd.DataFrame(
+        {
+            "user_id": "user-" + pd.Series(np.repeat(np.arange(2000), 60)).astype(str),
+            "item_id": items["item_id"].to_numpy()[rng.integers(0, n_items, 120_000)],
+            "timestamp": np.arange(120_000),
+        }
+    )
+    pipe = make_match_pipeline(
+        MatchEncoder(), SequenceSampler(), DSSMRetriever(max_epochs=1, random_state=0)
+    )
+    pipe.fit(events[::40], matchencoder__items=items)
+    return pipe.observe(events)
+
+
+def milliseconds(call: Callable[[Any], Any], arguments: Iterable[Any]) -> np.ndarray:
+    """Give the wall time of a call with each of some arguments, after a few that do not count."""
+    arguments = list(arguments)
+    for argument in arguments[:5]:
+        call(argument)
+    taken = []
+    for argument in arguments:
+        start = time.perf_counter()
+        call(argument)
+        taken.append(time.perf_counter() - start)
+    return 1e3 * np.array(taken)
+
+
+def main() -> None:
+    """Time the whole, then its parts, each over the same users."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=100_000, help="size of the catalogue")
+    parser.add_argument("--queries", type=int, default=500, help="how many users ask")
+    options = parser.parse_args()
+    with threadpool_limits(1):
+        report(make_pipe(options.items), options.queries)
+
+
+def report(pipe: Any, n_queries: int) -> None:
+    """Print the time of the whole and of its parts."""
+    encoder, sampler, retriever = (step for _, step in pipe.steps)
+    users = pipe.schema_.users.values[:n_queries]
+    frames = [pd.DataFrame({"user_id": [user]}) for user in users]
+    coded = [encoder.transform(frame) for frame in frames]
+    samples = [sampler.transform(events) for events in coded]
+    vectors = [retriever.transform(rows) for rows in samples]
+    searches = [
+        (vector, 10, ItemFilter(never=(ItemLists.seen_by(rows),)))
+        for vector, rows in zip(vectors, samples, strict=True)
+    ]
+    product = [vector @ retriever.item_vectors_.T for vector in vectors[:50]]
+    total = milliseconds(lambda user: pipe.recommend([user]), users)
+    print(
+        f"recommend([user]) of {len(retriever.item_vectors_):,} items, one core: "
+        f"median {np.median(total):.2f} ms, 90% within {np.quantile(total, 0.9):.2f} ms"
+    )
+    parts = {
+        "query to codes and history": milliseconds(
+            lambda frame: sampler.transform(encoder.transform(frame)), frames
+        ),
+        "user vector": milliseconds(retriever.transform, samples),
+        "scores and the best of them": milliseconds(
+            lambda search: retriever.index_.search(*search), searches
+        ),
+    }
+    for name, taken in parts.items():
+        print(f"  {name:28} {np.median(taken):6.2f} ms  {np.median(taken) / np.median(total):4.0%}")
+    rest = np.median(total) - sum(np.median(taken) for taken in parts.values())
+    print(f"  {'frames, and what is between':28} {rest:6.2f} ms  {rest / np.median(total):4.0%}")
+    scored = milliseconds(lambda vector: vector @ retriever.item_vectors_.T, vectors)
+    chosen = milliseconds(lambda scores: top_k(scores, 10), product)
+    print(
+        f"of the search: product {np.median(scored):.2f} ms, selection {np.median(chosen):.2f} ms"
+    )
+
+
+if __name__ == "__main__":
+    main()
