@@ -15,7 +15,7 @@ catalogue without what the user has touched before. The answers to the same ques
   fitted, on the same events of the other users and the first n events of the withheld ones, and is
   asked about the known user, of whom it has stored just these. Questions and users are the same as
   in the other columns, so that a difference is not one between users; what is left is what the
-  model gains by having trained on the user's n - 1 pairs of history and next event.
+  model gains by having trained on the user's n events.
 
 A user is asked after n events where there is a next one. An item that training did not have is a
 miss, for all alike. Times are replaced by places in the order of (time, row).
