@@ -43,10 +43,12 @@ unknown_rate : float, default=0.05
     of the catalogue that have no event to learn from then count as unknown, too.
 batch_norm : bool, default=False
     Whether hidden layers are batch-normalised.
-pooling : {"mean", "sum", "max", "concat", "decay"}, default="decay"
+pooling : {"mean", "sum", "max", "concat", "decay", "attention"}, default="decay"
     How a history becomes one vector. "decay": weighted means whose weights fall exponentially
-    with the number of events since, side by side, at four rates that are learned; "mean", "sum"
-    and "max": of the embeddings; "concat": the embeddings side by side, newest first.
+    with the number of events since, side by side, at four rates that are learned. "attention":
+    six of these, and beside them the answer of up to four heads of attention that the means ask
+    [5]_; it learns more, and takes more time. "mean", "sum" and "max": of the embeddings;
+    "concat": the embeddings side by side, newest first.
 temperature : float, default=0.05
     What cosines are divided by, in every loss.
 loss : {"softmax", "bpr", "bce"}, default="softmax"
@@ -117,7 +119,8 @@ REFERENCES = """\
 .. [2] S. Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
 .. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
 .. [4] M. Volkovs, G. Yu and T. Poutanen, "DropoutNet: Addressing cold start in recommender
-   systems", NeurIPS 2017."""
+   systems", NeurIPS 2017.
+.. [5] A. Vaswani et al., "Attention is all you need", NeurIPS 2017."""
 
 
 def with_shared_docs(cls: type) -> type:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from skmatch._nn.pooling import POOLINGS, Pooling
+from skmatch._nn.pooling import N_DECAYS, POOLINGS, Pooling
 from skmatch._nn.training import BLOCK_SIZE, Rows, windows
 
 every_pooling = pytest.mark.parametrize("name", POOLINGS)
-LENGTH, DIM = 4, 3
+LENGTH, DIM = 4, 6  # attention has two heads
 # Codes of items, so that the vectors of padding are those of code 0.
 LOG = torch.tensor([3, 5, 2, 7, 4, 6, 2, 3, 8, 5])
 
@@ -23,6 +23,11 @@ def table():
 def make_pooling(name, max_length=LENGTH):
     pooling = Pooling(name, DIM, max_length)
     pooling.initialise()
+    with torch.no_grad():  # weights that other modules draw, or that start as zeros
+        for name, weight in pooling.named_parameters():
+            if name.startswith("attention"):
+                generator = torch.Generator().manual_seed(weight.numel())
+                weight.normal_(generator=generator)
     return pooling
 
 
@@ -35,14 +40,32 @@ def expected_pool(pooling, window):
         newest_first = np.zeros((pooling.max_length, DIM))
         newest_first[: len(window)] = window[::-1]
         return newest_first.ravel()
-    if pooling.name == "decay":
+    if pooling.name in ("decay", "attention"):
         lag = np.arange(len(window))[::-1]
         parts = []
         for log_half_life in pooling.log_half_life.tolist():
             weight = 0.5 ** (lag / np.exp(log_half_life))
             parts.append(weight @ window / weight.sum())
+        if pooling.name == "attention":
+            parts.append(expected_attention(pooling.attention, np.concatenate(parts), window, lag))
         return np.concatenate(parts)
     return getattr(np, pooling.name)(window, axis=0)
+
+
+def expected_attention(attention, summary, window, lag):
+    def linear(layer, x):
+        return x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+
+    query, keys = linear(attention.query, summary), linear(attention.key, window)
+    values = linear(attention.value, window)
+    width = len(query) // attention.n_heads
+    answers = []
+    for head in range(attention.n_heads):
+        part = slice(head * width, (head + 1) * width)
+        bias = attention.lag_bias.detach().numpy()[head, lag]
+        share = np.exp(keys[:, part] @ query[part] / np.sqrt(width) + bias)
+        answers.append(share @ values[:, part] / share.sum())
+    return np.concatenate(answers)
 
 
 def pool(pooling, table, start, stop, block_size=1, first=None, block=None):
@@ -107,6 +130,8 @@ def test_one_event_gives_its_vector(name, table):
     own = table[LOG[2]]
     if name == "concat":
         expected = torch.cat([own, torch.zeros(DIM * (LENGTH - 1))])
+    elif name == "attention":
+        expected = torch.cat([own.repeat(N_DECAYS[name]), pooling.attention.value(own).detach()])
     else:
         expected = own.repeat(pooling.width // DIM)
     np.testing.assert_allclose(pooled[0], expected, rtol=1e-6)

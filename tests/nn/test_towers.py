@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from skmatch._nn.negatives import NegativeSampler
+from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.tables import Table
 from skmatch._nn.towers import (
     BagTensor,
@@ -272,7 +273,7 @@ def test_padding_and_unknown_start_at_zero_and_all_else_does_not():
         assert (weight[2:] != 0).all()
 
 
-@pytest.mark.parametrize("pooling", ["mean", "sum", "max", "concat", "decay"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("has_item_tower", [True, False])
 def test_padding_stays_zero_in_training(pooling, has_item_tower):
     items = {} if has_item_tower else {"item_dims": None, "user_dims": (16, 8)}

@@ -10,6 +10,7 @@ from skmatch._nn import tables, training
 from skmatch._nn.device import resolve_device
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.negatives import NegativeSampler
+from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.towers import FeatureSpec, NetworkConfig, TwoTowers
 from skmatch._nn.training import (
     BLOCK_SIZE,
@@ -236,13 +237,13 @@ def block_vectors(trainer):
     return torch.nn.functional.normalize(seen[0].detach(), dim=1)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "sum", "max", "concat", "decay"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_training_encodes_as_serving_does(pooling):
     trainer = make_trainer(pooling=pooling, keep=[1, 2, 3, 7, 8, 10, 12, 20, 21, 45, 58, 59])
     torch.testing.assert_close(block_vectors(trainer), encode_rows(trainer.network, trainer.rows))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "sum", "max", "concat", "decay"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_histories_that_do_not_overlap_in_the_log_are_not_mixed(pooling):
     trainer = make_trainer(pooling=pooling)
     rows = trainer.rows

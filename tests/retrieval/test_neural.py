@@ -17,6 +17,7 @@ from skmatch import (
     YoutubeDNNRetriever,
     make_topk_scorer,
 )
+from skmatch._nn.pooling import POOLINGS
 from skmatch.datasets import make_events
 
 EVENTS = make_events(n_users=80, n_items=60, n_events=2500, random_state=1)
@@ -42,7 +43,7 @@ def test_every_loss_takes_every_way_of_drawing(cls, loss, negatives):
     assert curve[1] < curve[0]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "sum", "max", "concat", "decay"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("activation", ["relu", "prelu", "gelu", "tanh"])
 def test_every_pooling_and_activation(pooling, activation):
     fitted = DSSMRetriever(**SMALL, pooling=pooling, activation=activation, batch_norm=True)
