@@ -36,12 +36,21 @@ from skmatch.metrics import ndcg_at_k, recall_at_k
 
 # The best recipe of skmatch: what differs from the defaults, chosen with `--split validation`.
 BEST: dict[str, dict[str, Any]] = {
-    "parameters": {"embedding_dim": 128, "dims": (512, 128), "dropout": 0.3, "max_epochs": 20},
-    "sampler": {"max_length": 150},
+    "parameters": {
+        "embedding_dim": 128,
+        "pooling": "attention",
+        "batch_size": 512,
+        "max_epochs": 12,
+    },
+    "sampler": {"max_length": 100},
 }
 # What the rows of `--ablation` change in it.
 ABLATION: dict[str, dict[str, dict[str, Any]]] = {
     "mean": {"parameters": {"pooling": "mean"}},
+    "decay": {"parameters": {"pooling": "decay"}},
+    "embedding-64": {"parameters": {"embedding_dim": 64}},
+    "batch-2048": {"parameters": {"batch_size": 2048}},
+    "history-50": {"sampler": {"max_length": 50}},
     "bce": {"parameters": {"loss": "bce"}},
     "bpr": {"parameters": {"loss": "bpr"}},
     "neg-ratio-1": {"sampler": {"neg_ratio": 1}},
