@@ -21,7 +21,7 @@ from skmatch import (
 from skmatch.datasets import load_movielens_small
 
 events = load_movielens_small()
-events = events[events["user_id"] <= 200]  # to be quick
+events = events[events["user_id"] <= 150]  # to be quick
 
 pipe = make_match_pipeline(
     MatchEncoder(item_features=["genres"]),

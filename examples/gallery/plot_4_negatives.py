@@ -30,7 +30,7 @@ for loss in ("softmax", "bce"):
         pipe = make_match_pipeline(
             MatchEncoder(),
             SequenceSampler(negatives=negatives),
-            YoutubeDNNRetriever(loss=loss, max_epochs=2, random_state=0),
+            YoutubeDNNRetriever(loss=loss, max_epochs=3, batch_size=512, random_state=0),
         ).fit(train)
         answers = pipe.predict(test[["user_id"]], k=100)
         recall = evaluate(pipe, test, "recall", k=100)["value"].iloc[0]
@@ -43,7 +43,7 @@ table.round(5)
 # %%
 # The median popularity is the share of events that the median of the recommended items has. The
 # more the draws favour popular items, the rarer is what "bce" recommends: nothing corrects for it.
-# In two epochs one sees how quickly each way learns, not where it leads.
+# In three epochs one sees how quickly each way learns, not where it leads.
 
 for marker, (loss, part) in zip("so", table.groupby("loss"), strict=True):
     plt.scatter(part["median popularity"], part["recall@100"], marker=marker, label=loss)

@@ -232,7 +232,7 @@ class ItemMapDisplay:
         texts = ids
         if labels is not None:
             given = _by_item(labels, "labels", ids)
-            texts = given.where(given.notna(), ids)
+            texts = given.astype(object).where(given.notna(), ids)
         display = cls(
             coordinates=pca.transform(vectors[order]),
             values=values,

@@ -267,6 +267,13 @@ def test_map_takes_values_and_labels_by_item_id(pipe):
     assert set(display.labels) - {"The first"} == set(pipe[-1].item_ids_) - {first}
 
 
+def test_map_takes_categorical_labels_that_lack_some_items(pipe):
+    first, second = pipe[-1].item_ids_[:2]
+    labels = pd.Series({first: "The first"}, dtype="category")
+    display = ItemMapDisplay.from_estimator(pipe, labels=labels)
+    assert {"The first", second} <= set(display.labels)
+
+
 def test_map_labels_stay_inside_and_do_not_overlap():
     places = np.random.default_rng(0).normal(size=(200, 2))
     labels = [f"the item {i}" for i in range(200)]
