@@ -180,6 +180,22 @@ def test_a_graph_answers_within_the_rules(rules, right, k):
         assert row[mine].all()
 
 
+def test_a_graph_is_asked_for_more_than_the_few_that_are_wanted():
+    queries, vectors, _ = make_problem(n_items=300)
+    asked = []
+
+    class Recorder(Graph):
+        def query(self, queries, k):
+            asked.append(k)
+            return super().query(queries, k)
+
+    index = ItemIndex().fit(vectors)
+    index.graph_ = Recorder(vectors, right=True)
+    assert index.search(queries, 3)[0].shape == (20, 3)
+    index.search(queries, 150)
+    assert asked == [100, 150]
+
+
 @pytest.mark.parametrize(
     ("method", "n_items", "chosen"),
     [
