@@ -30,6 +30,8 @@ from skmatch.retrieval._progress import progress_bar
 FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampled
 # An epoch of "auto" has about so many steps: fewer leave a small set unlearnt after ten epochs.
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
+# Share of the learning rate for further events: with all of it they undo what was learnt of others.
+FURTHER_RATE = 0.3
 
 PARAMETERS = """\
 activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
@@ -62,7 +64,7 @@ batch_size : int or "auto", default="auto"
     of 64 and 2,048 positives.
 lr : float, default=0.003
     Highest learning rate of AdamW [3]_: it rises for a tenth of the steps, then falls along a
-    cosine.
+    cosine. `partial_fit` takes 0.3 times as much.
 weight_decay : float, default=0.0
     Decoupled weight decay.
 early_stopping : bool, default=False
@@ -324,7 +326,9 @@ class NeuralRetriever(BaseRetriever):
         seed = (int(check_random_state(self.random_state).randint(2**31)) + self.n_iter_) % 2**31
         engine = Engine(config, self.device, seed, self.weights_)
         training, _ = _rows_to_train(samples, None)
-        loss = engine.trainer(samples, training, None, self._options(1, len(training))).run_epoch()
+        options = self._options(1, len(training))
+        options = replace(options, lr=options.lr * FURTHER_RATE)
+        loss = engine.trainer(samples, training, None, options).run_epoch()
         if not np.isfinite(loss):
             raise self._divergence(f"The loss became {loss}")
         self._check_vectors(engine, samples)
