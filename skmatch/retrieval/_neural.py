@@ -38,7 +38,7 @@ activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
     Activation after each layer but the last.
 dropout : float, default=0.2
     Share of what is dropped from the pooled history and after each hidden layer.
-unknown_rate : float, default=0.05
+unknown_rate : float, default=0.02
     Share of the ids and of the values of features that training takes for unknown [4]_, so that
     whoever and whatever is unknown later gets a trained answer. It concerns users, items of
     histories, all features and, where items have any, the items of the item tower. Users and items
@@ -168,7 +168,7 @@ class NeuralRetriever(BaseRetriever):
         dims: Any = (256, 64),
         activation: str = "gelu",
         dropout: float = 0.2,
-        unknown_rate: float = 0.05,
+        unknown_rate: float = 0.02,
         batch_norm: bool = False,
         pooling: str = "decay",
         temperature: float = 0.05,
