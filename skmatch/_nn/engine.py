@@ -106,10 +106,7 @@ class Engine:
 
     def item_vectors(self, schema: Schema, codes: np.ndarray | None = None) -> np.ndarray:
         """Give the vectors of items, of the whole catalogue where no codes are given."""
-        if codes is None:
-            return self._catalogue(schema).cpu().numpy()
-        sources = self._item_sources(schema)
-        return encode_catalogue(self.network, sources, self._on_device(codes)).cpu().numpy()
+        return self._encode_items(schema, codes).cpu().numpy()
 
     def ndcg(self, samples: Samples, seen: Any) -> float:
         """Give the mean NDCG@10 of rows' own items, among those that `seen.pairs` leaves."""
@@ -120,7 +117,7 @@ class Engine:
             row, position = seen.pairs(a, b)
             return self._on_device(row), self._on_device(position)
 
-        return mean_ndcg(users, self._catalogue(samples.schema), target, pairs)
+        return mean_ndcg(users, self._encode_items(samples.schema), target, pairs)
 
     def weights(self) -> Weights:
         """Give a copy of the weights."""
@@ -156,9 +153,11 @@ class Engine:
         for table, codes in unmet:
             table.weight[self._on_device(codes)] = table.weight[UNKNOWN].clone()
 
-    def _catalogue(self, schema: Schema) -> Tensor:
-        codes = torch.arange(FIRST_KNOWN, len(schema.items), device=self.device)
-        return encode_catalogue(self.network, self._item_sources(schema), codes)
+    def _encode_items(self, schema: Schema, codes: np.ndarray | None = None) -> Tensor:
+        if codes is None:
+            codes = np.arange(FIRST_KNOWN, len(schema.items))
+        sources = self._item_sources(schema)
+        return encode_catalogue(self.network, sources, self._on_device(codes))
 
     def _on_device(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values, device=self.device)

@@ -77,8 +77,7 @@ class Pooling(nn.Module):
             rates = torch.zeros(1, device=device)
         n_tokens = tokens.shape[1]
         n_windows = n_tokens - self.max_length + 1
-        newest = torch.arange(n_windows, device=device)[:, None] + self.max_length - 1
-        lag = newest - torch.arange(n_tokens, device=device)  # (C, S)
+        lag = lags_of(n_windows, n_tokens, device)
         inside = (lag >= 0) & (lag < self.max_length)
         weight = torch.exp(-rates[:, None] * lag[:, None].clamp(min=0)) * inside[:, None]
         pooled = torch.matmul(weight.flatten(0, 1), tokens)  # (B, C * K, D)
@@ -89,6 +88,12 @@ class Pooling(nn.Module):
         total = torch.exp(-rates * lags[:, None]).cumsum(0)  # (L, K): of windows of 1 ... L events
         norm = embedding((length - 1).clamp(min=0), total)  # (R, K)
         return (pooled.view(len(place), len(rates), -1) / norm[:, :, None]).flatten(1)
+
+
+def lags_of(n_windows: int, n_tokens: int, device: torch.device) -> Tensor:
+    """Give how many events each token lies before the newest of each window, (C, S)."""
+    newest = torch.arange(n_tokens - n_windows, n_tokens, device=device)
+    return newest[:, None] - torch.arange(n_tokens, device=device)
 
 
 class Attention(nn.Module):
@@ -112,8 +117,7 @@ class Attention(nn.Module):
         max_length = self.lag_bias.shape[1]
         n_windows = n_tokens - max_length + 1
         n_places = n_blocks * n_windows
-        newest = torch.arange(n_windows, device=place.device)[:, None] + max_length - 1
-        lag = newest - torch.arange(n_tokens, device=place.device)  # (C, S)
+        lag = lags_of(n_windows, n_tokens, place.device)
         lengths = length.new_zeros(n_places).index_copy(0, place, length)
         inside = (lag >= 0) & (lag < lengths.view(n_blocks, 1, n_windows, 1))  # (B, 1, C, S)
         bias = torch.where(inside, self.lag_bias[:, lag.clamp(0, max_length - 1)], -1e9)

@@ -49,13 +49,14 @@ class FeatureValues(NamedTuple):
     ) -> FeatureValues:
         """Learn a feature from its first values."""
         kind = kind or kind_of(column)
+        column = _readable(column, kind)
         feature, times = Feature(column.name, kind), np.empty(0)
         if kind == "multi_valued":
             return cls(feature, Bag.from_lists([]), times).updated(column, rows, n_codes, delimiter)
         if kind == "categorical":
             blank = cls(feature, np.empty(0, dtype=np.int32), times)
             return blank.updated(column, rows, n_codes, delimiter)
-        raw = to_numbers(column)[_latest(rows, _is_present(column, kind), n_codes)]
+        raw = column.to_numpy()[_latest(rows, column.notna().to_numpy(), n_codes)]
         mean = float(raw.mean()) if len(raw) else 0.0
         scale = (float(raw.std()) if len(raw) else 0.0) or 1.0
         blank = cls(replace(feature, mean=mean, scale=scale), np.empty(0, np.float32), times)
@@ -64,12 +65,13 @@ class FeatureValues(NamedTuple):
     def updated(self, column: pd.Series, rows: Rows, n_codes: int, delimiter: str) -> FeatureValues:
         """Take over the values that are later than those known, and learn new categories."""
         kind, vocabulary = self.feature.kind, self.feature.vocabulary
+        column = _readable(column, kind)
         known = self.lengthened(n_codes)
-        latest = _latest(rows, _is_present(column, kind), n_codes)
+        latest = _latest(rows, column.notna().to_numpy(), n_codes)
         latest = latest[rows.times[latest] >= known.times[rows.codes[latest]]]
         values: Column
         if kind == "numeric":
-            values = standardise(to_numbers(column)[latest], self.feature)
+            values = standardise(column.to_numpy()[latest], self.feature)
         elif kind == "categorical":
             vocabulary, codes = _learn(vocabulary, column)
             values = codes[latest]
@@ -100,10 +102,9 @@ def _learn(vocabulary: Vocabulary | None, column: pd.Series) -> tuple[Vocabulary
     return Vocabulary.learn(column) if vocabulary is None else vocabulary.extended(column)
 
 
-def _is_present(column: pd.Series, kind: str) -> np.ndarray:
-    if kind == "numeric":
-        return np.isfinite(to_numbers(column))
-    return column.notna().to_numpy()
+def _readable(column: pd.Series, kind: str) -> pd.Series:
+    """Give a column in which all that is no value is missing: for numbers, infinities too."""
+    return pd.Series(to_numbers(column), name=column.name) if kind == "numeric" else column
 
 
 def _latest(rows: Rows, present: np.ndarray, n_codes: int) -> np.ndarray:

@@ -274,14 +274,8 @@ class MatchEncoder(
         Users become known, and items where something is to be trained on them: they are the
         catalogue. Known ones keep their codes.
         """
-        check_is_fitted(self)
-        _reject_coded(X)
+        frame, roles = self._read(X)
         schema = self.schema_
-        frame, roles = read_table(
-            X, user=schema.user, item=schema.item, time=schema.time, estimator=self
-        )
-        if not isinstance(X, pd.DataFrame):
-            validate_data(self, X, skip_check_array=True, reset=False)
         roles = Roles(roles.user, roles.item, schema.time)
         user_column, item_column, times, time_kind = _read_events(frame, roles)
         self._check_time_kind(time_kind)
@@ -295,6 +289,18 @@ class MatchEncoder(
         if train:
             grown = grown._updated("item", frame, rows._replace(codes=item), items)
         return grown, self._output(grown._events(frame, user, item, times))
+
+    def _read(self, X: Any) -> tuple[pd.DataFrame, Roles]:
+        """Give events or queries as a frame, once fitted, with the roles of its columns."""
+        check_is_fitted(self)
+        _reject_coded(X)
+        schema = self.schema_
+        frame, roles = read_table(
+            X, user=schema.user, item=schema.item, time=schema.time, estimator=self
+        )
+        if not isinstance(X, pd.DataFrame):
+            validate_data(self, X, skip_check_array=True, reset=False)
+        return frame, roles
 
     def _with_items(self, X: Any) -> tuple[MatchEncoder, CatalogueRows]:
         """Give a copy whose catalogue has the items of a table, with their features."""
@@ -339,14 +345,8 @@ class MatchEncoder(
         events : Events
             One row for one row of `X`.
         """
-        check_is_fitted(self)
-        _reject_coded(X)
+        frame, roles = self._read(X)
         schema = self.schema_
-        frame, roles = read_table(
-            X, user=schema.user, item=schema.item, time=schema.time, estimator=self
-        )
-        if not isinstance(X, pd.DataFrame):
-            validate_data(self, X, skip_check_array=True, reset=False)
         user = schema.users.lookup(require_column(frame, roles.user, "user"))
         if roles.item in frame.columns:
             item = schema.items.lookup(frame[roles.item])

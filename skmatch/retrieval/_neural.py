@@ -16,7 +16,7 @@ from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skmatch._data import FIRST_KNOWN, CatalogueRows, Feature, Samples
+from skmatch._data import FIRST_KNOWN, CatalogueRows, Feature, Samples, Schema
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
@@ -317,10 +317,7 @@ class NeuralRetriever(BaseRetriever):
         config = NetworkConfig.from_dict(self.network_config_)
         config = replace(
             config,
-            n_users=len(schema.users),
-            n_items=len(schema.items),
-            user_features=_specs(schema.user_features),
-            item_features=_specs(schema.item_features) if config.item_dims else (),
+            **_sizes(schema, has_item_tower=config.item_dims is not None),
         )
         # Each call draws anew.
         seed = (int(check_random_state(self.random_state).randint(2**31)) + self.n_iter_) % 2**31
@@ -375,10 +372,7 @@ class NeuralRetriever(BaseRetriever):
         schema = samples.schema
         user_dims, item_dims = self._tower_dims(dims)
         return NetworkConfig(
-            n_users=len(schema.users),
-            n_items=len(schema.items),
-            user_features=_specs(schema.user_features),
-            item_features=_specs(schema.item_features) if item_dims else (),
+            **_sizes(schema, has_item_tower=item_dims is not None),
             embedding_dim=int(self.embedding_dim),
             user_dims=user_dims,
             item_dims=item_dims,
@@ -557,6 +551,16 @@ def _fitted(
 def _last_of_users(user: np.ndarray) -> np.ndarray:
     """Give the last row of each user, of rows that are sorted by user."""
     return np.flatnonzero(np.append(user[1:] != user[:-1], True))
+
+
+def _sizes(schema: Schema, has_item_tower: bool) -> dict[str, Any]:
+    """Give what a network must know of a schema; only an item tower reads features of items."""
+    return {
+        "n_users": len(schema.users),
+        "n_items": len(schema.items),
+        "user_features": _specs(schema.user_features),
+        "item_features": _specs(schema.item_features) if has_item_tower else (),
+    }
 
 
 def _specs(features: tuple[Feature, ...]) -> tuple[FeatureSpec, ...]:
