@@ -25,6 +25,7 @@ from skmatch._nn.training import Trainer
 from skmatch._validation import check_choice, check_weights
 from skmatch.neighbors import METHODS, ItemIndex, ItemLists
 from skmatch.retrieval._base import BaseRetriever
+from skmatch.retrieval._course import Course, setting_of
 from skmatch.retrieval._progress import progress_bar
 
 FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampled
@@ -32,6 +33,7 @@ FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampl
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 # Share of the learning rate for further events: with all of it they undo what was learnt of others.
 FURTHER_RATE = 0.3
+OF_THIS_PROCESS = ("_engine", "_unfinished")  # attributes that are not saved
 
 PARAMETERS = """\
 activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
@@ -76,7 +78,7 @@ n_iter_no_change : int, default=5
     Number of epochs without improvement after which training stops.
 warm_start : bool, default=False
     Whether `fit` continues from the weights of the last fit. The ids and features must be the
-    same.
+    same. What a `Checkpoint` saved goes on with the epoch after.
 device : {"auto", "cpu", "cuda", "mps"}, default="auto"
     Where to train; "auto" takes a GPU where there is one. Answers come from the CPU.
 random_state : int, RandomState instance or None, default=None
@@ -106,6 +108,8 @@ validation_curve_ : list of float or None
     NDCG@10 on the held-out events after each epoch, with `early_stopping`.
 weights_ : dict of str to ndarray
     Weights of the network.
+training_state_ : dict or None
+    In what a `Checkpoint` saved, all that the epochs to come depend on; None after a whole fit.
 network_config_ : dict
     Sizes and options that the network was built with.
 index_ : ItemIndex
@@ -270,30 +274,46 @@ class NeuralRetriever(BaseRetriever):
         if sample_weight is not None:
             weight = check_weights(sample_weight, len(samples))
             weight = (weight / weight.max()).astype(np.float32)  # only their proportions count
-        seed = int(check_random_state(self.random_state).randint(2**31))
-        training, validation = self._split(samples, weight, np.random.default_rng(seed))
+        course = self._first_course()
+        training, validation = self._split(samples, weight, np.random.default_rng(course.seed))
         config = self._network_config(samples, dims)
-        engine = Engine(config, self.device, seed, self._first_weights(samples, config))
+        engine = Engine(config, self.device, course.seed, self._first_weights(samples, config))
         options = self._options(self.max_epochs, len(training))
         self._warn_of_full_softmax(samples, options.batch_size)
         trainer = engine.trainer(samples, training, weight, options)
+        if self.warm_start:
+            stopping = ("early_stopping", "validation_fraction", "n_iter_no_change")
+            others = {name: getattr(self, name) for name in stopping}
+            others["device"] = engine.device.type
+            course.check(setting_of(options, samples, training, weight, **others))
+        if course.trainer is not None:
+            trainer.load(course.trainer)
+            course.trainer = None
         held_out = samples.take(validation)
-        curves = self._first_curves()
 
         def validate() -> float:
             return engine.ndcg(held_out, ItemLists.seen_by(held_out))
 
-        def fitted() -> dict[str, Any]:
+        def fitted(index: str = self.index, copy: bool = True) -> dict[str, Any]:
+            index_ = ItemIndex(index, course.seed)
             return {
                 **learnt,
-                **_fitted(engine, samples, curves["loss_curve_"], ItemIndex(self.index, seed)),
-                "validation_curve_": list(curves["validation_curve_"]) or None,
+                **_fitted(engine, samples, course.losses, index_, copy),
+                "validation_curve_": course.scores or None,
                 "schema_": schema,
                 "_engine": None,
             }
 
+        def unfinished() -> dict[str, Any]:
+            state = vars(course) | {"trainer": trainer.state()}
+            return fitted(index="exact", copy=False) | {"training_state_": state}
+
         validator = validate if len(validation) else None
-        self._train(engine, trainer, validator, curves, fitted, samples, training)
+        self._unfinished = unfinished  # for the callback Checkpoint
+        try:
+            self._train(engine, trainer, validator, course, fitted, samples, training)
+        finally:
+            del self._unfinished
         self._set_learnt(fitted())
         self._serving_engine()
         return self
@@ -397,10 +417,15 @@ class NeuralRetriever(BaseRetriever):
             )
         return self.weights_
 
-    def _first_curves(self) -> dict[str, list[float]]:
-        names = ("loss_curve_", "validation_curve_")
+    def _first_course(self) -> Course:
+        """Begin a fit; under `warm_start` go on with an interrupted one, or behind the last."""
         continues = self.warm_start and hasattr(self, "weights_")
-        return {name: list((continues and getattr(self, name)) or []) for name in names}
+        if continues and self.training_state_ is not None:
+            return Course(**self.training_state_)
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        if continues:
+            return Course(seed, self.loss_curve_, self.validation_curve_ or [])
+        return Course(seed)
 
     def _check_names(self) -> tuple[int, ...]:
         check_choice("loss", self.loss, tuple(LOSSES))
@@ -446,36 +471,32 @@ class NeuralRetriever(BaseRetriever):
         engine: Engine,
         trainer: Trainer,
         validate: Callable[[], float] | None,
-        curves: dict[str, list[float]],
+        course: Course,
         fitted: Callable[[], dict[str, Any]],
         samples: Samples,
         training: np.ndarray,
     ) -> None:
         """Run the epochs; the network ends with its best weights where they are validated."""
-        losses, scores = curves["loss_curve_"], curves["validation_curve_"]
         # A user's first event has no history: scored by it, no epoch would differ from another.
         scored = samples.take(training[_last_of_users(samples.user[training])])
         data = {"estimator": self, "X": scored, "y": scored.item}
-        context = self._init_callback_context(max_subtasks=self.max_epochs)
+        context = self._init_callback_context(max_subtasks=self.max_epochs - course.n_epochs)
         context.call_on_fit_task_begin(**data)
-        best_score, best_epoch, best_weights = -1.0, 0, None
-        for epoch in range(self.max_epochs):
+        stop = False
+        while not stop and course.n_epochs < self.max_epochs:
+            if course.has_stalled(self.n_iter_no_change):
+                break
             subcontext = context.subcontext(task_name="epoch")
             subcontext.call_on_fit_task_begin(**data)
             loss = trainer.run_epoch()
             if not np.isfinite(loss):
-                raise self._divergence(f"The loss became {loss} in epoch {epoch + 1}")
-            losses.append(loss)
+                raise self._divergence(f"The loss became {loss} in epoch {course.n_epochs + 1}")
+            course.add_epoch(loss)
             if validate is not None:
-                scores.append(validate())
-                if scores[-1] > best_score:
-                    best_score, best_epoch = scores[-1], epoch
-                    best_weights = engine.weights()
+                course.add_score(validate(), engine.weights)
             stop = subcontext.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
-            if stop or (validate is not None and epoch - best_epoch >= self.n_iter_no_change):
-                break
-        if best_weights is not None:
-            engine.load(best_weights)
+        if course.best_weights is not None:
+            engine.load(course.best_weights)
         if self.unknown_rate > 0:
             schema = samples.schema
             is_unmet = np.ones(len(schema.users), dtype=bool)
@@ -514,7 +535,7 @@ class NeuralRetriever(BaseRetriever):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         # The weights are saved as plain arrays; the network is built from them where needed.
-        return {name: value for name, value in state.items() if name != "_engine"}
+        return {name: value for name, value in state.items() if name not in OF_THIS_PROCESS}
 
 
 def _rows_to_train(samples: Samples, weight: np.ndarray | None) -> tuple[np.ndarray, bool]:
@@ -532,16 +553,21 @@ def _rows_to_train(samples: Samples, weight: np.ndarray | None) -> tuple[np.ndar
 
 
 def _fitted(
-    engine: Engine, samples: Samples, losses: list[float], index: ItemIndex
+    engine: Engine,
+    samples: Samples,
+    losses: list[float],
+    index: ItemIndex,
+    copy: bool = True,
 ) -> dict[str, Any]:
     """Give the attributes that training sets."""
     vectors = engine.item_vectors(samples.schema)
     counts = samples.sampling.counts.astype(np.float32)
     return {
-        "loss_curve_": list(losses),
+        "loss_curve_": losses,
         "n_iter_": len(losses),
         "network_config_": engine.network.config.to_dict(),
-        "weights_": engine.weights(),
+        "weights_": engine.weights(copy),
+        "training_state_": None,
         "item_vectors_": vectors,
         "popularity_": counts / max(counts.sum(), 1),
         "index_": index.fit(vectors),
