@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
 
@@ -22,6 +23,18 @@ def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray,
     np.cumsum(lengths, out=offsets[1:])
     shift = np.repeat(start - offsets[:-1], lengths)
     return np.arange(offsets[-1], dtype=np.int64) + shift, offsets
+
+
+def order_by_code(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Give rows in the order of their codes, and in the given order where codes are equal.
+
+    A sparse matrix takes its entries to their rows by a counting sort: several times faster than
+    one that compares.
+    """
+    n_codes, n_rows = int(codes.max(initial=0)) + 1, len(order)
+    shape = (n_codes, max(n_rows, 1))
+    by_code: np.ndarray = csr_array((order, (codes[order], np.arange(n_rows))), shape=shape).data
+    return by_code
 
 
 @dataclass(frozen=True, eq=False)
