@@ -10,6 +10,8 @@ import errno
 import mmap
 import tempfile
 from collections.abc import Hashable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from typing import Any
 
 import numpy as np
 
@@ -31,12 +33,15 @@ def collect(parts: Iterable[Columns], on_disk: bool) -> Columns:
     wants it, but the file never changes.
     """
     if on_disk:
-        files: dict[Hashable, _ArrayFile | _BagFile] = {}
-        for part in parts:
-            for name, column in part.items():
-                kind = _BagFile if isinstance(column, Bag) else _ArrayFile
-                files.setdefault(name, kind()).append(column)  # type: ignore[arg-type]
-        return {name: file.mapped() for name, file in files.items()}
+        files: dict[Hashable, Any] = {}
+        with ExitStack() as stack:
+            for part in parts:
+                for name, column in part.items():
+                    if name not in files:
+                        file = _BagFile() if isinstance(column, Bag) else _ArrayFile()
+                        files[name] = stack.enter_context(closing(file))
+                    files[name].append(column)
+            return {name: file.mapped() for name, file in files.items()}
     first, *others = parts
     if not others:
         return first
@@ -47,11 +52,11 @@ def allocate(n_rows: int, dtype: np.dtype | type, on_disk: bool) -> np.ndarray:
     """Give an array to be filled in any order, in memory or in a temporary file."""
     if not on_disk:
         return np.empty(n_rows, dtype=dtype)
-    file = _ArrayFile()
-    for block in blocks(n_rows):
-        # Claims the room: a full disk is an error here, and would end the process later.
-        file.append(np.zeros(block.stop - block.start, dtype=dtype))
-    return file.mapped(mmap.ACCESS_WRITE)
+    with closing(_ArrayFile()) as file:
+        for block in blocks(n_rows):
+            # Claims the room: a full disk is an error here, and would end the process later.
+            file.append(np.zeros(block.stop - block.start, dtype=dtype))
+        return file.mapped(mmap.ACCESS_WRITE)
 
 
 class _ArrayFile:
@@ -76,15 +81,18 @@ class _ArrayFile:
             raise
 
     def mapped(self, access: int = mmap.ACCESS_COPY) -> np.ndarray:
-        """Give the array; its file goes with it."""
+        """Give the array, whose file goes with it."""
         n_bytes = self.file.tell()
         if not n_bytes:
             return np.empty(0, dtype=self.dtype)
         # Behind a memoryview joblib takes it for an ordinary array, and copies it into other
         # processes: the file has no name under which they could open it.
         view = memoryview(mmap.mmap(self.file.fileno(), n_bytes, access=access))
-        self.file.close()
         return np.frombuffer(view, dtype=self.dtype)
+
+    def close(self) -> None:
+        """Close the file; what is mapped of it stays."""
+        self.file.close()
 
 
 class _BagFile:
@@ -101,5 +109,10 @@ class _BagFile:
         self.n_values += len(part.values)
 
     def mapped(self) -> Bag:
-        """Give the bag; its files go with it."""
+        """Give the bag, whose files go with it."""
         return Bag(self.values.mapped(), self.offsets.mapped())
+
+    def close(self) -> None:
+        """Close the files; what is mapped of them stays."""
+        self.values.close()
+        self.offsets.close()
