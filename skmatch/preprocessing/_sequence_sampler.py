@@ -15,6 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from skmatch._columns import order_by_code
 from skmatch._data import (
     FIRST_KNOWN,
     CatalogueRows,
@@ -370,9 +371,8 @@ def _place_dtype(n_events: int) -> type:
 def _order(user: np.ndarray, time: np.ndarray | None) -> np.ndarray:
     """Give the order of events by user, then time, then row."""
     if time is None:
-        return np.argsort(user, kind="stable")
-    by_time = np.argsort(time, kind="stable")
-    return by_time[np.argsort(user[by_time], kind="stable")]
+        return order_by_code(user, np.arange(len(user)))
+    return order_by_code(user, np.argsort(time, kind="stable"))
 
 
 def _sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:
