@@ -5,6 +5,7 @@ Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -68,6 +69,10 @@ class Bag:
         values = self.values.tolist()
         bounds = self.offsets.tolist()
         return [values[a:b] for a, b in pairwise(bounds)]
+
+
+Column = np.ndarray | Bag
+Columns = dict[Hashable, Column]
 
 
 class Vocabulary:

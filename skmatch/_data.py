@@ -14,12 +14,18 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast
 import numpy as np
 import pandas as pd
 
-from skmatch._columns import FIRST_KNOWN, PADDING, UNKNOWN, Bag, Vocabulary, concatenate_ranges
+from skmatch._columns import (
+    FIRST_KNOWN,
+    PADDING,
+    UNKNOWN,
+    Bag,
+    Column,
+    Columns,
+    Vocabulary,
+    concatenate_ranges,
+)
 
 HISTORY = "history"  # the column of the histories that queries bring along, and of decoded ones
-
-Column = np.ndarray | Bag
-Columns = dict[Hashable, Column]
 
 
 def take_rows(column: Column, rows: np.ndarray) -> Column:
@@ -283,9 +289,10 @@ class Events(_Rows):
 
     history: Bag | None = None  # item codes that queries bring along
     has_history: np.ndarray | None = None  # (n,) bool: which queries do
+    on_disk: bool = False  # the columns lie in temporary files, and so shall those made from them
 
     def _taken(self, rows: np.ndarray) -> dict[str, Any]:
-        own = super()._taken(rows)
+        own = super()._taken(rows) | {"on_disk": False}
         if self.history is not None and self.has_history is not None:
             own |= {"history": self.history.take(rows), "has_history": self.has_history[rows]}
         return own
