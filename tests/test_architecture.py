@@ -21,7 +21,7 @@ ARROWS = {
         "_columns", "_data", "_growth", "_validation", "persistence", "preprocessing",
     },
     "metrics": {"_validation", "metrics"},
-    "model_selection": {"_validation"},
+    "model_selection": {"_columns", "_validation"},
     "datasets": {"datasets"},
     "retrieval": {
         "_nn", "_data", "_growth", "_validation", "neighbors", "persistence", "preprocessing",

@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from skmatch._columns import order_by_code
 from skmatch._data import (
     FIRST_KNOWN,
     CatalogueRows,
@@ -348,9 +349,8 @@ class SequenceSampler(
 def _order(events: Events) -> np.ndarray:
     """Give the order of events by user, then time, then row."""
     if events.time is None:
-        return np.argsort(events.user, kind="stable")
-    by_time = np.argsort(events.time, kind="stable")
-    return by_time[np.argsort(events.user[by_time], kind="stable")]
+        return order_by_code(events.user, np.arange(len(events)))
+    return order_by_code(events.user, np.argsort(events.time, kind="stable"))
 
 
 def _count_before(
