@@ -229,10 +229,8 @@ class SequenceSampler(
             place = _count_before(self.times_, offsets[user], place, time, or_equal=True)
             exact = np.result_type(self.times_, time)  # numpy would insert in the dtype of the old
             times = np.insert(self.times_.astype(exact, copy=False), place, time)
-        log = EventLog(np.insert(self.log_.items, place, events.item[order]))
-        n_items = len(schema.items)
-        item_counts = np.bincount(events.item, minlength=n_items)[FIRST_KNOWN:]
-        item_counts[: len(self.item_counts_)] += self.item_counts_
+        log = self.log_.inserted(place, events.item[order]).known_by_now(schema)
+        item_counts = _count_items(log, schema)
         added = np.bincount(events.user, minlength=len(schema.users))
         seed = self.sampling_.seed
         grown = changed(
@@ -255,12 +253,18 @@ class SequenceSampler(
         return grown, self._output(samples)
 
     def _with_items(self, X: Any) -> tuple[SequenceSampler, CatalogueRows]:
-        """Give a copy that counts the events of new items, too: none so far."""
+        """Give a copy that knows and counts the events of new items, too."""
         rows, own = self._handed_on("_with_items", X)
-        n_new = len(rows.schema.items.values) - len(self.item_counts_)
-        counts = np.append(self.item_counts_, np.zeros(n_new, dtype=self.item_counts_.dtype))
-        sampling = replace(self.sampling_, counts=counts)
-        grown = changed(self, **own, schema_=rows.schema, item_counts_=counts, sampling_=sampling)
+        log = self.log_.known_by_now(rows.schema)
+        counts = _count_items(log, rows.schema)
+        grown = changed(
+            self,
+            **own,
+            schema_=rows.schema,
+            log_=log,
+            item_counts_=counts,
+            sampling_=replace(self.sampling_, counts=counts),
+        )
         return grown, rows
 
     def transform(self, X: Any) -> Samples | pd.DataFrame:
@@ -344,6 +348,11 @@ class SequenceSampler(
         schema: Schema = self.schema_
         features = tuple(feature.name for feature in schema.user_features)
         return np.asarray(Samples.column_names(schema, features), dtype=object)
+
+
+def _count_items(log: EventLog, schema: Schema) -> np.ndarray:
+    """Give the number of events of each known item."""
+    return np.bincount(log.items, minlength=len(schema.items))[FIRST_KNOWN:]
 
 
 def _order(events: Events) -> np.ndarray:
