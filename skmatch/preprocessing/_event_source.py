@@ -78,12 +78,13 @@ class ParquetEvents:
 
     def _check(self, names: list[str]) -> None:
         """Raise where a file lacks a column, or has it in another type than the first."""
-        partitioning = getattr(self.dataset, "partitioning", None)
-        in_paths = [] if partitioning is None else partitioning.schema.names
+        import pyarrow.dataset as ds
+
         for fragment in self.dataset.get_fragments():
             schema = fragment.physical_schema
+            in_path = ds.get_partition_keys(fragment.partition_expression)
             for name in names:
-                if name in in_paths:
+                if name in in_path:
                     continue
                 if name not in schema.names:
                     raise ValueError(
