@@ -59,6 +59,7 @@ class ParquetEvents:
         if next(iter(self.dataset.get_fragments()), None) is None:
             raise ValueError(f"{X!r} holds no Parquet file: give the path of one, or of a folder.")
         self.head = _frame(self.dataset.schema.empty_table())
+        self._dtype_of: dict[str, Any] = {}  # None: that of each piece
 
     def read(self, function: Function, columns: list[Hashable]) -> Iterator[Columns]:
         """Give what a function makes of each piece of some columns."""
@@ -99,21 +100,23 @@ class ParquetEvents:
                     )
 
     def _dtypes(self, names: list[str]) -> dict[Hashable, Any]:
-        """Give the dtypes that a column has as a whole, where a piece may have another."""
+        """Give the dtypes that columns have as a whole, where a piece may have another."""
         import pyarrow as pa
 
         schema = pa.schema([self.dataset.schema.field(name) for name in names])
         schema = schema.with_metadata(self.dataset.schema.metadata)
-        full = _frame(schema.empty_table())
+        full = _frame(schema.empty_table()).dtypes
         nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
-        missing = _frame(nulls)
-        dtypes: dict[Hashable, Any] = {}
-        for label, field in zip(full.columns, schema, strict=True):
+        missing = _frame(nulls).dtypes
+        for field, own, with_null in zip(schema, full, missing, strict=True):
+            if field.name in self._dtype_of:
+                continue
+            is_other = own != with_null and self._has_null(field.name)
+            self._dtype_of[field.name] = with_null if is_other else None
             if pa.types.is_dictionary(field.type):
-                dtypes[label] = self._category(field)
-            elif full[label].dtype != missing[label].dtype and self._has_null(field.name):
-                dtypes[label] = missing[label].dtype
-        return dtypes
+                self._dtype_of[field.name] = self._category(field)
+        dtypes = zip(full.index, map(self._dtype_of.get, names), strict=True)
+        return {label: dtype for label, dtype in dtypes if dtype is not None}
 
     def _category(self, field: Any) -> Any:
         """Give the dtype of a column with the categories of all pieces, as they come."""
