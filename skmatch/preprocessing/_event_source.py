@@ -123,8 +123,8 @@ class ParquetEvents:
         import pyarrow as pa
 
         known = pa.array([], type=field.type.value_type)
-        for batch in self._scan([field.name]):
-            dictionary = batch.record_batch.column(0).dictionary
+        for batch, _ in self._scan([field.name]):
+            dictionary = batch.column(0).dictionary
             if not dictionary.equals(known[: len(dictionary)]):
                 known = pa.chunked_array([known, dictionary]).unique()
         codes = pa.array([], type=pa.int32())
@@ -136,11 +136,16 @@ class ParquetEvents:
 
         return self.dataset.head(1, columns=[name], filter=ds.field(name).is_null()).num_rows > 0
 
-    def _scan(self, names: list[str]) -> Iterator[Any]:
-        """Give batches of some columns, in order, with few of them read ahead."""
-        return self.dataset.scanner(
-            columns=names, batch_size=PIECE_SIZE, batch_readahead=1, fragment_readahead=1
-        ).scan_batches()
+    def _scan(self, names: list[str]) -> Iterator[tuple[Any, Any]]:
+        """Give batches of some columns, in order, with the file that each lies in."""
+        for fragment in self.dataset.get_fragments():
+            # One group of rows after the other: of a whole file, Arrow reads a gigabyte ahead.
+            can_split = hasattr(fragment, "split_by_row_group")
+            for group in fragment.split_by_row_group() if can_split else [fragment]:
+                for batch in group.to_batches(
+                    schema=self.dataset.schema, columns=names, batch_size=PIECE_SIZE
+                ):
+                    yield batch, fragment
 
     def _tables(self, names: list[str]) -> Iterator[tuple[str, Any]]:
         """Give tables of about as many rows each, and where their first row stands."""

@@ -7,6 +7,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from sklearn.base import clone
 
@@ -145,7 +146,9 @@ def test_events_come_as_a_path_paths_a_folder_or_a_dataset(tmp_path):
     whole.parent.mkdir()
     events.to_parquet(whole)
     expected = vars(MatchEncoder(**FEATURES).fit(pd.read_parquet(whole)))
-    for X in (whole, str(whole), whole.parent, tuple(map(str, paths)), ds.dataset(paths)):
+    in_memory = ds.dataset(pq.read_table(whole))
+    forms = (whole, str(whole), whole.parent, tuple(map(str, paths)), ds.dataset(paths), in_memory)
+    for X in forms:
         assert_same(vars(MatchEncoder(**FEATURES).fit(X)), expected)
 
 
