@@ -154,6 +154,10 @@ class Vocabulary:
             )
         return same
 
+    def emptied(self) -> Self:
+        """Give a vocabulary of the same dtype that knows no value yet."""
+        return type(self)(self.values[:0], self.dtype, self.categories, self.ordered)
+
     def __len__(self) -> int:
         """Give the number of codes, padding and unknown included."""
         return len(self.values) + FIRST_KNOWN

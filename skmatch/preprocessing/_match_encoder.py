@@ -269,7 +269,7 @@ class MatchEncoder(
         """Give a copy that knows further events, and those events encoded by it.
 
         Users become known, and items where something is to be trained on them: they are the
-        catalogue. Known ones keep their codes.
+        catalogue. Other items wait, under negative codes. Known ones keep their codes.
         """
         frame, roles = self._read(X)
         schema = self.schema_
@@ -277,14 +277,17 @@ class MatchEncoder(
         user_column, item_column, times, time_kind = read_events(frame, roles)
         self._check_time_kind(time_kind)
         users, user = schema.users.extended(user_column)
-        if train:
-            items, item = schema.items.extended(item_column)
-        else:
-            items, item = schema.items, schema.items.lookup(item_column)
         rows = Rows.of_events(user, times)
         grown = self._updated("user", frame, rows, users)
         if train:
+            items, item = schema.items.extended(item_column)
             grown = grown._updated("item", frame, rows._replace(codes=item), items)
+        else:
+            item = schema.items.lookup(item_column)
+            waits = item == UNKNOWN
+            waiting, codes = (schema.waiting or schema.items.emptied()).extended(item_column[waits])
+            item[waits] = -codes
+            grown = changed(grown, schema_=replace(grown.schema_, waiting=waiting))
         return grown, self._output(grown._events(frame, user, item, times))
 
     def _read(self, X: Any) -> tuple[pd.DataFrame, Roles]:

@@ -199,7 +199,7 @@ class SequenceSampler(
         seed = None
         if self.random_state is not None:
             seed = int(check_random_state(self.random_state).randint(2**31))
-        item_counts = _count(events.item, len(schema.items))[FIRST_KNOWN:]
+        item_counts = _count_items(events.item, schema)
         log, stop = _sorted_log(events, offsets)
         self._set_learnt(
             learnt
@@ -236,10 +236,8 @@ class SequenceSampler(
             place = _count_before(self.times_, offsets[user], place, time, or_equal=True)
             exact = np.result_type(self.times_, time)  # numpy would insert in the dtype of the old
             times = np.insert(self.times_.astype(exact, copy=False), place, time)
-        log = EventLog(np.insert(self.log_.items, place, events.item[order]))
-        n_items = len(schema.items)
-        item_counts = np.bincount(events.item, minlength=n_items)[FIRST_KNOWN:]
-        item_counts[: len(self.item_counts_)] += self.item_counts_
+        log = self.log_.inserted(place, events.item[order]).known_by_now(schema)
+        item_counts = _count_items(log.items, schema)
         added = np.bincount(events.user, minlength=len(schema.users))
         seed = self.sampling_.seed
         grown = changed(
@@ -263,12 +261,18 @@ class SequenceSampler(
         return grown, self._output(samples)
 
     def _with_items(self, X: Any) -> tuple[SequenceSampler, CatalogueRows]:
-        """Give a copy that counts the events of new items, too: none so far."""
+        """Give a copy that knows and counts the events of new items, too."""
         rows, own = self._handed_on("_with_items", X)
-        n_new = len(rows.schema.items.values) - len(self.item_counts_)
-        counts = np.append(self.item_counts_, np.zeros(n_new, dtype=self.item_counts_.dtype))
-        sampling = replace(self.sampling_, counts=counts)
-        grown = changed(self, **own, schema_=rows.schema, item_counts_=counts, sampling_=sampling)
+        log = self.log_.known_by_now(rows.schema)
+        counts = _count_items(log.items, rows.schema)
+        grown = changed(
+            self,
+            **own,
+            schema_=rows.schema,
+            log_=log,
+            item_counts_=counts,
+            sampling_=replace(self.sampling_, counts=counts),
+        )
         return grown, rows
 
     def transform(self, X: Any) -> Samples | pd.DataFrame:
@@ -362,6 +366,11 @@ def _count(codes: np.ndarray, n_codes: int) -> np.ndarray:
     for rows in blocks(len(codes)):
         counts += np.bincount(codes[rows], minlength=n_codes)
     return counts
+
+
+def _count_items(items: np.ndarray, schema: Schema) -> np.ndarray:
+    """Count the events of each known item."""
+    return _count(items, len(schema.items))[FIRST_KNOWN:]
 
 
 def _place_dtype(n_events: int) -> type:
