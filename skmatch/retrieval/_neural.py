@@ -130,9 +130,9 @@ class NeuralRetriever(BaseRetriever):
 
         Parameters
         ----------
-        X : Samples, DataFrame or array-like of shape (n_events, n_columns)
-            What the `fit_transform` of a `SequenceSampler` gave. Plain events are encoded and
-            sampled with the defaults of `MatchEncoder` and `SequenceSampler`.
+        X : Samples, DataFrame, array-like of shape (n_events, n_columns), or Parquet
+            What the `fit_transform` of a `SequenceSampler` gave. Plain events, also in Parquet,
+            are encoded and sampled with the defaults of `MatchEncoder` and `SequenceSampler`.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_events,) or None, default=None
