@@ -142,6 +142,15 @@ class Engine:
             state[name] = torch.from_numpy(value)
         self.network.load_state_dict(state)
 
+    def unmet(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give the codes of users and items whose rows are still those of "unknown"."""
+        tables = (self.network.user_embedding.weight, self.network.item_embedding.weight)
+        users, items = (
+            FIRST_KNOWN + np.flatnonzero((rows[FIRST_KNOWN:] == rows[UNKNOWN]).all(1).cpu())
+            for rows in tables
+        )
+        return users, items
+
     @torch.no_grad()
     def make_unknown(self, users: np.ndarray, items: np.ndarray) -> None:
         """Give users and items that training never met the rows of "unknown".

@@ -244,6 +244,7 @@ class NeuralRetriever(BaseRetriever):
         seed = distributed.agreed(seed)
         engine = Engine(config, self.device, seed, self.weights_)
         training, _ = _rows_to_train(samples, None)
+        users, items = engine.unmet()
         options = self._options(1, len(training))
         options = replace(options, lr=options.lr * FURTHER_RATE)
         if distributed.size() > 1:
@@ -252,6 +253,12 @@ class NeuralRetriever(BaseRetriever):
         loss = engine.trainer(samples, training, None, options).run_epoch()
         if not np.isfinite(loss):
             raise self._divergence(f"The loss became {loss}")
+        if self.unknown_rate > 0:
+            # Who is not trained on now either stays unknown, as after fit.
+            engine.make_unknown(
+                np.setdiff1d(users, samples.user[training]),
+                np.setdiff1d(items, samples.item[training]),
+            )
         self._check_vectors(engine, samples)
         learnt = _fitted(
             engine,

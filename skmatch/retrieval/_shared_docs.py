@@ -1,4 +1,4 @@
-"""What the docstrings of the retrievers with towers share."""
+"""What the docstrings of the neural retrievers have in common."""
 
 from __future__ import annotations
 
