@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Feature, Samples, Schema
+from skmatch._nn import distributed
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
@@ -25,7 +26,7 @@ from skmatch._validation import check_choice, check_weights
 from skmatch.neighbors import METHODS, ItemIndex, ItemLists
 from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._course import Course, setting_of
-from skmatch.retrieval._progress import progress_bar
+from skmatch.retrieval._progress import reporting
 
 FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampled
 # An epoch of "auto" has about so many steps: fewer leave a small set unlearnt after ten epochs.
@@ -154,7 +155,7 @@ class NeuralRetriever(BaseRetriever):
         scikit-learn's callbacks see each epoch, and may stop the fit after it. The data that they
         get are `Samples`: each user's last training event with the history before it.
         """
-        with progress_bar(self):
+        with reporting(self):
             return self._fit(X, sample_weight, users, items)
 
     def _fit(self, X: Any, sample_weight: Any, users: Any, items: Any) -> NeuralRetriever:
@@ -172,24 +173,26 @@ class NeuralRetriever(BaseRetriever):
             weight = check_weights(sample_weight, len(samples))
             weight = (weight / weight.max()).astype(np.float32)  # only their proportions count
         course = self._first_course()
+        course.seed = distributed.agreed(course.seed)
         training, validation = self._split(samples, weight, np.random.default_rng(course.seed))
         config = self._network_config(samples, dims)
         engine = Engine(config, self.device, course.seed, self._first_weights(samples, config))
         options = self._options(self.max_epochs, len(training))
         self._warn_of_full_softmax(samples, options.batch_size)
         trainer = engine.trainer(samples, training, weight, options)
-        if self.warm_start:
+        if self.warm_start or distributed.size() > 1:
             stopping = ("early_stopping", "validation_fraction", "n_iter_no_change")
             others = {name: getattr(self, name) for name in stopping}
             others["device"] = engine.device.type
             course.check(setting_of(options, samples, training, weight, **others))
+            distributed.check_same(course.setting | {"network": config, "epoch": course.n_epochs})
         if course.trainer is not None:
             trainer.load(course.trainer)
             course.trainer = None
         held_out = samples.take(validation)
 
         def validate() -> float:
-            return engine.ndcg(held_out, ItemLists.seen_by(held_out))
+            return distributed.agreed(engine.ndcg(held_out, ItemLists.seen_by(held_out)))
 
         def fitted(index: str = self.index, copy: bool = True) -> dict[str, Any]:
             index_ = ItemIndex(index, course.seed)
@@ -238,11 +241,15 @@ class NeuralRetriever(BaseRetriever):
         )
         # Each call draws anew.
         seed = (int(check_random_state(self.random_state).randint(2**31)) + self.n_iter_) % 2**31
+        seed = distributed.agreed(seed)
         engine = Engine(config, self.device, seed, self.weights_)
         training, _ = _rows_to_train(samples, None)
         users, items = engine.unmet()
         options = self._options(1, len(training))
         options = replace(options, lr=options.lr * FURTHER_RATE)
+        if distributed.size() > 1:
+            setting = setting_of(options, samples, training, None)
+            distributed.check_same(setting | {"network": config})
         loss = engine.trainer(samples, training, None, options).run_epoch()
         if not np.isfinite(loss):
             raise self._divergence(f"The loss became {loss}")
@@ -398,7 +405,9 @@ class NeuralRetriever(BaseRetriever):
             course.add_epoch(loss)
             if validate is not None:
                 course.add_score(validate(), engine.weights)
-            stop = subcontext.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
+            stop = distributed.agreed(
+                subcontext.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
+            )
         if course.best_weights is not None:
             engine.load(course.best_weights)
         if self.unknown_rate > 0:
