@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import itertools
 import pkgutil
 import re
 from pathlib import Path
@@ -131,6 +132,15 @@ def test_every_page_that_is_linked_is_there():
                 continue
             folder = DOCS if target.startswith("/") else page.parent
             assert (folder / f"{target.lstrip('/')}.rst").exists(), f"{name_of(page)}: {target}"
+
+
+def test_references_are_no_lists():
+    # "S. Rendle ..." alone on its line is the 19th item of a list to docutils.
+    for path in [*PAGES, *(ROOT / "skmatch").rglob("*.py")]:
+        lines = path.read_text().splitlines()
+        for line, following in itertools.pairwise([*lines, ""]):
+            reference = re.match(r"( *)\.\. \[\d+\] [A-Z]\. ", line)
+            assert not reference or following.startswith(reference[1] + "   "), (path, line)
 
 
 def test_every_page_stands_in_a_table_of_contents():
