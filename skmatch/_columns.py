@@ -5,12 +5,14 @@ Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
 
@@ -22,6 +24,18 @@ def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray,
     np.cumsum(lengths, out=offsets[1:])
     shift = np.repeat(start - offsets[:-1], lengths)
     return np.arange(offsets[-1], dtype=np.int64) + shift, offsets
+
+
+def order_by_code(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Give rows in the order of their codes, and in the given order where codes are equal.
+
+    A sparse matrix takes its entries to their rows by a counting sort: several times faster than
+    one that compares.
+    """
+    n_codes, n_rows = int(codes.max(initial=0)) + 1, len(order)
+    shape = (n_codes, max(n_rows, 1))
+    by_code: np.ndarray = csr_array((order, (codes[order], np.arange(n_rows))), shape=shape).data
+    return by_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +71,10 @@ class Bag:
         return [values[a:b] for a, b in pairwise(bounds)]
 
 
+Column = np.ndarray | Bag
+Columns = dict[Hashable, Column]
+
+
 class Vocabulary:
     """Distinct values of a column and their codes; decodes to the column's own dtype.
 
@@ -90,10 +108,7 @@ class Vocabulary:
     @classmethod
     def learn(cls, column: pd.Series) -> tuple[Self, np.ndarray]:
         """Learn the values of a column; give them and the column's codes."""
-        try:
-            codes, uniques = pd.factorize(column)
-        except (TypeError, NotImplementedError):  # the latter of pyarrow
-            raise _not_hashable(column) from None
+        codes, uniques = _factorize(column)
         dtype = column.dtype
         categories, ordered = None, False
         if isinstance(dtype, pd.CategoricalDtype):
@@ -139,6 +154,10 @@ class Vocabulary:
             )
         return same
 
+    def emptied(self) -> Self:
+        """Give a vocabulary of the same dtype that knows no value yet."""
+        return type(self)(self.values[:0], self.dtype, self.categories, self.ordered)
+
     def __len__(self) -> int:
         """Give the number of codes, padding and unknown included."""
         return len(self.values) + FIRST_KNOWN
@@ -180,12 +199,8 @@ class Vocabulary:
             by_category = self._find(column.cat.categories)
             by_category = np.append(by_category, np.int32(UNKNOWN))  # code -1: missing
             return by_category[column.cat.codes.to_numpy()]
-        try:
-            codes = self._find(column)
-        except TypeError:
-            raise _not_hashable(column) from None
-        codes[column.isna().to_numpy()] = UNKNOWN
-        return codes
+        codes, distinct = _factorize(column)  # so that each distinct value is looked up once
+        return np.append(self._find(distinct), np.int32(UNKNOWN))[codes]  # code -1: missing
 
     def _find(self, values: Any) -> np.ndarray:
         plain = _plain_values(values)
@@ -239,6 +254,14 @@ class Vocabulary:
         if isinstance(dtype, pd.DatetimeTZDtype):
             values = pd.DatetimeIndex(values, tz="UTC")  # as `_plain_values` left them
         return pd.Series(values).astype(dtype).array
+
+
+def _factorize(column: pd.Series) -> tuple[np.ndarray, Any]:
+    """Give each row's place among the distinct values, -1 where it is missing, and these."""
+    try:
+        return pd.factorize(column)
+    except (TypeError, NotImplementedError):  # the latter of pyarrow
+        raise _not_hashable(column) from None
 
 
 def _not_hashable(column: pd.Series) -> ValueError:

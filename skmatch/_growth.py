@@ -47,8 +47,8 @@ class GrowingMixin:
         """Add events to the stored histories, without training: the next answers know them.
 
         The order of arrival does not matter: an event goes to its place in time, behind those of
-        its user at the same time. Users and the latest values of their features become known;
-        items that are not in the catalogue stay unknown until `partial_fit`.
+        its user at the same time. Users and the latest values of their features become known. Items
+        that are not in the catalogue are unknown until `partial_fit` or `add_items` brings them.
 
         Parameters
         ----------

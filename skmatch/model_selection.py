@@ -12,17 +12,17 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 
+from skmatch._columns import order_by_code
 from skmatch._validation import DEFAULT_TIME, read_table, reject_missing, require_column
 
 __all__ = ["LeaveLastOut", "TemporalSplit"]
 
 
 class _Events(NamedTuple):
-    """Users and times of the events as integers."""
+    """Users and times of the events."""
 
     user: np.ndarray  # (n_events,) code of the user
-    time: np.ndarray  # (n_events,) place of the time in `times`
-    times: pd.Index  # distinct times, ascending; the row numbers where there is no time column
+    time: pd.Index  # (n_events,) the row numbers where there is no time column
 
 
 class LeaveLastOut(BaseCrossValidator):
@@ -122,7 +122,7 @@ class LeaveLastOut(BaseCrossValidator):
         events = _read_events(X, self.user, self.time)
         n_events = np.bincount(events.user)  # of each user
         # How many events of the same user come after: by user, then time, then row.
-        order = np.lexsort((events.time, events.user))
+        order = order_by_code(events.user, events.time.argsort(kind="stable"))
         n_later = np.empty(len(order), dtype=np.intp)
         n_later[order] = np.cumsum(n_events)[events.user[order]] - 1 - np.arange(len(order))
         for fold in range(self.n_splits):
@@ -286,9 +286,9 @@ class TemporalSplit(BaseCrossValidator):
             do not fit the times, or a fold has no event to train or test on.
         """
         events = _read_events(X, self.user, self.time)
-        times = events.times
+        place, times = pd.factorize(events.time, sort=True)  # of each time among the distinct ones
         if self.cutoffs is None:
-            cutoffs = self._cut_by_number(events)
+            cutoffs = self._cut_by_number(place, times)
         else:
             cutoffs = _read_cutoffs(self.cutoffs, times)
         gap = _read_duration("gap", self.gap, times)
@@ -303,12 +303,12 @@ class TemporalSplit(BaseCrossValidator):
         if self.window is not None:
             window = _read_duration("window", self.window, times)
             train_from = _places([end - window for end in ends], times)
-        n_before = np.concatenate([[0], np.cumsum(np.bincount(events.time))])
+        n_before = np.concatenate([[0], np.cumsum(np.bincount(place))])
         self._reject_empty(cutoffs, n_before[train_to] - n_before[train_from], "training")
         self._reject_empty(cutoffs, n_before[test_to] - n_before[test_from], "test")
         for bounds in zip(train_from, train_to, test_from, test_to, strict=True):
-            is_train = (bounds[0] <= events.time) & (events.time < bounds[1])
-            is_test = (bounds[2] <= events.time) & (events.time < bounds[3])
+            is_train = (bounds[0] <= place) & (place < bounds[1])
+            is_test = (bounds[2] <= place) & (place < bounds[3])
             yield np.flatnonzero(is_train), np.flatnonzero(is_test)
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
@@ -330,14 +330,14 @@ class TemporalSplit(BaseCrossValidator):
         """
         return self.n_splits if self.cutoffs is None else len(self.cutoffs)
 
-    def _cut_by_number(self, events: _Events) -> list[Any]:
+    def _cut_by_number(self, place: np.ndarray, times: pd.Index) -> list[Any]:
         """Give the times that cut the last of the events into blocks of as many events each."""
         share = 1 / (self.n_splits + 1) if self.test_size is None else self.test_size
-        n_events = len(events.time)
+        n_events = len(place)
         blocks_left = np.arange(self.n_splits, 0, -1)
         start = n_events - np.round(blocks_left * share * n_events).astype(int)
         start = np.minimum(start, n_events - 1)  # a block of no event is told apart by its test set
-        return list(events.times[np.sort(events.time)[start]])
+        return list(times[np.sort(place)[start]])
 
     def _reject_empty(self, cutoffs: list[Any], n_events: np.ndarray, which: str) -> None:
         if n_events.all():
@@ -363,22 +363,17 @@ def _read_events(X: Any, user: Hashable, time: Hashable) -> _Events:
     reject_missing(users, "drop these rows or fill them in.")
     user_code, _ = pd.factorize(users)
     if roles.time is None:
-        rows = np.arange(len(frame))
-        return _Events(user_code, rows, pd.RangeIndex(len(frame)))
+        return _Events(user_code, pd.RangeIndex(len(frame)))
     times = require_column(frame, roles.time, "time").infer_objects()
     reject_missing(times, "drop these rows or fill them in.")
-    values: Any
     if pd.api.types.is_datetime64_any_dtype(times):
-        values = pd.DatetimeIndex(times)
-    elif pd.api.types.is_numeric_dtype(times) and not pd.api.types.is_complex_dtype(times):
-        values = pd.Index(np.asarray(times))
-    else:
-        raise ValueError(
-            f"Column {times.name!r} of X holds {times.iloc[0]!r} (dtype {times.dtype}), which is "
-            "no time: convert it to numbers or with pandas.to_datetime."
-        )
-    time_code, distinct = pd.factorize(values, sort=True)
-    return _Events(user_code, time_code, distinct)
+        return _Events(user_code, pd.DatetimeIndex(times))
+    if pd.api.types.is_numeric_dtype(times) and not pd.api.types.is_complex_dtype(times):
+        return _Events(user_code, pd.Index(np.asarray(times)))
+    raise ValueError(
+        f"Column {times.name!r} of X holds {times.iloc[0]!r} (dtype {times.dtype}), which is "
+        "no time: convert it to numbers or with pandas.to_datetime."
+    )
 
 
 def _places(bounds: list[Any], times: pd.Index) -> np.ndarray:

@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, scaled_dot_product_attention
-from torch.nn.utils import skip_init
+
+from skmatch._nn.linear import Linear
 
 POOLINGS = ("mean", "sum", "max", "concat", "decay", "attention")
 N_DECAYS = {"decay": 4, "attention": 6}
@@ -106,9 +107,9 @@ class Attention(nn.Module):
     def __init__(self, query_dim: int, dim: int, max_length: int):
         super().__init__()
         self.n_heads = math.gcd(dim, MAX_HEADS)
-        self.query = skip_init(nn.Linear, query_dim, dim)
-        self.key = skip_init(nn.Linear, dim, dim)
-        self.value = skip_init(nn.Linear, dim, dim)
+        self.query = Linear(query_dim, dim)
+        self.key = Linear(dim, dim)
+        self.value = Linear(dim, dim)
         self.lag_bias = nn.Parameter(torch.empty(self.n_heads, max_length))
 
     def forward(self, summary: Tensor, tokens: Tensor, place: Tensor, length: Tensor) -> Tensor:

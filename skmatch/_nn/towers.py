@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, leaky_relu, normalize
-from torch.nn.utils import skip_init
 
 from skmatch._data import PADDING, UNKNOWN
+from skmatch._nn.linear import Linear
 from skmatch._nn.pooling import Pooling
 from skmatch._nn.tables import Table
 
@@ -185,7 +185,7 @@ def make_mlp(
     """Make the layers of a tower; the last is linear."""
     layers: list[nn.Module] = []
     for i, dim in enumerate(dims):
-        layers.append(skip_init(nn.Linear, width, dim))
+        layers.append(Linear(width, dim))
         if i < len(dims) - 1:
             if batch_norm:
                 layers.append(BatchNorm(dim))

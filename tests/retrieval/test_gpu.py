@@ -1,0 +1,45 @@
+"""What holds of a fit on a GPU; skipped where there is none."""
+
+import joblib
+import numpy as np
+import pytest
+import torch
+
+from skmatch import DSSMRetriever, LeaveLastOut, YoutubeDNNRetriever, make_topk_scorer
+from skmatch._nn.pooling import POOLINGS
+from skmatch.datasets import make_events
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+EVENTS = make_events(n_users=80, n_items=60, n_events=2500, random_state=1)
+SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
+BOTH = pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
+
+
+@BOTH
+def test_learns_as_much_as_on_a_cpu(cls):
+    train, test = (EVENTS.iloc[rows] for rows in next(LeaveLastOut().split(EVENTS)))
+    scorer = make_topk_scorer("ndcg", k=10)
+    on_cpu, on_gpu = (
+        scorer(cls(max_epochs=15, random_state=0, device=device).fit(train), test)
+        for device in ("cpu", "cuda")
+    )
+    assert on_gpu > 0.8 * on_cpu
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("loss", ["bce", "bpr", "softmax"])
+def test_every_pooling_and_loss(pooling, loss):
+    fitted = DSSMRetriever(**SMALL, pooling=pooling, loss=loss, device="cuda").fit(EVENTS)
+    assert np.isfinite(fitted.loss_curve_).all()
+    assert np.isfinite(fitted.item_vectors_).all()
+
+
+@BOTH
+def test_is_saved_as_plain_arrays_and_answers_from_the_cpu(cls, tmp_path):
+    fitted = cls(**SMALL, device="cuda").fit(EVENTS)
+    joblib.dump(fitted, tmp_path / "model.joblib")
+    loaded = joblib.load(tmp_path / "model.joblib")
+    assert all(type(weight) is np.ndarray for weight in loaded.weights_.values())
+    assert loaded._serving_engine().device.type == "cpu"
+    np.testing.assert_array_equal(loaded.predict(EVENTS[:20]), fitted.predict(EVENTS[:20]))
