@@ -23,7 +23,6 @@ from skmatch import (
 )
 from skmatch.datasets import make_events
 
-dask = pytest.importorskip("dask", reason="needs dask: install the extra 'test'")
 distributed = pytest.importorskip("distributed", reason="needs distributed: the extra 'test'")
 dd = pytest.importorskip("dask.dataframe", reason="needs dask.dataframe: the extra 'test'")
 
@@ -43,15 +42,13 @@ K = 100
 @pytest.fixture(scope="module")
 def client():
     """Start two workers of one thread each, which keep every copy of what is sent to both."""
-    # Its memory manager would leave one copy, which is lost with its worker.
-    keep = {"distributed.scheduler.active-memory-manager.start": False}
     with (
-        dask.config.set(keep),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
+        client.amm.stop()  # it would leave one copy, which is lost with its worker
         yield client
 
 
