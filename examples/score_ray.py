@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("users", help="Parquet files")
     parser.add_argument("output", help="folder to write")
     parser.add_argument("--k", type=int, default=10, help="number of items for a user")
-    parser.add_argument("--workers", type=int, default=2, help="number of processes")
+    parser.add_argument("--workers", type=int, default=1, help="leave a processor for reading")
     options = parser.parse_args()
     ray.init()
     answers = ray.data.read_parquet(options.users).map_batches(

@@ -152,7 +152,7 @@ GIVEN = {"0.003", "256 MB"}
 @pytest.mark.parametrize("page", ["settings", "scaling"])
 def test_measured_figures_stand_in_their_sources(page):
     sources = (ROOT / "README.md").read_text() + (ROOT / "benchmarks" / "NOTES.md").read_text()
-    figure = r"\b0\.\d{3}\b|\b[\d.]+ (?:s|ms|MB)\b"
+    figure = r"\b0\.\d{3}\b|\b[\d.,]+ (?:s|ms|MB)\b"
     figures = set(re.findall(figure, (DOCS / f"{page}.rst").read_text()))
     assert figures - GIVEN
     assert figures - GIVEN <= set(re.findall(figure, sources))
