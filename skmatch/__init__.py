@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from skmatch._version import __version__
 
 if TYPE_CHECKING:
+    from skmatch.callbacks import Checkpoint
     from skmatch.inspection import ItemMapDisplay, TopKCurveDisplay, TrainingCurveDisplay
     from skmatch.metrics import evaluate, make_topk_scorer
     from skmatch.model_selection import LeaveLastOut, TemporalSplit
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 # Public name -> module that holds it; read on first use, so that importing skmatch is quick.
 _MODULES = {
+    "Checkpoint": "callbacks",
     "DSSMRetriever": "retrieval",
     "ItemMapDisplay": "inspection",
     "LeaveLastOut": "model_selection",
@@ -32,6 +34,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "Checkpoint",
     "DSSMRetriever",
     "ItemMapDisplay",
     "LeaveLastOut",

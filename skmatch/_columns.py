@@ -5,6 +5,7 @@ Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -68,6 +69,10 @@ class Bag:
         values = self.values.tolist()
         bounds = self.offsets.tolist()
         return [values[a:b] for a, b in pairwise(bounds)]
+
+
+Column = np.ndarray | Bag
+Columns = dict[Hashable, Column]
 
 
 class Vocabulary:
@@ -148,6 +153,10 @@ class Vocabulary:
                 "column to that dtype, or fit anew."
             )
         return same
+
+    def emptied(self) -> Self:
+        """Give a vocabulary of the same dtype that knows no value yet."""
+        return type(self)(self.values[:0], self.dtype, self.categories, self.ordered)
 
     def __len__(self) -> int:
         """Give the number of codes, padding and unknown included."""

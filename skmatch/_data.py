@@ -14,12 +14,18 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast
 import numpy as np
 import pandas as pd
 
-from skmatch._columns import FIRST_KNOWN, PADDING, UNKNOWN, Bag, Vocabulary, concatenate_ranges
+from skmatch._columns import (
+    FIRST_KNOWN,
+    PADDING,
+    UNKNOWN,
+    Bag,
+    Column,
+    Columns,
+    Vocabulary,
+    concatenate_ranges,
+)
 
 HISTORY = "history"  # the column of the histories that queries bring along, and of decoded ones
-
-Column = np.ndarray | Bag
-Columns = dict[Hashable, Column]
 
 
 def take_rows(column: Column, rows: np.ndarray) -> Column:
@@ -86,6 +92,7 @@ class Schema(_Shared):
     item_features: tuple[Feature, ...]
     user_table: Columns  # one row a code, padding and unknown included
     item_table: Columns
+    waiting: Vocabulary | None = None  # items that were observed while the catalogue lacked them
 
     def __repr__(self) -> str:
         lines = [
@@ -283,9 +290,10 @@ class Events(_Rows):
 
     history: Bag | None = None  # item codes that queries bring along
     has_history: np.ndarray | None = None  # (n,) bool: which queries do
+    on_disk: bool = False  # the columns lie in temporary files, and so shall those made from them
 
     def _taken(self, rows: np.ndarray) -> dict[str, Any]:
-        own = super()._taken(rows)
+        own = super()._taken(rows) | {"on_disk": False}
         if self.history is not None and self.has_history is not None:
             own |= {"history": self.history.take(rows), "has_history": self.has_history[rows]}
         return own
@@ -337,9 +345,36 @@ class NegativeSampling(_Shared):
 
 @dataclass(frozen=True, eq=False)
 class EventLog(_Shared):
-    """The items of all events, user after user, in the order of time."""
+    """The items of all events, user after user, in the order of time.
+
+    Items that were observed while the catalogue lacked them are unknown, and wait to be known.
+    """
 
     items: np.ndarray  # (n_events,) int32
+    # (2, n_waiting): their places, and their codes in the vocabulary `waiting` of the schema
+    waiting: np.ndarray = field(default_factory=lambda: np.empty((2, 0), dtype=np.int64))
+
+    def inserted(self, place: np.ndarray, items: np.ndarray) -> EventLog:
+        """Insert items before sorted places; the code of one that waits comes negated."""
+        waits = np.flatnonzero(items < 0)
+        places, codes = self.waiting
+        places = places + np.searchsorted(place, places, side="right")
+        new = np.stack([place[waits] + waits, -items[waits]])
+        return EventLog(
+            np.insert(self.items, place, np.maximum(items, UNKNOWN)),
+            np.concatenate([np.stack([places, codes]), new], axis=1),
+        )
+
+    def known_by_now(self, schema: Schema) -> EventLog:
+        """Give the items that waited the codes of a catalogue that holds them by now."""
+        places, codes = self.waiting
+        if schema.waiting is None or not len(places):
+            return self
+        now = schema.items.lookup(schema.waiting.decode(codes))
+        is_known = now >= FIRST_KNOWN
+        items = self.items.copy()
+        items[places[is_known]] = now[is_known]
+        return EventLog(items, self.waiting[:, ~is_known])
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

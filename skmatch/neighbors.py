@@ -24,6 +24,9 @@ _BLOCK_SIZE = 2**24  # scores of a block: 64 MiB
 _BUILDING = Lock()
 _WIDTH = 64  # neighbouring scores of which only the largest is looked at first
 _PART_SIZE = 2**20  # scores that make it worth while to use one more thread
+# Only the vectors of what may answer are read where that is at most such a share of the catalogue:
+# of what is open to all, gathered once, and of each query's own candidates.
+_FEW_OPEN, _FEW_LISTED = 1 / 4, 1 / 100
 
 
 class ItemLists(NamedTuple):
@@ -38,13 +41,32 @@ class ItemLists(NamedTuple):
         """Give what the users of samples have seen."""
         return cls(samples.log.items, samples.seen, samples.stop)
 
-    def pairs(self, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give the rows, counted from `a`, and positions of the lists of queries a ... b - 1."""
+    def pairs(
+        self, a: int, b: int, places: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Give the rows, counted from `a`, and positions of the lists of queries a ... b - 1.
+
+        `places` gives the position of each item in a part of the catalogue; -1 is not in it.
+        """
         where, offsets = concatenate_ranges(self.start[a:b], self.stop[a:b])
         rows = np.repeat(np.arange(b - a), np.diff(offsets))
         codes = self.items[where]
         known = codes >= FIRST_KNOWN
-        return rows[known], codes[known].astype(np.int64) - FIRST_KNOWN
+        rows, positions = rows[known], codes[known].astype(np.int64) - FIRST_KNOWN
+        if places is None:
+            return rows, positions
+        positions = places[positions]
+        return rows[positions >= 0], positions[positions >= 0]
+
+    def table(self, n_items: int, n_columns: int) -> np.ndarray:
+        """Give the positions of each query's list in order and once, filled up with -1."""
+        rows, positions = self.pairs(0, len(self.start))
+        keys = np.sort(rows * n_items + positions)  # many times as fast as np.unique
+        rows, positions = np.divmod(keys[np.diff(keys, prepend=-1) > 0], n_items)
+        lengths = np.bincount(rows, minlength=len(self.start))
+        table = np.full((len(self.start), n_columns), -1)
+        table[np.arange(n_columns) < lengths[:, None]] = positions
+        return table
 
     def take(self, queries: np.ndarray) -> ItemLists:
         """Give the lists of some of the queries."""
@@ -59,18 +81,22 @@ class ItemFilter(NamedTuple):
     limited: np.ndarray | None = None  # (n_queries,) bool
     never: tuple[ItemLists, ...] = ()  # what each query leaves out
 
-    def apply(self, scores: np.ndarray, a: int) -> None:
-        """Give all that may not answer queries a, a + 1, ... a score of -inf, in place."""
+    def apply(self, scores: np.ndarray, a: int, places: np.ndarray | None = None) -> None:
+        """Give all that may not answer queries a, a + 1, ... a score of -inf, in place.
+
+        `places` is as in `ItemLists.pairs`; all items of such a part are open to anyone.
+        """
         b = a + len(scores)
         if self.only is not None and self.limited is not None:
-            pairs = self.only.pairs(a, b)
+            pairs = self.only.pairs(a, b, places)
             kept = scores[pairs]
             scores[self.limited[a:b]] = -np.inf
             scores[pairs] = kept
         for lists in self.never:
-            scores[lists.pairs(a, b)] = -np.inf
-        if self.anyone is not None:
-            np.copyto(scores, -np.inf, where=~self.anyone)
+            scores[lists.pairs(a, b, places)] = -np.inf
+        if self.anyone is not None and places is None:
+            # Added: to write where a mask says so takes as long as the product of matrices.
+            scores += np.where(self.anyone, np.float32(0), np.float32(-np.inf))
 
     def permits(self, found: np.ndarray, n_items: int) -> np.ndarray:
         """Tell which of the positions found for all queries may answer them."""
@@ -78,10 +104,10 @@ class ItemFilter(NamedTuple):
         permitted = np.ones(found.shape, dtype=bool) if self.anyone is None else self.anyone[found]
         for lists in self.never:
             rows, left_out = lists.pairs(0, len(found))
-            permitted &= ~np.isin(first + found, rows * n_items + left_out)
+            permitted &= ~_are_among(first + found, rows * n_items + left_out)
         if self.only is not None and self.limited is not None:
             rows, kept = self.only.pairs(0, len(found))
-            permitted &= ~self.limited[:, None] | np.isin(first + found, rows * n_items + kept)
+            permitted &= ~self.limited[:, None] | _are_among(first + found, rows * n_items + kept)
         return permitted
 
     def take(self, queries: np.ndarray) -> ItemFilter:
@@ -92,6 +118,14 @@ class ItemFilter(NamedTuple):
             limited=None if self.limited is None else self.limited[queries],
             never=tuple(lists.take(queries) for lists in self.never),
         )
+
+
+def _are_among(keys: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Give what np.isin gives, in a fraction of its time."""
+    if not len(some):
+        return np.zeros(keys.shape, dtype=bool)
+    some = np.sort(some)
+    return some[np.minimum(np.searchsorted(some, keys), len(some) - 1)] == keys
 
 
 class ItemIndex:
@@ -151,15 +185,10 @@ class ItemIndex:
         self.graph_ = self._build_graph()
         return self
 
-    def _build_graph(self) -> Any:
+    def _build_graph(self) -> _Graph | None:
         if self.method_ == "exact":
             return None
-        from pynndescent import NNDescent  # compiles for half a minute when first imported
-
-        # On vectors that are not normalised "dot" is wrong and "inner_product" right.
-        graph = NNDescent(self.vectors_, metric="inner_product", random_state=self.random_state)
-        graph.prepare()
-        return graph
+        return _Graph(self.vectors_, self.random_state)
 
     def __getstate__(self) -> dict[str, Any]:
         # The graph is three times as large as the vectors and made of compiled functions: the
@@ -192,17 +221,16 @@ class ItemIndex:
             with _BUILDING:  # numba's threads build one graph at a time
                 if not hasattr(self, "graph_"):
                     self.graph_ = self._build_graph()
-        n_fetched = 0 if self.graph_ is None else self._n_to_fetch(k, allowed)
-        if n_fetched:
-            return self._search_graph(queries, k, allowed, n_fetched)
+        few = self._has_few_candidates(allowed, len(queries))
+        if not few.any():
+            return self._search(queries, k, allowed)
         positions = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
-        block = max(1, _BLOCK_SIZE // len(self.vectors_))
-        for a in range(0, len(queries), block):
-            b = min(a + block, len(queries))
-            block_scores = queries[a:b] @ self.vectors_.T
-            allowed.apply(block_scores, a)
-            positions[a:b], scores[a:b] = _top_k_in_threads(block_scores, k)
+        for rows, search in (
+            (np.flatnonzero(few), self._search_candidates),
+            (np.flatnonzero(~few), self._search),
+        ):
+            positions[rows], scores[rows] = search(queries[rows], k, allowed.take(rows))
         return positions, scores
 
     def estimate_recall(self, queries: np.ndarray, k: int) -> float:
@@ -229,6 +257,22 @@ class ItemIndex:
         first = np.arange(len(found))[:, None] * len(self.vectors_)
         return float(np.isin(first + exact, first + found).mean())
 
+    def _has_few_candidates(self, allowed: ItemFilter, n_queries: int) -> np.ndarray:
+        """Tell which queries have so few candidates of their own that it pays to gather them."""
+        if allowed.only is None or allowed.limited is None:
+            return np.zeros(n_queries, dtype=bool)
+        n_listed = allowed.only.stop - allowed.only.start
+        return allowed.limited & (n_listed <= _FEW_LISTED * len(self.vectors_))
+
+    def _search(
+        self, queries: np.ndarray, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Search the graph, or what is open to anyone where that takes less."""
+        n_fetched = 0 if self.graph_ is None else self._n_to_fetch(k, allowed)
+        if n_fetched:
+            return self._search_graph(queries, k, allowed, n_fetched)
+        return self._search_exactly(queries, k, allowed)
+
     def _n_to_fetch(self, k: int, allowed: ItemFilter) -> int:
         """Give how many items of the graph leave `k` after the filter; 0 where none would."""
         n_items = len(self.vectors_)
@@ -244,18 +288,81 @@ class ItemIndex:
         self, queries: np.ndarray, k: int, allowed: ItemFilter, n_fetched: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Filter what the graph gives; queries that keep less than `k` go the exact way."""
-        found, _ = self.graph_.query(queries, k=n_fetched)
-        found = found.astype(np.int64)
-        scores = np.einsum("qd,qfd->qf", queries, self.vectors_[found]).astype(np.float32)
-        scores[~allowed.permits(found, len(self.vectors_))] = -np.inf
-        best, best_scores = top_k(scores, k)
-        positions = np.where(best >= 0, np.take_along_axis(found, np.maximum(best, 0), 1), -1)
+        assert self.graph_ is not None
+        found = self.graph_.query(queries, n_fetched)
+        positions, scores = self._best_of(found, queries, k, allowed)
         short = np.flatnonzero((positions < 0).any(axis=1))
         if len(short):
-            exact = ItemIndex().fit(self.vectors_)
-            rest = exact.search(queries[short], k, allowed.take(short))
-            positions[short], best_scores[short] = rest
-        return positions, best_scores
+            rest = self._search_exactly(queries[short], k, allowed.take(short))
+            positions[short], scores[short] = rest
+        return positions, scores
+
+    def _search_candidates(
+        self, queries: np.ndarray, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score each query's own candidates only."""
+        candidates = allowed.only
+        assert candidates is not None
+        longest = max(k, int((candidates.stop - candidates.start).max()))
+        positions = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        block = max(1, _BLOCK_SIZE // (longest * self.vectors_.shape[1]))
+        for a in range(0, len(queries), block):
+            rows = np.arange(a, min(a + block, len(queries)))
+            found = candidates.take(rows).table(len(self.vectors_), longest)
+            rest = allowed._replace(only=None).take(rows)
+            positions[rows], scores[rows] = self._best_of(found, queries[rows], k, rest)
+        return positions, scores
+
+    def _best_of(
+        self, found: np.ndarray, queries: np.ndarray, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Give the best `k` of the positions found for each query; -1 is none."""
+        scores = np.einsum("qd,qfd->qf", queries, self.vectors_[found]).astype(np.float32)
+        scores[(found < 0) | ~allowed.permits(found, len(self.vectors_))] = -np.inf
+        best, best_scores = top_k(scores, k)
+        positions = np.take_along_axis(found, np.maximum(best, 0), axis=1)
+        return np.where(best < 0, -1, positions), best_scores
+
+    def _search_exactly(
+        self, queries: np.ndarray, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score the whole catalogue, or what is open to anyone where that is little."""
+        vectors, kept, places = self.vectors_, None, None
+        if allowed.anyone is not None and allowed.anyone.mean() <= _FEW_OPEN:
+            kept = np.flatnonzero(allowed.anyone)
+            vectors, places = vectors[kept], np.full(len(vectors), -1)
+            places[kept] = np.arange(len(kept))
+        positions = np.full((len(queries), k), -1, dtype=np.int64)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        n_columns = min(k, len(vectors))
+        block = max(1, _BLOCK_SIZE // max(1, len(vectors)))
+        for a in range(0, len(queries), block):
+            rows = slice(a, min(a + block, len(queries)))
+            block_scores = queries[rows] @ vectors.T
+            allowed.apply(block_scores, a, places)
+            found = _top_k_in_threads(block_scores, n_columns)
+            positions[rows, :n_columns], scores[rows, :n_columns] = found
+        if kept is not None:
+            positions = np.append(kept, -1)[positions]
+        return positions, scores
+
+
+class _Graph:
+    """Graph of neighbours of pynndescent, which one thread at a time can search."""
+
+    def __init__(self, vectors: np.ndarray, random_state: int | None):
+        from pynndescent import NNDescent  # compiles for half a minute when first imported
+
+        # On vectors that are not normalised "dot" is wrong and "inner_product" right.
+        self._graph = NNDescent(vectors, metric="inner_product", random_state=random_state)
+        self._graph.prepare()
+        self._searching = Lock()
+
+    def query(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """Give the positions of about the `k` nearest of each query."""
+        with self._searching:  # searches of a graph share the memory that they write to
+            return self._graph.query(queries, k=k)[0].astype(np.int64)
 
 
 def _top_k_in_threads(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

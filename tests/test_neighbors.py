@@ -137,7 +137,11 @@ def best_permitted(queries, vectors, permitted, k):
 
 
 @pytest.mark.parametrize("k", [1, 10, 300])
-def test_every_rule_of_a_filter_holds(monkeypatch, rules, k):
+@pytest.mark.parametrize("few_listed", [0, 1], ids=["all scored", "candidates scored"])
+@pytest.mark.parametrize("few_open", [0, 1], ids=["all left", "open ones gathered"])
+def test_every_rule_of_a_filter_holds(monkeypatch, rules, k, few_open, few_listed):
+    monkeypatch.setattr(neighbors, "_FEW_OPEN", few_open)
+    monkeypatch.setattr(neighbors, "_FEW_LISTED", few_listed)
     queries, vectors, _ = make_problem(n_items=300)
     allowed, permitted = rules
     expected = best_permitted(queries, vectors, permitted, k)
@@ -147,6 +151,27 @@ def test_every_rule_of_a_filter_holds(monkeypatch, rules, k):
     some = np.array([8, 3, 16])
     found = ItemIndex().fit(vectors).search(queries[some], k, allowed.take(some))
     assert_found(found, tuple(part[some] for part in expected))
+
+
+def test_of_equal_candidates_the_first_come_first_and_once():
+    vectors, query = np.ones((200, 2), dtype=np.float32), np.ones((1, 2), dtype=np.float32)
+    anyone = np.zeros(200, dtype=bool)
+    anyone[[150, 20, 70]] = True
+    codes = np.array([70, 20, 70, 150, 20]) + 2
+    listed = ItemLists(codes, np.array([0]), np.array([5]))
+    for allowed in (ItemFilter(anyone), ItemFilter(only=listed, limited=np.array([True]))):
+        positions, scores = ItemIndex().fit(vectors).search(query, 4, allowed)
+        assert positions.tolist() == [[20, 70, 150, -1]]
+        assert scores.tolist() == [[2, 2, 2, -np.inf]]
+
+
+def test_candidates_of_which_none_is_known_leave_nothing():
+    nothing = np.zeros(50, dtype=bool)
+    unknown = ItemLists(np.array([1, 1]), np.array([0]), np.array([2]))
+    for allowed in (ItemFilter(nothing), ItemFilter(only=unknown, limited=np.array([True]))):
+        positions, scores = ItemIndex().fit(np.eye(50)).search(np.eye(50)[:1], 3, allowed)
+        assert positions.tolist() == [[-1, -1, -1]]
+        assert np.isneginf(scores).all()
 
 
 class Graph:
@@ -159,7 +184,7 @@ class Graph:
         keys = -queries @ self.vectors.T
         if not self.right:
             keys = np.random.default_rng(0).random(keys.shape)
-        return np.argsort(keys, axis=1)[:, :k].astype(np.int32), None
+        return np.argsort(keys, axis=1)[:, :k]
 
 
 @pytest.mark.parametrize("k", [1, 10, 300])

@@ -80,10 +80,9 @@ class Engine:
     ) -> Trainer:
         """Bring the rows to train on to the device."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
-        self.network.set_generator(generator)
-        sampling = samples.sampling
+        sampling, draws = samples.sampling, generator
         if sampling.seed is not None:
-            generator = torch.Generator(self.device).manual_seed(sampling.seed)
+            draws = torch.Generator(self.device).manual_seed(sampling.seed)
         targets = Targets(
             self._on_device(samples.item[training]),
             None if weight is None else self._on_device(weight[training]),
@@ -94,9 +93,10 @@ class Engine:
             self._rows(samples, training, cut=False),
             targets,
             self._item_sources(samples.schema),
-            NegativeSampler(sampling.negatives, sampling.counts, generator),
+            NegativeSampler(sampling.negatives, sampling.counts, draws),
             neg_ratio=sampling.neg_ratio,
             rng=np.random.default_rng(self.seed),
+            generator=generator,
             **vars(options),
         )
 
@@ -119,10 +119,11 @@ class Engine:
 
         return mean_ndcg(users, self._encode_items(samples.schema), target, pairs)
 
-    def weights(self) -> Weights:
-        """Give a copy of the weights."""
+    def weights(self, copy: bool = True) -> Weights:
+        """Give the weights; without a copy, they change with the next step."""
         state = self.network.state_dict()
-        return {name: value.cpu().numpy().copy() for name, value in state.items()}
+        arrays = {name: value.cpu().numpy() for name, value in state.items()}
+        return {name: array.copy() for name, array in arrays.items()} if copy else arrays
 
     def load(self, weights: Weights) -> None:
         """Take weights that `weights` gave; new rows of tables start as that of "unknown"."""
@@ -140,6 +141,15 @@ class Engine:
                 value = np.concatenate([value, rows])
             state[name] = torch.from_numpy(value)
         self.network.load_state_dict(state)
+
+    def unmet(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give the codes of users and items whose rows are still those of "unknown"."""
+        tables = (self.network.user_embedding.weight, self.network.item_embedding.weight)
+        users, items = (
+            FIRST_KNOWN + np.flatnonzero((rows[FIRST_KNOWN:] == rows[UNKNOWN]).all(1).cpu())
+            for rows in tables
+        )
+        return users, items
 
     @torch.no_grad()
     def make_unknown(self, users: np.ndarray, items: np.ndarray) -> None:

@@ -6,6 +6,9 @@ second in every process that fits.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +36,21 @@ class AdamW:
         self.row_first = [torch.zeros_like(table.weight) for table in self.tables]
         self.row_second = [torch.zeros_like(table.weight[:, :1]) for table in self.tables]
         self.n_steps = 0
+
+    def state(self) -> dict[str, Any]:
+        """Give the moments, and how many steps they are of: until the next step, no copies."""
+        arrays = [[moment.cpu().numpy() for moment in moments] for moments in self._moments()]
+        return {"moments": arrays, "n_steps": self.n_steps}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take what `state` gave."""
+        for moments, arrays in zip(self._moments(), state["moments"], strict=True):
+            for moment, array in zip(moments, arrays, strict=True):
+                moment.copy_(torch.from_numpy(np.array(array)))
+        self.n_steps = state["n_steps"]
+
+    def _moments(self) -> list[list[Tensor]]:
+        return [[self.first, self.second], self.row_first, self.row_second]
 
     @torch.no_grad()
     def step(self, lr: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,6 +97,7 @@ class Trainer:
         weight_decay: float,
         max_epochs: int,
         rng: np.random.Generator,
+        generator: torch.Generator,
     ):
         self.network = network
         self.rows = rows
@@ -107,11 +109,30 @@ class Trainer:
         self.temperature = temperature
         self.batch_size = batch_size
         self.lr = lr
-        self.rng = rng
+        self.rng = rng  # of the batches
+        self.generators = [generator, sampler.generator]  # of dropout, and of negatives
+        network.set_generator(generator)
         self.optimizer = AdamW(network, weight_decay)
         self._cut_blocks()
         self.n_steps = max_epochs * math.ceil(len(rows) / batch_size)
         self.step = 0
+
+    def state(self) -> dict[str, Any]:
+        """Give what the epochs to come depend on, beside the weights: until the next, no copies."""
+        return {
+            "step": self.step,
+            "rng": self.rng.bit_generator.state,
+            "generators": [generator.get_state().numpy() for generator in self.generators],
+            "optimizer": self.optimizer.state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take what `state` gave."""
+        self.step = state["step"]
+        self.rng.bit_generator.state = state["rng"]
+        for generator, values in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(torch.from_numpy(np.array(values)))
+        self.optimizer.load(state["optimizer"])
 
     def _cut_blocks(self) -> None:
         """Cut the rows into blocks of one user's events that lie within BLOCK_SIZE of the first.

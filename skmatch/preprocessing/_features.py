@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from skmatch._columns import FIRST_KNOWN, UNKNOWN, Bag, Vocabulary
-from skmatch._data import Column, Feature
+from skmatch._columns import FIRST_KNOWN, UNKNOWN, Bag, Column, Vocabulary
+from skmatch._data import Feature
 
 KINDS = ("categorical", "numeric", "multi_valued")
 CELLS = (list, tuple, set, frozenset, np.ndarray)  # what holds several values
@@ -44,23 +45,14 @@ class FeatureValues(NamedTuple):
     times: np.ndarray  # float64, -inf where there is no value
 
     @classmethod
-    def learn(
-        cls, column: pd.Series, rows: Rows, n_codes: int, kind: str | None, delimiter: str
-    ) -> FeatureValues:
-        """Learn a feature from its first values."""
-        kind = kind or kind_of(column)
-        column = _readable(column, kind)
-        feature, times = Feature(column.name, kind), np.empty(0)
+    def blank(cls, name: Hashable, kind: str) -> FeatureValues:
+        """Give a feature of which nothing is known; `settled` ends its learning."""
+        column: Column = np.empty(0, dtype=np.int32)
         if kind == "multi_valued":
-            return cls(feature, Bag.from_lists([]), times).updated(column, rows, n_codes, delimiter)
-        if kind == "categorical":
-            blank = cls(feature, np.empty(0, dtype=np.int32), times)
-            return blank.updated(column, rows, n_codes, delimiter)
-        raw = column.to_numpy()[_latest(rows, column.notna().to_numpy(), n_codes)]
-        mean = float(raw.mean()) if len(raw) else 0.0
-        scale = (float(raw.std()) if len(raw) else 0.0) or 1.0
-        blank = cls(replace(feature, mean=mean, scale=scale), np.empty(0, np.float32), times)
-        return blank.updated(column, rows, n_codes, delimiter)
+            column = Bag.from_lists([])
+        elif kind == "numeric":
+            column = np.empty(0, dtype=np.float64)  # as they come, until their mean is known
+        return cls(Feature(name, kind), column, np.empty(0))
 
     def updated(self, column: pd.Series, rows: Rows, n_codes: int, delimiter: str) -> FeatureValues:
         """Take over the values that are later than those known, and learn new categories."""
@@ -71,7 +63,8 @@ class FeatureValues(NamedTuple):
         latest = latest[rows.times[latest] >= known.times[rows.codes[latest]]]
         values: Column
         if kind == "numeric":
-            values = standardise(column.to_numpy()[latest], self.feature)
+            numbers = column.to_numpy()[latest]
+            values = standardise(numbers, self.feature) if known._is_settled() else numbers
         elif kind == "categorical":
             vocabulary, codes = _learn(vocabulary, column)
             values = codes[latest]
@@ -85,6 +78,35 @@ class FeatureValues(NamedTuple):
         times[places] = rows.times[latest]
         feature = replace(self.feature, vocabulary=vocabulary)
         return FeatureValues(feature, _put(known.column, places, values), times)
+
+    def settled(self) -> FeatureValues:
+        """End the learning: what the latest values of all decide is the same for any pieces."""
+        if isinstance(self.column, Bag):
+            # Values that only earlier cells had go, and the others are numbered in order.
+            old = self.feature.vocabulary
+            assert old is not None
+            codes = self.column.values
+            is_known = codes >= FIRST_KNOWN
+            new, kept = pd.factorize(codes[is_known])
+            codes = np.full_like(codes, UNKNOWN)
+            codes[is_known] = new + FIRST_KNOWN
+            vocabulary = Vocabulary(old.values[kept - FIRST_KNOWN], old.dtype)
+            feature = replace(self.feature, vocabulary=vocabulary)
+            return self._replace(feature=feature, column=Bag(codes, self.column.offsets))
+        if self.feature.kind != "numeric":
+            return self
+        numbers = self.column[~np.isnan(self.column)]
+        mean = float(numbers.mean()) if len(numbers) else 0.0
+        scale = (float(numbers.std()) if len(numbers) else 0.0) or 1.0
+        feature = replace(self.feature, mean=mean, scale=scale)
+        return self._replace(feature=feature, column=standardise(self.column, feature))
+
+    def _is_settled(self) -> bool:
+        return isinstance(self.column, Bag) or self.column.dtype != np.float64
+
+    def has_values(self) -> bool:
+        """Tell whether any value is known."""
+        return not np.isneginf(self.times).all()
 
     def lengthened(self, n_codes: int) -> FeatureValues:
         """Add codes that have no value."""

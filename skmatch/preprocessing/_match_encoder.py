@@ -12,33 +12,30 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skmatch._columns import PADDING, UNKNOWN, Bag, Vocabulary
+from skmatch._columns import PADDING, UNKNOWN, Bag, Column, Columns, Vocabulary
 from skmatch._data import (
     HISTORY,
     CatalogueRows,
-    Column,
-    Columns,
     Events,
     Feature,
     Samples,
-    Schema,
     is_coded_frame,
     take_rows,
     where_rows,
 )
+from skmatch._files import collect
 from skmatch._growth import changed
 from skmatch._validation import (
     DEFAULT_TIME,
     Roles,
     as_series,
-    check_columns,
     read_array,
     read_table,
     read_times,
     require_column,
-    require_rows,
 )
 from skmatch.persistence import VersionedMixin
+from skmatch.preprocessing._event_source import ParquetEvents, WholeFrame, is_parquet
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._features import (
     KINDS,
@@ -47,6 +44,12 @@ from skmatch.preprocessing._features import (
     split_cells,
     standardise,
     to_numbers,
+)
+from skmatch.preprocessing._learning import (
+    SchemaLearner,
+    feature_tables,
+    read_events,
+    read_table_ids,
 )
 from skmatch.preprocessing._output import FrameOutputMixin
 
@@ -188,62 +191,53 @@ class MatchEncoder(
         -------
         events : Events
         """
-        frame, user, item, time = self._fit(X, users, items)
-        return self._output(self._events(frame, user, item, time))
+        source, codes = self._fit(X, users, items)
+        user = codes["user"]
+        names = [one.name for one in self.schema_.user_features if one.name in source.head.columns]
+
+        def encode(piece: pd.DataFrame, rows: slice) -> Columns:
+            return self._encode_features(piece, user[rows])
+
+        features = collect(source.read(encode, names), source.on_disk) if names else {}
+        user_ids = None if source.on_disk else source.head[self.schema_.user]
+        events = Events(
+            self.schema_,
+            **codes,
+            features=features,
+            user_ids=user_ids,
+            on_disk=source.on_disk,
+        )
+        return self._output(events)
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def _fit(
-        self, X: Any, users: Any, items: Any
-    ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray | None]:
+    def _fit(self, X: Any, users: Any, items: Any) -> tuple[WholeFrame | ParquetEvents, Columns]:
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         features = self._check_features()
         _reject_coded(X)
-        frame, roles = read_table(X, user=self.user, item=self.item, time=self.time, estimator=self)
+        parquet = ParquetEvents(X) if is_parquet(X) else None
+        table = X if parquet is None else parquet.head
+        frame, roles = read_table(
+            table, user=self.user, item=self.item, time=self.time, estimator=self
+        )
         _check_names(roles, features)
-        if not isinstance(X, pd.DataFrame) and frame.shape[1] < 2:
+        if not isinstance(table, pd.DataFrame) and frame.shape[1] < 2:
             raise ValueError(
                 f"X has {frame.shape[1]} feature(s), but {type(self).__name__} requires at least "
                 "2: the user in the first column and the item in the second."
             )
-        user_column, item_column, times, time_kind = _read_events(frame, roles)
-        user_vocabulary, user = _learn_ids(user_column, users, roles.user, "users")
-        item_vocabulary, item = _learn_ids(item_column, items, roles.item, "items")
-        events = Rows.of_events(user, times)
-        learnt: dict[str, list[FeatureValues]] = {}
-        for side, table, codes, role, vocabulary in (
-            ("user", users, user, roles.user, user_vocabulary),
-            ("item", items, item, roles.item, item_vocabulary),
-        ):
-            learnt[side] = []
-            for name in features[side]:
-                if table is not None and name in table.columns:
-                    column, rows = table[name], Rows.of_table(vocabulary.lookup(table[role]))
-                else:
-                    remedy = "Add the column, or name only features that are there."
-                    column = require_column(frame, name, "feature", remedy)
-                    rows = events._replace(codes=codes)
-                kind = (self.kinds or {}).get(name)
-                learnt[side].append(
-                    FeatureValues.learn(column, rows, len(vocabulary), kind, self.delimiter)
-                )
-        # Only now: a fit that fails leaves what was fitted before.
-        validate_data(self, X, skip_check_array=True)
-        self.schema_ = Schema(
-            user=roles.user,
-            item=roles.item,
-            time=roles.time,
-            time_kind=time_kind,
-            users=user_vocabulary,
-            items=item_vocabulary,
-            **_tables("user", learnt["user"]),
-            **_tables("item", learnt["item"]),
+        tables = {"user": users, "item": items}
+        learner = SchemaLearner(
+            frame, roles, features, tables, kinds=self.kinds, delimiter=self.delimiter
         )
-        self.feature_times_ = {
-            values.feature.name: values.times for side in learnt.values() for values in side
-        }
+        source = parquet or WholeFrame(frame)
+        codes = collect(source.read(learner.learn, learner.columns()), source.on_disk)
+        schema, feature_times = learner.learnt()
+        # Only now: a fit that fails leaves what was fitted before.
+        validate_data(self, table, skip_check_array=True)
+        self.schema_, self.feature_times_ = schema, feature_times
         context.call_on_fit_task_end(estimator=self, X=X)
-        return frame, user, item, times
+        return source, codes
 
     def _check_features(self) -> dict[str, list]:
         features = {"user": list(self.user_features), "item": list(self.item_features)}
@@ -272,22 +266,25 @@ class MatchEncoder(
         """Give a copy that knows further events, and those events encoded by it.
 
         Users become known, and items where something is to be trained on them: they are the
-        catalogue. Known ones keep their codes.
+        catalogue. Other items wait, under negative codes. Known ones keep their codes.
         """
         frame, roles = self._read(X)
         schema = self.schema_
         roles = Roles(roles.user, roles.item, schema.time)
-        user_column, item_column, times, time_kind = _read_events(frame, roles)
+        user_column, item_column, times, time_kind = read_events(frame, roles)
         self._check_time_kind(time_kind)
         users, user = schema.users.extended(user_column)
-        if train:
-            items, item = schema.items.extended(item_column)
-        else:
-            items, item = schema.items, schema.items.lookup(item_column)
         rows = Rows.of_events(user, times)
         grown = self._updated("user", frame, rows, users)
         if train:
+            items, item = schema.items.extended(item_column)
             grown = grown._updated("item", frame, rows._replace(codes=item), items)
+        else:
+            item = schema.items.lookup(item_column)
+            waits = item == UNKNOWN
+            waiting, codes = (schema.waiting or schema.items.emptied()).extended(item_column[waits])
+            item[waits] = -codes
+            grown = changed(grown, schema_=replace(grown.schema_, waiting=waiting))
         return grown, self._output(grown._events(frame, user, item, times))
 
     def _read(self, X: Any) -> tuple[pd.DataFrame, Roles]:
@@ -305,7 +302,7 @@ class MatchEncoder(
     def _with_items(self, X: Any) -> tuple[MatchEncoder, CatalogueRows]:
         """Give a copy whose catalogue has the items of a table, with their features."""
         check_is_fitted(self)
-        ids = _read_table_ids(X, self.schema_.item, "items")
+        ids = read_table_ids(X, self.schema_.item, "items")
         items, codes = self.schema_.items.extended(ids)
         grown = self._updated("item", X, Rows.of_table(codes), items)
         return grown, CatalogueRows(grown.schema_, codes)
@@ -321,7 +318,7 @@ class MatchEncoder(
                 values.append(known.updated(column, rows, len(ids), self.delimiter))
             else:
                 values.append(known.lengthened(len(ids)))
-        learnt: dict[str, Any] = {f"{side}s": ids, **_tables(side, values)}
+        learnt: dict[str, Any] = {f"{side}s": ids, **feature_tables(side, values)}
         times = {one.feature.name: one.times for one in values}
         return changed(
             self,
@@ -385,12 +382,16 @@ class MatchEncoder(
     def _events(
         self, frame: pd.DataFrame, user: np.ndarray, item: np.ndarray, time: np.ndarray | None
     ) -> Events:
-        features: Columns = {
+        features = self._encode_features(frame, user)
+        return Events(self.schema_, user, item, time, features, frame[self.schema_.user])
+
+    def _encode_features(self, frame: pd.DataFrame, user: np.ndarray) -> Columns:
+        """Encode the user features that rows bring along."""
+        return {
             feature.name: self._encode_feature(feature, frame[feature.name], user)
             for feature in self.schema_.user_features
             if feature.name in frame.columns
         }
-        return Events(self.schema_, user, item, time, features, frame[self.schema_.user])
 
     def _encode_feature(self, feature: Feature, column: pd.Series, user: np.ndarray) -> Column:
         """Encode a column of a user feature; in place of a missing cell stands what is known."""
@@ -480,97 +481,6 @@ def _check_names(roles: Roles, features: dict[str, list]) -> None:
             f"The column {HISTORY!r} stands for the history that a query brings along, and can "
             "neither be a role nor a feature: rename it."
         )
-
-
-def _read_events(
-    frame: pd.DataFrame, roles: Roles
-) -> tuple[pd.Series, pd.Series, np.ndarray | None, str]:
-    """Give the columns of users and items, and the times with their kind; all complete."""
-    user_column = require_column(frame, roles.user, "user")
-    item_column = require_column(frame, roles.item, "item")
-    times, time_kind = None, "order"
-    if roles.time is not None:
-        time_column = require_column(frame, roles.time, "time")
-        _check_complete(time_column, "time", "use time=None for the row order")
-        times, time_kind = read_times(time_column)
-        _check_finite(times, time_column)
-    require_rows(len(frame))
-    _check_complete(user_column, "user", "give them an id")
-    _check_complete(item_column, "item", "give them an id")
-    return user_column, item_column, times, time_kind
-
-
-def _tables(side: str, values: list[FeatureValues]) -> dict[str, Any]:
-    """Give what a `Schema` holds of the features of a side."""
-    return {
-        f"{side}_features": tuple(one.feature for one in values),
-        f"{side}_table": {one.feature.name: one.column for one in values},
-    }
-
-
-def _check_finite(times: np.ndarray, column: pd.Series) -> None:
-    infinite = ~np.isfinite(times)
-    if infinite.any():
-        row = int(infinite.argmax())
-        raise ValueError(
-            f"The time column {column.name!r} holds {times[row]} at row {row}: give finite times."
-        )
-
-
-def _check_complete(column: pd.Series, role: str, alternative: str) -> None:
-    missing = column.isna().to_numpy()
-    if missing.any():
-        raise ValueError(
-            f"The {role} column {column.name!r} has {missing.sum():,} missing values, the first "
-            f"at row {int(missing.argmax())}. Drop those rows, or {alternative}."
-        )
-
-
-def _learn_ids(
-    column: pd.Series, table: Any, role: Hashable, parameter: str
-) -> tuple[Vocabulary, np.ndarray]:
-    """Learn the ids of the events and then those that only the table has."""
-    if table is None:
-        return Vocabulary.learn(column)
-    ids = _in_dtype_of(column, _read_table_ids(table, role, parameter), parameter)
-    vocabulary, codes = Vocabulary.learn(pd.concat([column, ids], ignore_index=True))
-    return vocabulary, codes[: len(column)]
-
-
-def _read_table_ids(table: Any, role: Hashable, parameter: str) -> pd.Series:
-    """Give the ids of a table of users or items; each has one row."""
-    if not isinstance(table, pd.DataFrame):
-        raise ValueError(
-            f"{parameter} is a {type(table).__name__}; give a DataFrame with a column {role!r}."
-        )
-    check_columns(table, parameter)
-    remedy = f"Name the column of its ids {role!r}, as in the events."
-    ids = require_column(table, role, f"{parameter} table's id", remedy, table=parameter)
-    _check_complete(ids, f"{parameter} table's id", "give them an id")
-    if ids.duplicated().any():
-        twice = ids[ids.duplicated()].tolist()[0]
-        raise ValueError(f"{parameter} has several rows for {role!r} = {twice!r}; keep one.")
-    return ids
-
-
-def _in_dtype_of(column: pd.Series, ids: pd.Series, parameter: str) -> pd.Series:
-    """Give a table's ids in the dtype of the events, so that those come back in theirs."""
-    if ids.empty:
-        return column[:0]
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return ids  # whose values need not be among the categories
-    try:
-        same = ids.astype(column.dtype)
-        if (same == ids).all():
-            return same
-    except (TypeError, ValueError, OverflowError):
-        pass
-    if pd.concat([column[:1], ids[:1]]).dtype == object and column.dtype != object:
-        raise ValueError(
-            f"{parameter} has {ids.dtype} in {ids.name!r}, such as {ids.tolist()[0]!r}, and the "
-            f"events have {column.dtype}, such as {column.tolist()[0]!r}: convert one of them."
-        )
-    return ids
 
 
 def _encode_cells(cells: list[list], vocabulary: Vocabulary, name: Hashable) -> Bag:

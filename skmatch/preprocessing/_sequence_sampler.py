@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from numbers import Integral
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from skmatch._columns import order_by_code
 from skmatch._data import (
     FIRST_KNOWN,
     CatalogueRows,
+    Columns,
     EventLog,
     Events,
     NegativeSampling,
@@ -26,6 +28,7 @@ from skmatch._data import (
     as_coded,
     concatenate_ranges,
 )
+from skmatch._files import BLOCK_SIZE, allocate, blocks, collect
 from skmatch._growth import changed
 from skmatch._validation import check_choice, require_rows
 from skmatch.persistence import VersionedMixin
@@ -168,10 +171,13 @@ class SequenceSampler(
         samples : Samples
             One row for one row of `X`.
         """
-        events, order = self._fit(X)
-        stop = np.empty(len(events), dtype=np.int64)
-        stop[order] = np.arange(len(order))
-        return self._output(self._samples(events, self.log_, self.offsets_[events.user], stop))
+        events, stop = self._fit(X)
+
+        def windows(rows: slice) -> Columns:
+            return self._windows(self.log_, self.offsets_[events.user[rows]], stop[rows])
+
+        columns = collect(map(windows, blocks(len(events))), events.on_disk)
+        return self._output(self._samples(events, self.log_, columns))
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
@@ -180,27 +186,27 @@ class SequenceSampler(
         check_choice("negatives", self.negatives, NEGATIVES)
         events, learnt = self._encode_training(X)
         require_rows(len(events))
-        known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
-        if not known.all():
+        if min(events.user.min(), events.item.min()) < FIRST_KNOWN:
+            known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
             row = int(known.argmin())
             raise ValueError(
                 f"{(~known).sum():,} events have a user or item that the MatchEncoder does not "
                 f"know, the first at row {row}; fit both on the same events."
             )
-        order = _order(events)
         schema = events.schema
-        counts = np.bincount(events.user, minlength=len(schema.users))
+        offsets = np.append(0, np.cumsum(_count(events.user, len(schema.users))))
         seed = None
         if self.random_state is not None:
             seed = int(check_random_state(self.random_state).randint(2**31))
-        item_counts = np.bincount(events.item, minlength=len(schema.items))[FIRST_KNOWN:]
+        item_counts = _count_items(events.item, schema)
+        log, stop = _sorted_log(events, offsets)
         self._set_learnt(
             learnt
             | {
                 "schema_": schema,
-                "log_": EventLog(events.item[order]),
-                "times_": None if events.time is None else events.time[order],
-                "offsets_": np.concatenate([[0], np.cumsum(counts)]),
+                "log_": EventLog(cast(np.ndarray, log["item"])),
+                "times_": log.get("time"),
+                "offsets_": offsets,
                 "item_counts_": item_counts,
                 "sampling_": NegativeSampling(
                     self.negatives, int(self.neg_ratio), item_counts, seed
@@ -208,7 +214,7 @@ class SequenceSampler(
             }
         )
         context.call_on_fit_task_end(estimator=self, X=X)
-        return events, order
+        return events, stop
 
     def _grown(self, X: Any, train: bool) -> tuple[SequenceSampler, Samples | pd.DataFrame]:
         """Give a copy that has stored further events, and those with the history before each.
@@ -218,7 +224,7 @@ class SequenceSampler(
         rows, own = self._handed_on("_grown", X, train)
         events = cast(Events, as_coded(rows, Events))
         schema = events.schema
-        order = _order(events)
+        order = _order(events.user, events.time)
         user = events.user[order]
         offsets = np.append(
             self.offsets_, np.full(len(schema.users) + 1 - len(self.offsets_), self.offsets_[-1])
@@ -229,10 +235,8 @@ class SequenceSampler(
             place = _count_before(self.times_, offsets[user], place, time, or_equal=True)
             exact = np.result_type(self.times_, time)  # numpy would insert in the dtype of the old
             times = np.insert(self.times_.astype(exact, copy=False), place, time)
-        log = EventLog(np.insert(self.log_.items, place, events.item[order]))
-        n_items = len(schema.items)
-        item_counts = np.bincount(events.item, minlength=n_items)[FIRST_KNOWN:]
-        item_counts[: len(self.item_counts_)] += self.item_counts_
+        log = self.log_.inserted(place, events.item[order]).known_by_now(schema)
+        item_counts = _count_items(log.items, schema)
         added = np.bincount(events.user, minlength=len(schema.users))
         seed = self.sampling_.seed
         grown = changed(
@@ -251,16 +255,23 @@ class SequenceSampler(
         )
         stop = np.empty(len(events), dtype=np.int64)
         stop[order] = place + np.arange(len(order))
-        samples = grown._samples(events, log, grown.offsets_[events.user], stop)
+        windows = self._windows(log, grown.offsets_[events.user], stop)
+        samples = grown._samples(events, log, windows)
         return grown, self._output(samples)
 
     def _with_items(self, X: Any) -> tuple[SequenceSampler, CatalogueRows]:
-        """Give a copy that counts the events of new items, too: none so far."""
+        """Give a copy that knows and counts the events of new items, too."""
         rows, own = self._handed_on("_with_items", X)
-        n_new = len(rows.schema.items.values) - len(self.item_counts_)
-        counts = np.append(self.item_counts_, np.zeros(n_new, dtype=self.item_counts_.dtype))
-        sampling = replace(self.sampling_, counts=counts)
-        grown = changed(self, **own, schema_=rows.schema, item_counts_=counts, sampling_=sampling)
+        log = self.log_.known_by_now(rows.schema)
+        counts = _count_items(log.items, rows.schema)
+        grown = changed(
+            self,
+            **own,
+            schema_=rows.schema,
+            log_=log,
+            item_counts_=counts,
+            sampling_=replace(self.sampling_, counts=counts),
+        )
         return grown, rows
 
     def transform(self, X: Any) -> Samples | pd.DataFrame:
@@ -283,15 +294,18 @@ class SequenceSampler(
         if events.time is not None and self.times_ is not None:
             stop = _count_before(self.times_, first, stop, events.time)
         if events.history is None:
-            return self._output(self._samples(events, self.log_, first, stop))
+            windows = self._windows(self.log_, first, stop)
+            return self._output(self._samples(events, self.log_, windows))
         return self._output(self._with_own_histories(events, first, stop))
 
-    def _samples(
-        self, events: Events, log: EventLog, seen: np.ndarray, stop: np.ndarray
-    ) -> Samples:
+    def _windows(self, log: EventLog, seen: np.ndarray, stop: np.ndarray) -> Columns:
+        """Give the places in the log of all that is before rows, and of their histories."""
         # Three columns of places take most of the memory of training rows.
-        place = np.int32 if len(log.items) <= np.iinfo(np.int32).max else np.int64
+        place = _place_dtype(len(log.items))
         seen, stop = seen.astype(place, copy=False), stop.astype(place, copy=False)
+        return {"seen": seen, "start": np.maximum(seen, stop - self.max_length), "stop": stop}
+
+    def _samples(self, events: Events, log: EventLog, windows: Columns) -> Samples:
         return Samples(
             schema=events.schema,
             user=events.user,
@@ -300,9 +314,7 @@ class SequenceSampler(
             features=events.features,
             user_ids=events.user_ids,
             log=log,
-            seen=seen,
-            start=np.maximum(seen, stop - self.max_length),
-            stop=stop,
+            **windows,  # type: ignore[arg-type]
             sampling=self.sampling_,
             max_length=int(self.max_length),
             min_history=self.min_history,
@@ -323,7 +335,8 @@ class SequenceSampler(
         to_own, _ = concatenate_ranges(end - own_length, end)
         items[to_stored] = self.log_.items[stored]
         items[to_own] = own.values
-        samples = self._samples(events, EventLog(items), seen, end)
+        log = EventLog(items)
+        samples = self._samples(events, log, self._windows(log, seen, end))
         # An own history replaces the stored one; what is stored still counts as seen.
         start = np.where(has_own, np.maximum(samples.start, end - own_length), samples.start)
         return Samples(**{**samples.__dict__, "start": start})
@@ -346,11 +359,63 @@ class SequenceSampler(
         return np.asarray(Samples.column_names(schema, features), dtype=object)
 
 
-def _order(events: Events) -> np.ndarray:
+def _count(codes: np.ndarray, n_codes: int) -> np.ndarray:
+    """Count the rows of each code."""
+    counts = np.zeros(n_codes, dtype=np.int64)
+    for rows in blocks(len(codes)):
+        counts += np.bincount(codes[rows], minlength=n_codes)
+    return counts
+
+
+def _count_items(items: np.ndarray, schema: Schema) -> np.ndarray:
+    """Count the events of each known item."""
+    return _count(items, len(schema.items))[FIRST_KNOWN:]
+
+
+def _place_dtype(n_events: int) -> type:
+    """Give the dtype that places in a log of so many events need."""
+    return np.int32 if n_events <= np.iinfo(np.int32).max else np.int64
+
+
+def _order(user: np.ndarray, time: np.ndarray | None) -> np.ndarray:
     """Give the order of events by user, then time, then row."""
-    if events.time is None:
-        return order_by_code(events.user, np.arange(len(events)))
-    return order_by_code(events.user, np.argsort(events.time, kind="stable"))
+    if time is None:
+        return order_by_code(user, np.arange(len(user)))
+    return order_by_code(user, np.argsort(time, kind="stable"))
+
+
+def _sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:
+    """Sort items and times by user, then time, then row; give also each row's place in the order.
+
+    Some users at a time, so that no sort needs the memory that all rows would take.
+    """
+    place = allocate(len(events), _place_dtype(len(events)), events.on_disk)
+
+    def sort(first: int, last: int) -> Columns:
+        """Sort the events of the users with the codes first ... last - 1."""
+        rows = _rows_of(events.user, first, last)
+        time = None if events.time is None else events.time[rows]
+        order = _order(events.user[rows], time)
+        place_of_row = np.empty(len(order), dtype=place.dtype)
+        place_of_row[order] = np.arange(offsets[first], offsets[last])
+        place[rows] = place_of_row
+        columns: Columns = {"item": events.item[rows][order]}
+        return columns if time is None else columns | {"time": time[order]}
+
+    bounds = np.searchsorted(offsets, np.arange(BLOCK_SIZE, len(events), BLOCK_SIZE))
+    bounds = np.unique(np.concatenate([[0], bounds, [len(offsets) - 1]]))
+    return collect((sort(*users) for users in pairwise(bounds)), events.on_disk), place
+
+
+def _rows_of(user: np.ndarray, first: int, last: int) -> np.ndarray | slice:
+    """Give the rows of the users with the codes first ... last - 1."""
+    if first == 0 and last > user.max():
+        return slice(None)  # nearly always: the events are few
+    found = [
+        rows.start + np.flatnonzero((user[rows] >= first) & (user[rows] < last))
+        for rows in blocks(len(user))
+    ]
+    return np.concatenate(found)
 
 
 def _count_before(

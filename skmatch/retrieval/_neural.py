@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
@@ -25,113 +24,15 @@ from skmatch._nn.training import Trainer
 from skmatch._validation import check_choice, check_weights
 from skmatch.neighbors import METHODS, ItemIndex, ItemLists
 from skmatch.retrieval._base import BaseRetriever
+from skmatch.retrieval._course import Course, setting_of
 from skmatch.retrieval._progress import progress_bar
 
 FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampled
 # An epoch of "auto" has about so many steps: fewer leave a small set unlearnt after ten epochs.
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 # Share of the learning rate for further events: with all of it they undo what was learnt of others.
-FURTHER_RATE = 0.3
-
-PARAMETERS = """\
-activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
-    Activation after each layer but the last.
-dropout : float, default=0.2
-    Share of what is dropped from the pooled history and after each hidden layer.
-unknown_rate : float, default=0.02
-    Share of the ids and of the values of features that training takes for unknown [4]_, so that
-    whoever and whatever is unknown later gets a trained answer. It concerns users, items of
-    histories, all features and, where items have any, the items of the item tower. Users and items
-    of the catalogue that have no event to learn from then count as unknown, too.
-batch_norm : bool, default=False
-    Whether hidden layers are batch-normalised.
-pooling : {"mean", "sum", "max", "concat", "decay", "attention"}, default="decay"
-    How a history becomes one vector. "decay": weighted means whose weights fall exponentially
-    with the number of events since, side by side, at four rates that are learned. "attention":
-    six of these, and beside them the answer of up to four heads of attention that the means ask
-    [5]_; it learns more, and takes more time. "mean", "sum" and "max": of the embeddings;
-    "concat": the embeddings side by side, newest first.
-temperature : float, default=0.05
-    What cosines are divided by, in every loss.
-loss : {"softmax", "bpr", "bce"}, default="softmax"
-    "softmax" is list-wise: the step's positives share 256 times `neg_ratio` negatives, with logQ
-    correction. "bpr" is pair-wise [2]_ and "bce" point-wise, with `neg_ratio` negatives for each
-    positive. `SequenceSampler` says how negatives are drawn.
-max_epochs : int, default=10
-    Number of passes over the events.
-batch_size : int or "auto", default="auto"
-    Number of positives in a step, about. "auto" makes 400 steps of an epoch, within the bounds
-    of 64 and 2,048 positives.
-lr : float, default=0.003
-    Highest learning rate of AdamW [3]_: it rises for a tenth of the steps, then falls along a
-    cosine. `partial_fit` takes 0.3 times as much.
-weight_decay : float, default=0.0
-    Decoupled weight decay.
-early_stopping : bool, default=False
-    Whether to hold out the last event of some users, measure NDCG@10 on it after each epoch, stop
-    when that no longer improves and keep the best weights.
-validation_fraction : float, default=0.1
-    Share of the users whose last event is held out.
-n_iter_no_change : int, default=5
-    Number of epochs without improvement after which training stops.
-warm_start : bool, default=False
-    Whether `fit` continues from the weights of the last fit. The ids and features must be the
-    same.
-device : {"auto", "cpu", "cuda", "mps"}, default="auto"
-    Where to train; "auto" takes a GPU where there is one. Answers come from the CPU.
-random_state : int, RandomState instance or None, default=None
-    Seeds weights, draws and dropout. An int gives the same result bit for bit on one machine
-    with one number of threads.
-verbose : bool or int, default=False
-    Whether to show a progress bar, in a terminal or a notebook.
-index : {"exact", "auto", "pynndescent"}, default="exact"
-    How the nearest items are found; see `skmatch.neighbors.ItemIndex`. "auto" is "exact" up to
-    100,000 items and "pynndescent" above. The graph of "pynndescent" is not saved: the first search
-    after loading builds it anew.
-k : int, default=10
-    Number of items that `predict` and `recommend` give for a query."""
-
-ATTRIBUTES = """\
-item_vectors_ : ndarray of shape (n_items, n_dims), float32
-    Vectors of the catalogue.
-item_ids_ : ndarray of shape (n_items,)
-    Ids of the catalogue, in the order of `item_vectors_`.
-popularity_ : ndarray of shape (n_items,)
-    Each item's share of the events; it answers for users of whom nothing is known.
-n_iter_ : int
-    Number of epochs trained.
-loss_curve_ : list of float
-    Mean loss of each epoch.
-validation_curve_ : list of float or None
-    NDCG@10 on the held-out events after each epoch, with `early_stopping`.
-weights_ : dict of str to ndarray
-    Weights of the network.
-network_config_ : dict
-    Sizes and options that the network was built with.
-index_ : ItemIndex
-    Index of `item_vectors_`.
-schema_ : Schema
-    Roles, ids and features of the events.
-n_features_in_ : int
-    Number of columns seen during fit, where it got plain events.
-feature_names_in_ : ndarray of shape (`n_features_in_`,)
-    Names of the columns seen during fit, where it got a frame of plain events."""
-
-REFERENCES = """\
-.. [2] S. Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
-.. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
-.. [4] M. Volkovs, G. Yu and T. Poutanen, "DropoutNet: Addressing cold start in recommender
-   systems", NeurIPS 2017.
-.. [5] A. Vaswani et al., "Attention is all you need", NeurIPS 2017."""
-
-
-def with_shared_docs(cls: type) -> type:
-    """Put what the retrievers share into the places that a docstring leaves for it."""
-    shared = {"parameters": PARAMETERS, "attributes": ATTRIBUTES, "references": REFERENCES}
-    for name, text in shared.items():
-        indented = textwrap.indent(text, "    ").lstrip()
-        cls.__doc__ = (cls.__doc__ or "").replace(f"{{{name}}}", indented)
-    return cls
+FURTHER_RATE = 0.15
+OF_THIS_PROCESS = ("_engine", "_unfinished")  # attributes that are not saved
 
 
 class NeuralRetriever(BaseRetriever):
@@ -167,7 +68,7 @@ class NeuralRetriever(BaseRetriever):
         embedding_dim: int = 64,
         dims: Any = (256, 64),
         activation: str = "gelu",
-        dropout: float = 0.2,
+        dropout: float = 0.1,
         unknown_rate: float = 0.02,
         batch_norm: bool = False,
         pooling: str = "decay",
@@ -175,7 +76,7 @@ class NeuralRetriever(BaseRetriever):
         loss: str = "softmax",
         max_epochs: int = 10,
         batch_size: int | str = "auto",
-        lr: float = 3e-3,
+        lr: float = 6e-3,
         weight_decay: float = 0.0,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -270,30 +171,46 @@ class NeuralRetriever(BaseRetriever):
         if sample_weight is not None:
             weight = check_weights(sample_weight, len(samples))
             weight = (weight / weight.max()).astype(np.float32)  # only their proportions count
-        seed = int(check_random_state(self.random_state).randint(2**31))
-        training, validation = self._split(samples, weight, np.random.default_rng(seed))
+        course = self._first_course()
+        training, validation = self._split(samples, weight, np.random.default_rng(course.seed))
         config = self._network_config(samples, dims)
-        engine = Engine(config, self.device, seed, self._first_weights(samples, config))
+        engine = Engine(config, self.device, course.seed, self._first_weights(samples, config))
         options = self._options(self.max_epochs, len(training))
         self._warn_of_full_softmax(samples, options.batch_size)
         trainer = engine.trainer(samples, training, weight, options)
+        if self.warm_start:
+            stopping = ("early_stopping", "validation_fraction", "n_iter_no_change")
+            others = {name: getattr(self, name) for name in stopping}
+            others["device"] = engine.device.type
+            course.check(setting_of(options, samples, training, weight, **others))
+        if course.trainer is not None:
+            trainer.load(course.trainer)
+            course.trainer = None
         held_out = samples.take(validation)
-        curves = self._first_curves()
 
         def validate() -> float:
             return engine.ndcg(held_out, ItemLists.seen_by(held_out))
 
-        def fitted() -> dict[str, Any]:
+        def fitted(index: str = self.index, copy: bool = True) -> dict[str, Any]:
+            index_ = ItemIndex(index, course.seed)
             return {
                 **learnt,
-                **_fitted(engine, samples, curves["loss_curve_"], ItemIndex(self.index, seed)),
-                "validation_curve_": list(curves["validation_curve_"]) or None,
+                **_fitted(engine, samples, course.losses, index_, copy),
+                "validation_curve_": course.scores or None,
                 "schema_": schema,
                 "_engine": None,
             }
 
+        def unfinished() -> dict[str, Any]:
+            state = vars(course) | {"trainer": trainer.state()}
+            return fitted(index="exact", copy=False) | {"training_state_": state}
+
         validator = validate if len(validation) else None
-        self._train(engine, trainer, validator, curves, fitted, samples, training)
+        self._unfinished = unfinished  # for the callback Checkpoint
+        try:
+            self._train(engine, trainer, validator, course, fitted, samples, training)
+        finally:
+            del self._unfinished
         self._set_learnt(fitted())
         self._serving_engine()
         return self
@@ -323,11 +240,18 @@ class NeuralRetriever(BaseRetriever):
         seed = (int(check_random_state(self.random_state).randint(2**31)) + self.n_iter_) % 2**31
         engine = Engine(config, self.device, seed, self.weights_)
         training, _ = _rows_to_train(samples, None)
+        users, items = engine.unmet()
         options = self._options(1, len(training))
         options = replace(options, lr=options.lr * FURTHER_RATE)
         loss = engine.trainer(samples, training, None, options).run_epoch()
         if not np.isfinite(loss):
             raise self._divergence(f"The loss became {loss}")
+        if self.unknown_rate > 0:
+            # Who is not trained on now either stays unknown, as after fit.
+            engine.make_unknown(
+                np.setdiff1d(users, samples.user[training]),
+                np.setdiff1d(items, samples.item[training]),
+            )
         self._check_vectors(engine, samples)
         learnt = _fitted(
             engine,
@@ -397,10 +321,15 @@ class NeuralRetriever(BaseRetriever):
             )
         return self.weights_
 
-    def _first_curves(self) -> dict[str, list[float]]:
-        names = ("loss_curve_", "validation_curve_")
+    def _first_course(self) -> Course:
+        """Begin a fit; under `warm_start` go on with an interrupted one, or behind the last."""
         continues = self.warm_start and hasattr(self, "weights_")
-        return {name: list((continues and getattr(self, name)) or []) for name in names}
+        if continues and self.training_state_ is not None:
+            return Course(**self.training_state_)
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        if continues:
+            return Course(seed, self.loss_curve_, self.validation_curve_ or [])
+        return Course(seed)
 
     def _check_names(self) -> tuple[int, ...]:
         check_choice("loss", self.loss, tuple(LOSSES))
@@ -446,36 +375,32 @@ class NeuralRetriever(BaseRetriever):
         engine: Engine,
         trainer: Trainer,
         validate: Callable[[], float] | None,
-        curves: dict[str, list[float]],
+        course: Course,
         fitted: Callable[[], dict[str, Any]],
         samples: Samples,
         training: np.ndarray,
     ) -> None:
         """Run the epochs; the network ends with its best weights where they are validated."""
-        losses, scores = curves["loss_curve_"], curves["validation_curve_"]
         # A user's first event has no history: scored by it, no epoch would differ from another.
         scored = samples.take(training[_last_of_users(samples.user[training])])
         data = {"estimator": self, "X": scored, "y": scored.item}
-        context = self._init_callback_context(max_subtasks=self.max_epochs)
+        context = self._init_callback_context(max_subtasks=self.max_epochs - course.n_epochs)
         context.call_on_fit_task_begin(**data)
-        best_score, best_epoch, best_weights = -1.0, 0, None
-        for epoch in range(self.max_epochs):
+        stop = False
+        while not stop and course.n_epochs < self.max_epochs:
+            if course.has_stalled(self.n_iter_no_change):
+                break
             subcontext = context.subcontext(task_name="epoch")
             subcontext.call_on_fit_task_begin(**data)
             loss = trainer.run_epoch()
             if not np.isfinite(loss):
-                raise self._divergence(f"The loss became {loss} in epoch {epoch + 1}")
-            losses.append(loss)
+                raise self._divergence(f"The loss became {loss} in epoch {course.n_epochs + 1}")
+            course.add_epoch(loss)
             if validate is not None:
-                scores.append(validate())
-                if scores[-1] > best_score:
-                    best_score, best_epoch = scores[-1], epoch
-                    best_weights = engine.weights()
+                course.add_score(validate(), engine.weights)
             stop = subcontext.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
-            if stop or (validate is not None and epoch - best_epoch >= self.n_iter_no_change):
-                break
-        if best_weights is not None:
-            engine.load(best_weights)
+        if course.best_weights is not None:
+            engine.load(course.best_weights)
         if self.unknown_rate > 0:
             schema = samples.schema
             is_unmet = np.ones(len(schema.users), dtype=bool)
@@ -514,7 +439,7 @@ class NeuralRetriever(BaseRetriever):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         # The weights are saved as plain arrays; the network is built from them where needed.
-        return {name: value for name, value in state.items() if name != "_engine"}
+        return {name: value for name, value in state.items() if name not in OF_THIS_PROCESS}
 
 
 def _rows_to_train(samples: Samples, weight: np.ndarray | None) -> tuple[np.ndarray, bool]:
@@ -532,16 +457,21 @@ def _rows_to_train(samples: Samples, weight: np.ndarray | None) -> tuple[np.ndar
 
 
 def _fitted(
-    engine: Engine, samples: Samples, losses: list[float], index: ItemIndex
+    engine: Engine,
+    samples: Samples,
+    losses: list[float],
+    index: ItemIndex,
+    copy: bool = True,
 ) -> dict[str, Any]:
     """Give the attributes that training sets."""
     vectors = engine.item_vectors(samples.schema)
     counts = samples.sampling.counts.astype(np.float32)
     return {
-        "loss_curve_": list(losses),
+        "loss_curve_": losses,
         "n_iter_": len(losses),
         "network_config_": engine.network.config.to_dict(),
-        "weights_": engine.weights(),
+        "weights_": engine.weights(copy),
+        "training_state_": None,
         "item_vectors_": vectors,
         "popularity_": counts / max(counts.sum(), 1),
         "index_": index.fit(vectors),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from skmatch.retrieval._neural import NeuralRetriever, with_shared_docs
+from skmatch.retrieval._neural import NeuralRetriever
+from skmatch.retrieval._shared_docs import with_shared_docs
 
 
 @with_shared_docs

@@ -295,6 +295,7 @@ def test_padding_stays_zero_in_training(pooling, has_item_tower):
         weight_decay=0.1,
         max_epochs=3,
         rng=np.random.default_rng(0),
+        generator=torch.Generator().manual_seed(0),
     )
     for _ in range(3):
         trainer.run_epoch()

@@ -82,7 +82,6 @@ def make_trainer(
     network = TwoTowers(config)
     network.initialise(torch.Generator().manual_seed(seed))
     generator = torch.Generator().manual_seed(seed)
-    network.set_generator(generator)
     counts = np.bincount(target.numpy(), minlength=N_ITEMS + 2)[2:]
     return Trainer(
         network,
@@ -98,6 +97,7 @@ def make_trainer(
         weight_decay=0.01,
         max_epochs=max_epochs,
         rng=np.random.default_rng(seed),
+        generator=generator,
     )
 
 

@@ -49,6 +49,17 @@ def histories(pipe, users=EVENTS["user_id"]):
     return pipe[:-1].transform(queries).decode().set_index("user_id")["history"].to_dict()
 
 
+def stored(pipe):
+    """Give all stored events of each user, item and time, oldest first, and each item's count."""
+    sampler = pipe["sequencesampler"]
+    schema, bounds = sampler.schema_, sampler.offsets_.tolist()
+    events = [*zip(schema.items.decode(sampler.log_.items), sampler.times_.tolist(), strict=True)]
+    users = schema.users.decode(np.arange(2, len(schema.users)))
+    of_users = {user: events[bounds[i] : bounds[i + 1]] for i, user in enumerate(users, start=2)}
+    items = schema.items.decode(np.arange(2, len(schema.items)))
+    return of_users, dict(zip(items, sampler.item_counts_.tolist(), strict=True))
+
+
 def state(fitted):
     """Give a hash of all that an estimator holds, but for what is built from the rest."""
     steps = [step for _, step in fitted.steps] if hasattr(fitted, "steps") else [fitted]
@@ -184,12 +195,62 @@ def test_fifty_small_calls_store_what_one_fit_does(cls):
     pipe, whole = make_pipe(cls).fit(FIRST), make_pipe(cls).fit(EVENTS)
     for rows in np.array_split(np.arange(len(NEXT)), 50):
         pipe.partial_fit(NEXT.iloc[rows])
+    assert stored(pipe) == stored(whole)
     assert histories(pipe) == histories(whole)
     assert pipe[-1].item_ids_.tolist() == whole[-1].item_ids_.tolist()
     np.testing.assert_allclose(pipe[-1].popularity_, whole[-1].popularity_, rtol=1e-5)
     for name in ("segment", "age"):
         assert user_column(pipe, name).equals(user_column(whole, name))
     assert len(pipe.recommend(k=3)) == 3 * EVENTS["user_id"].nunique()
+
+
+@every_class
+@pytest.mark.parametrize("dtype", ["int64", "str", "category", "datetime64[s, UTC]"])
+def test_observed_items_are_known_once_they_are_in_the_catalogue(cls, dtype):
+    events = EVENTS[PLAIN].assign(item_id=EVENTS["item_id"].astype(dtype))
+    first, news = events[:700], events[700:]
+    last = news.index.isin(news.drop_duplicates("item_id", keep="last").index)
+    pipe, whole = make_pipe(cls), make_pipe(cls)
+    for one in (pipe, whole):
+        one.set_params(matchencoder=MatchEncoder())
+    pipe.fit(first)
+    for rows in np.array_split(np.flatnonzero(~last)[::-1], 3):
+        pipe.observe(news.iloc[rows])
+    assert stored(pipe) != stored(whole.fit(events))
+    pipe.partial_fit(news[last])
+    assert stored(pipe) == stored(whole)
+    assert pipe["sequencesampler"].log_.waiting.shape == (2, 0)
+
+
+def test_observed_items_are_known_once_they_are_added():
+    pipe, whole = make_pipe().fit(FIRST).observe(NEXT), make_pipe().fit(EVENTS)
+    new = NEXT[~NEXT["item_id"].isin(FIRST["item_id"])].drop_duplicates("item_id")
+    half = len(new) // 2
+    pipe.add_items(new[:half])
+    assert pipe["sequencesampler"].log_.waiting.size > 0
+    pipe.add_items(new[half:])
+    assert stored(pipe) == stored(whole)
+    answer = pipe.recommend(k=1000)
+    pairs = set(zip(answer["user_id"], answer["item_id"], strict=True))
+    assert not pairs & set(zip(EVENTS["user_id"], EVENTS["item_id"], strict=True))
+
+
+@pytest.mark.parametrize("unknown_rate", [0, 0.3])
+def test_who_is_not_trained_on_stays_unknown(unknown_rate):
+    pipe = make_pipe(unknown_rate=unknown_rate).fit(FIRST).add_items(new_items())
+    pipe.observe(FIRST[:1].assign(user_id=999))
+    pipe.partial_fit(FIRST[:200].assign(timestamp=10**12))
+    users, items = (pipe[-1].weights_[f"{side}_embedding.weight"] for side in ("user", "item"))
+    new = pipe.schema_.items.lookup([901, 902, 903])
+    np.testing.assert_array_equal(users[pipe.schema_.users.lookup([999])], users[[1]])
+    if unknown_rate:
+        np.testing.assert_array_equal(items[new], items[[1, 1, 1]])
+    # Once there is something to learn of them, they do.
+    pipe.partial_fit(FIRST[:1].assign(user_id=999, item_id=901))
+    users, items = (pipe[-1].weights_[f"{side}_embedding.weight"] for side in ("user", "item"))
+    assert (users[pipe.schema_.users.lookup([999])] != users[1]).any()
+    assert (items[new[0]] != items[1]).any()
+    assert len(pipe[-1].item_vectors_) == len(pipe.schema_.items.values)
 
 
 @pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])

@@ -19,12 +19,17 @@ from skmatch import (
 from skmatch.datasets import make_events
 
 SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
-EVENTS = make_events(n_users=90, n_items=60, n_events=1500, random_state=0)
+EVENTS = make_events(n_users=90, n_items=150, n_events=1500, random_state=0)
 EVENTS["user_id"] = "u" + EVENTS["user_id"].astype(str)
-RETRIEVERS = [PopularityRetriever(), DSSMRetriever(**SMALL), YoutubeDNNRetriever(**SMALL)]
+RETRIEVERS = {
+    "popularity": PopularityRetriever(),
+    "dssm": DSSMRetriever(**SMALL),
+    "dssm with a graph": DSSMRetriever(**SMALL, index="pynndescent"),
+    "youtube": YoutubeDNNRetriever(**SMALL),
+}
 
 
-@pytest.fixture(params=RETRIEVERS, ids=lambda retriever: type(retriever).__name__, scope="module")
+@pytest.fixture(params=RETRIEVERS.values(), ids=RETRIEVERS, scope="module")
 def pipe(request):
     encoder = MatchEncoder(user_features=["segment", "age"], item_features=["category"])
     return make_match_pipeline(encoder, SequenceSampler(), request.param).fit(EVENTS)

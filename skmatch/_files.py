@@ -1,0 +1,118 @@
+"""Columns in temporary files, for tables that need not fit into memory.
+
+The files have no name, or lose it when they are closed: nothing is left behind, whatever happens.
+They lie where Python's `tempfile` puts such files, which the variable ``TMPDIR`` decides.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import tempfile
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+import numpy as np
+
+from skmatch._columns import Bag, Columns
+
+BLOCK_SIZE = 2**22  # rows of a long column that are worked on at a time
+
+
+def blocks(n_rows: int) -> Iterator[slice]:
+    """Cut rows into blocks of bounded size."""
+    for start in range(0, n_rows, BLOCK_SIZE):
+        yield slice(start, min(start + BLOCK_SIZE, n_rows))
+
+
+def collect(parts: Iterable[Columns], on_disk: bool) -> Columns:
+    """Give columns whose rows come in parts, in memory or in temporary files.
+
+    Each part has the same columns. What is read of a column in a file can be written to, as torch
+    wants it, but the file never changes.
+    """
+    if on_disk:
+        files: dict[Hashable, Any] = {}
+        with ExitStack() as stack:
+            for part in parts:
+                for name, column in part.items():
+                    if name not in files:
+                        file = _BagFile() if isinstance(column, Bag) else _ArrayFile()
+                        files[name] = stack.enter_context(closing(file))
+                    files[name].append(column)
+            return {name: file.mapped() for name, file in files.items()}
+    first, *others = parts
+    if not others:
+        return first
+    return {name: np.concatenate([p[name] for p in (first, *others)]) for name in first}
+
+
+def allocate(n_rows: int, dtype: np.dtype | type, on_disk: bool) -> np.ndarray:
+    """Give an array to be filled in any order, in memory or in a temporary file."""
+    if not on_disk:
+        return np.empty(n_rows, dtype=dtype)
+    with closing(_ArrayFile()) as file:
+        for block in blocks(n_rows):
+            # Claims the room: a full disk is an error here, and would end the process later.
+            file.append(np.zeros(block.stop - block.start, dtype=dtype))
+        return file.mapped(mmap.ACCESS_WRITE)
+
+
+class _ArrayFile:
+    """An array that is written part by part, and then read through a memory map."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile(prefix="skmatch-")  # noqa: SIM115
+        self.dtype: np.dtype = np.dtype(np.int32)
+
+    def append(self, part: np.ndarray) -> None:
+        """Write the next rows."""
+        self.dtype = part.dtype
+        try:
+            self.file.write(np.ascontiguousarray(part))
+            self.file.flush()
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                error.add_note(
+                    f"Columns of events are kept in {tempfile.gettempdir()!r}: set TMPDIR to a "
+                    "folder on a disk with more room."
+                )
+            raise
+
+    def mapped(self, access: int = mmap.ACCESS_COPY) -> np.ndarray:
+        """Give the array, whose file goes with it."""
+        n_bytes = self.file.tell()
+        if not n_bytes:
+            return np.empty(0, dtype=self.dtype)
+        # Behind a memoryview joblib takes it for an ordinary array, and copies it into other
+        # processes: the file has no name under which they could open it.
+        view = memoryview(mmap.mmap(self.file.fileno(), n_bytes, access=access))
+        return np.frombuffer(view, dtype=self.dtype)
+
+    def close(self) -> None:
+        """Close the file; what is mapped of it stays."""
+        self.file.close()
+
+
+class _BagFile:
+    """A `Bag` that is written part by part, and then read through memory maps."""
+
+    def __init__(self) -> None:
+        self.values, self.offsets, self.n_values = _ArrayFile(), _ArrayFile(), 0
+        self.offsets.append(np.zeros(1, dtype=np.int64))
+
+    def append(self, part: Bag) -> None:
+        """Write the next rows."""
+        self.values.append(part.values)
+        self.offsets.append(self.n_values + part.offsets[1:])
+        self.n_values += len(part.values)
+
+    def mapped(self) -> Bag:
+        """Give the bag, whose files go with it."""
+        return Bag(self.values.mapped(), self.offsets.mapped())
+
+    def close(self) -> None:
+        """Close the files; what is mapped of them stays."""
+        self.values.close()
+        self.offsets.close()

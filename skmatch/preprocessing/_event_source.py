@@ -1,0 +1,205 @@
+"""Where events come from: a frame, which is a single piece, or Parquet, piece by piece."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import pandas as pd
+
+from skmatch._columns import Columns
+from skmatch._validation import require_rows
+
+PIECE_SIZE = 2**20  # rows
+
+Function = Callable[[pd.DataFrame, slice], Columns]  # of a piece, and where its rows stand
+
+
+class WholeFrame:
+    """Events that are in memory as a frame."""
+
+    on_disk = False
+
+    def __init__(self, frame: pd.DataFrame):
+        self.head = frame
+
+    def read(self, function: Function, columns: list[Hashable]) -> Iterator[Columns]:
+        """Give what a function makes of the frame."""
+        yield function(self.head, slice(0, len(self.head)))
+
+
+def is_parquet(X: Any) -> bool:
+    """Tell whether events are given as Parquet: a path, paths or a `pyarrow.dataset.Dataset`."""
+    if isinstance(X, (list, tuple)):
+        return len(X) > 0 and all(isinstance(path, (str, os.PathLike)) for path in X)
+    arrow = sys.modules.get("pyarrow.dataset")  # whoever has a dataset has imported it
+    return isinstance(X, (str, os.PathLike)) or (arrow is not None and isinstance(X, arrow.Dataset))
+
+
+class ParquetEvents:
+    """Events in Parquet, read in pieces that have the dtypes that `pandas.read_parquet` gives.
+
+    Parameters
+    ----------
+    X : path, list of paths or pyarrow.dataset.Dataset
+        The files.
+
+    Attributes
+    ----------
+    head : DataFrame
+        The columns, without rows.
+    """
+
+    on_disk = True
+
+    def __init__(self, X: Any):
+        self.dataset = _open(X)
+        if next(iter(self.dataset.get_fragments()), None) is None:
+            raise ValueError(f"{X!r} holds no Parquet file: give the path of one, or of a folder.")
+        self.head = _frame(self.dataset.schema.empty_table())
+
+    def read(self, function: Function, columns: list[Hashable]) -> Iterator[Columns]:
+        """Give what a function makes of each piece of some columns."""
+        names = [str(name) for name in columns]  # as Arrow labels them
+        self._check(names)
+        dtypes = self._dtypes(names)
+        n_rows = 0
+        for origin, table in self._tables(names):
+            piece = _frame(table).astype(dtypes)
+            try:
+                result = function(piece, slice(n_rows, n_rows + len(piece)))
+            except ValueError as error:
+                raise ValueError(f"{origin}: {error}") from error
+            yield result
+            n_rows += len(piece)
+        require_rows(n_rows)
+
+    def _check(self, names: list[str]) -> None:
+        """Raise where a file lacks a column, or has it in another type than the first."""
+        partitioning = getattr(self.dataset, "partitioning", None)
+        in_paths = [] if partitioning is None else partitioning.schema.names
+        for fragment in self.dataset.get_fragments():
+            schema = fragment.physical_schema
+            for name in names:
+                if name in in_paths:
+                    continue
+                if name not in schema.names:
+                    raise ValueError(
+                        f"The column {name!r} is missing in {_path(fragment)}, and stands in other "
+                        "files: add it there, or leave the file out."
+                    )
+                own, first = schema.field(name).type, self.dataset.schema.field(name).type
+                if _plain(own) != _plain(first):
+                    raise ValueError(
+                        f"The column {name!r} has type {own} in {_path(fragment)}, and {first} in "
+                        "the files before: write it with the same type in all."
+                    )
+
+    def _dtypes(self, names: list[str]) -> dict[Hashable, Any]:
+        """Give the dtypes that a column has as a whole, where a piece may have another."""
+        import pyarrow as pa
+
+        schema = pa.schema([self.dataset.schema.field(name) for name in names])
+        schema = schema.with_metadata(self.dataset.schema.metadata)
+        full = _frame(schema.empty_table())
+        nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
+        missing = _frame(nulls)
+        dtypes: dict[Hashable, Any] = {}
+        for label, field in zip(full.columns, schema, strict=True):
+            if pa.types.is_dictionary(field.type):
+                dtypes[label] = self._category(field)
+            elif full[label].dtype != missing[label].dtype and self._has_null(field.name):
+                dtypes[label] = missing[label].dtype
+        return dtypes
+
+    def _category(self, field: Any) -> Any:
+        """Give the dtype of a column with the categories of all pieces, as they come."""
+        import pyarrow as pa
+
+        known = pa.array([], type=field.type.value_type)
+        for batch in self._scan([field.name]):
+            dictionary = batch.record_batch.column(0).dictionary
+            if not dictionary.equals(known[: len(dictionary)]):
+                known = pa.chunked_array([known, dictionary]).unique()
+        codes = pa.array([], type=pa.int32())
+        column = pa.DictionaryArray.from_arrays(codes, known, ordered=field.type.ordered)
+        return _frame(pa.table({"": column}))[""].dtype
+
+    def _has_null(self, name: str) -> bool:
+        import pyarrow.dataset as ds
+
+        return self.dataset.head(1, columns=[name], filter=ds.field(name).is_null()).num_rows > 0
+
+    def _scan(self, names: list[str]) -> Iterator[Any]:
+        """Give batches of some columns, in order, with few of them read ahead."""
+        return self.dataset.scanner(
+            columns=names, batch_size=PIECE_SIZE, batch_readahead=1, fragment_readahead=1
+        ).scan_batches()
+
+    def _tables(self, names: list[str]) -> Iterator[tuple[str, Any]]:
+        """Give tables of about as many rows each, and where their first row stands."""
+        import pyarrow as pa
+
+        path, row = "", 0  # where the next batch begins
+        batches: list[Any] = []
+        n_rows, origin = 0, ""
+        for batch, fragment in self._scan(names):
+            if _path(fragment) != path:
+                path, row = _path(fragment), 0
+            if not batches:
+                origin = f"{path}, counted from row {row:,}"
+            batches.append(batch)
+            n_rows, row = n_rows + len(batch), row + len(batch)
+            if n_rows >= PIECE_SIZE:
+                yield origin, pa.Table.from_batches(batches)
+                batches, n_rows = [], 0
+        if n_rows:
+            yield origin, pa.Table.from_batches(batches)
+
+
+def _open(X: Any) -> Any:
+    """Give a path, paths or a dataset as a `pyarrow.dataset.Dataset`."""
+    try:
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+    except ImportError as error:
+        raise ImportError(
+            f"X={X!r} is read as Parquet, which needs pyarrow ({error}): install skmatch[parquet], "
+            "or give a DataFrame."
+        ) from error
+    if isinstance(X, ds.Dataset):
+        return X
+    paths = [os.fspath(path) for path in X] if isinstance(X, (list, tuple)) else os.fspath(X)
+    try:
+        dataset = ds.dataset(paths, format="parquet", partitioning="hive")
+        # Files of few categories have small codes, which are too small for those of others.
+        wide = [
+            field.with_type(pa.dictionary(pa.int32(), field.type.value_type, field.type.ordered))
+            if pa.types.is_dictionary(field.type)
+            else field
+            for field in dataset.schema
+        ]
+        schema = pa.schema(wide, metadata=dataset.schema.metadata)
+        return ds.dataset(paths, schema=schema, format="parquet", partitioning="hive")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is no file {str(error)!r}: X={X!r} is read as the path of Parquet. Check it, "
+            "or give a DataFrame."
+        ) from error
+
+
+def _frame(table: Any) -> pd.DataFrame:
+    """Give an Arrow table as `pandas.read_parquet` does."""
+    return pd.DataFrame.from_arrow(table)  # type: ignore[attr-defined]  # stubs of pandas 2
+
+
+def _path(fragment: Any) -> str:
+    """Name a part of a dataset, which need not be a file."""
+    return repr(getattr(fragment, "path", type(fragment).__name__))
+
+
+def _plain(kind: Any) -> Any:
+    """Give the type of the values, however they are coded."""
+    return getattr(kind, "value_type", kind) if str(kind).startswith("dictionary") else kind
