@@ -152,11 +152,17 @@ def test_every_page_stands_in_a_table_of_contents():
     assert set(PAGES) <= listed
 
 
-def test_figures_of_the_settings_stand_in_their_sources():
+# Given, not measured: a learning rate, and the size of a table.
+GIVEN = {"0.003", "256 MB"}
+
+
+@pytest.mark.parametrize("page", ["settings", "scaling"])
+def test_measured_figures_stand_in_their_sources(page):
     sources = (ROOT / "README.md").read_text() + (ROOT / "benchmarks" / "NOTES.md").read_text()
-    figures = re.findall(r"\b0\.\d{3}\b|\b\d+ s\b", (DOCS / "settings.rst").read_text())
-    assert figures
-    assert set(figures) - {"0.003"} <= set(re.findall(r"\b0\.\d{3}\b|\b\d+ s\b", sources))
+    figure = r"\b0\.\d{3}\b|\b[\d.,]+ (?:s|ms|MB)\b"
+    figures = set(re.findall(figure, (DOCS / f"{page}.rst").read_text()))
+    assert figures - GIVEN
+    assert figures - GIVEN <= set(re.findall(figure, sources))
 
 
 @pytest.mark.parametrize("example", GALLERY, ids=lambda path: path.stem)
