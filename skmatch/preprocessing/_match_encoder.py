@@ -494,7 +494,7 @@ def _warn_of_another_dtype(ids: pd.Series, known: Vocabulary) -> None:
     """Warn where no id is known, and one that reads the same is."""
     ids = ids.dropna()
     try:
-        converted = ids.astype(known.dtype)
+        converted = ids.astype(pd.api.types.pandas_dtype(known.dtype))
         same = (known.lookup(converted) != UNKNOWN) & (converted.astype(str) == ids.astype(str))
     except (TypeError, ValueError, OverflowError):
         return
