@@ -157,8 +157,10 @@ class MatchEncoder(
 
         Parameters
         ----------
-        X : DataFrame or array-like of shape (n_events, n_columns)
-            The events, in any order, with any index.
+        X : DataFrame, array-like of shape (n_events, n_columns), or Parquet
+            The events, in any order, with any index. Parquet is a path, a list of paths or a
+            `pyarrow.dataset.Dataset`; it is read in pieces, as often as needed, and what is learnt
+            is what is learnt of the frame that `pandas.read_parquet` gives.
         y : None
             Ignored.
         users, items : DataFrame or None, default=None
@@ -180,8 +182,9 @@ class MatchEncoder(
 
         Parameters
         ----------
-        X : DataFrame or array-like of shape (n_events, n_columns)
-            The events.
+        X : DataFrame, array-like of shape (n_events, n_columns), or Parquet
+            The events, as in `fit`. The codes of Parquet are kept in temporary files, which go
+            with them.
         y : None
             Ignored.
         users, items : DataFrame or None, default=None

@@ -32,7 +32,7 @@ FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampl
 # An epoch of "auto" has about so many steps: fewer leave a small set unlearnt after ten epochs.
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 # Share of the learning rate for further events: with all of it they undo what was learnt of others.
-FURTHER_RATE = 0.3
+FURTHER_RATE = 0.15
 OF_THIS_PROCESS = ("_engine", "_unfinished")  # attributes that are not saved
 
 
@@ -69,7 +69,7 @@ class NeuralRetriever(BaseRetriever):
         embedding_dim: int = 64,
         dims: Any = (256, 64),
         activation: str = "gelu",
-        dropout: float = 0.2,
+        dropout: float = 0.1,
         unknown_rate: float = 0.02,
         batch_norm: bool = False,
         pooling: str = "decay",
@@ -77,7 +77,7 @@ class NeuralRetriever(BaseRetriever):
         loss: str = "softmax",
         max_epochs: int = 10,
         batch_size: int | str = "auto",
-        lr: float = 3e-3,
+        lr: float = 6e-3,
         weight_decay: float = 0.0,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -131,9 +131,9 @@ class NeuralRetriever(BaseRetriever):
 
         Parameters
         ----------
-        X : Samples, DataFrame or array-like of shape (n_events, n_columns)
-            What the `fit_transform` of a `SequenceSampler` gave. Plain events are encoded and
-            sampled with the defaults of `MatchEncoder` and `SequenceSampler`.
+        X : Samples, DataFrame, array-like of shape (n_events, n_columns), or Parquet
+            What the `fit_transform` of a `SequenceSampler` gave. Plain events, also in Parquet,
+            are encoded and sampled with the defaults of `MatchEncoder` and `SequenceSampler`.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_events,) or None, default=None
