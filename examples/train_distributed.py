@@ -23,12 +23,12 @@ def main(folder: Path) -> None:
     if has_gpus:  # a GPU for each process
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if has_gpus else "gloo")
-    events = make_events(n_users=2_000, n_items=500, n_events=50_000, random_state=0)
+    events = make_events(n_users=1_000, n_items=500, n_events=20_000, random_state=0)
     path = folder / "fit.joblib"
     if path.exists():
         retriever = persistence.load(path)
     else:
-        retriever = DSSMRetriever(max_epochs=5, warm_start=True, random_state=0)
+        retriever = DSSMRetriever(max_epochs=3, warm_start=True, random_state=0)
         retriever.set_callbacks(Checkpoint(path))
     retriever.fit(events)
     if dist.get_rank() == 0:

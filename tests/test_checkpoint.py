@@ -255,7 +255,7 @@ def test_a_memory_mapped_file_goes_on(tmp_path):
 
 
 CHANGES = {
-    "lr": ({"lr": 0.01}, "lr=0.003.*0.01.*set it back"),
+    "lr": ({"lr": 0.01}, r"lr=0\.006.*0\.01.*set it back"),
     "max_epochs": ({"max_epochs": 9}, "max_epochs=6.*9"),
     "loss": ({"loss": "bpr"}, "loss='softmax'.*'bpr'"),
     "early_stopping": ({"early_stopping": True}, "early_stopping=False"),
