@@ -12,7 +12,7 @@ BENCH ?=
 QUALITY ?=
 PEERS := .venv-rechub .venv-rectools
 
-.PHONY: demo explore tune test lint docs bench quality growth cold-start neighbors latency clean
+.PHONY: demo explore tune test lint docs bench quality growth parquet cold-start neighbors latency clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
@@ -43,6 +43,9 @@ quality: $(VENV)/bench.done $(PEERS:=/done)
 
 growth: $(VENV)/bench.done
 	$(BIN)/python benchmarks/growth.py $(BENCH)
+
+parquet: $(VENV)/bench.done
+	$(BIN)/python benchmarks/parquet.py $(BENCH)
 
 cold-start: $(VENV)/bench.done
 	$(BIN)/python benchmarks/cold_start.py $(DATA) $(BENCH)

@@ -40,7 +40,7 @@ BEST: dict[str, dict[str, Any]] = {
         "embedding_dim": 128,
         "pooling": "attention",
         "batch_size": 512,
-        "max_epochs": 12,
+        "max_epochs": 10,
     },
     "sampler": {"max_length": 100},
 }

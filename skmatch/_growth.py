@@ -82,7 +82,7 @@ class GrowingMixin:
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Add events to the stored histories and train on them, once over.
 
-        Training takes 0.3 of the parameter `lr`: all of it would undo what was learnt of others.
+        Training takes 0.15 of the parameter `lr`: all of it would undo what was learnt of others.
         New users, items and categories get codes of their own, and start from what was learnt of
         the unknown ones; known ones keep their codes and go on from their weights. On an estimator
         that is not fitted this is `fit`.

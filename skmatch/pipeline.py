@@ -55,8 +55,8 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
 
         Parameters
         ----------
-        X : DataFrame or array-like of shape (n_events, n_columns)
-            The events.
+        X : DataFrame, array-like of shape (n_events, n_columns), or Parquet
+            The events; `MatchEncoder` says how Parquet is given.
         y : None
             Ignored.
         **params : dict of str -> object

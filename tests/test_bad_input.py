@@ -160,7 +160,6 @@ EVENTS_WRONG = {
     "array of one column": (np.zeros((3, 1)), r"1 feature.*at least 2: the user in the first"),
     "ragged list": ([[1, 2], [3]], NOT_A_TABLE),
     "series": (EVENTS["user_id"], NOT_A_TABLE),
-    "text": ("events.csv", r"str 'events\.csv'.*Give a DataFrame"),
     "number": (5, NOT_A_TABLE),
     "dict": ({"user_id": [1], "item_id": [2]}, NOT_A_TABLE),
     "None": (None, r"NoneType None.*Give a DataFrame"),

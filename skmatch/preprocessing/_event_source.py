@@ -59,6 +59,7 @@ class ParquetEvents:
         if next(iter(self.dataset.get_fragments()), None) is None:
             raise ValueError(f"{X!r} holds no Parquet file: give the path of one, or of a folder.")
         self.head = _frame(self.dataset.schema.empty_table())
+        self._dtype_of: dict[str, Any] = {}  # None: that of each piece
 
     def read(self, function: Function, columns: list[Hashable]) -> Iterator[Columns]:
         """Give what a function makes of each piece of some columns."""
@@ -78,12 +79,13 @@ class ParquetEvents:
 
     def _check(self, names: list[str]) -> None:
         """Raise where a file lacks a column, or has it in another type than the first."""
-        partitioning = getattr(self.dataset, "partitioning", None)
-        in_paths = [] if partitioning is None else partitioning.schema.names
+        import pyarrow.dataset as ds
+
         for fragment in self.dataset.get_fragments():
             schema = fragment.physical_schema
+            in_path = ds.get_partition_keys(fragment.partition_expression)
             for name in names:
-                if name in in_paths:
+                if name in in_path:
                     continue
                 if name not in schema.names:
                     raise ValueError(
@@ -98,29 +100,31 @@ class ParquetEvents:
                     )
 
     def _dtypes(self, names: list[str]) -> dict[Hashable, Any]:
-        """Give the dtypes that a column has as a whole, where a piece may have another."""
+        """Give the dtypes that columns have as a whole, where a piece may have another."""
         import pyarrow as pa
 
         schema = pa.schema([self.dataset.schema.field(name) for name in names])
         schema = schema.with_metadata(self.dataset.schema.metadata)
-        full = _frame(schema.empty_table())
+        full = _frame(schema.empty_table()).dtypes
         nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
-        missing = _frame(nulls)
-        dtypes: dict[Hashable, Any] = {}
-        for label, field in zip(full.columns, schema, strict=True):
+        missing = _frame(nulls).dtypes
+        for field, own, with_null in zip(schema, full, missing, strict=True):
+            if field.name in self._dtype_of:
+                continue
+            is_other = own != with_null and self._has_null(field.name)
+            self._dtype_of[field.name] = with_null if is_other else None
             if pa.types.is_dictionary(field.type):
-                dtypes[label] = self._category(field)
-            elif full[label].dtype != missing[label].dtype and self._has_null(field.name):
-                dtypes[label] = missing[label].dtype
-        return dtypes
+                self._dtype_of[field.name] = self._category(field)
+        dtypes = zip(full.index, map(self._dtype_of.get, names), strict=True)
+        return {label: dtype for label, dtype in dtypes if dtype is not None}
 
     def _category(self, field: Any) -> Any:
         """Give the dtype of a column with the categories of all pieces, as they come."""
         import pyarrow as pa
 
         known = pa.array([], type=field.type.value_type)
-        for batch in self._scan([field.name]):
-            dictionary = batch.record_batch.column(0).dictionary
+        for batch, _ in self._scan([field.name]):
+            dictionary = batch.column(0).dictionary
             if not dictionary.equals(known[: len(dictionary)]):
                 known = pa.chunked_array([known, dictionary]).unique()
         codes = pa.array([], type=pa.int32())
@@ -132,11 +136,16 @@ class ParquetEvents:
 
         return self.dataset.head(1, columns=[name], filter=ds.field(name).is_null()).num_rows > 0
 
-    def _scan(self, names: list[str]) -> Iterator[Any]:
-        """Give batches of some columns, in order, with few of them read ahead."""
-        return self.dataset.scanner(
-            columns=names, batch_size=PIECE_SIZE, batch_readahead=1, fragment_readahead=1
-        ).scan_batches()
+    def _scan(self, names: list[str]) -> Iterator[tuple[Any, Any]]:
+        """Give batches of some columns, in order, with the file that each lies in."""
+        for fragment in self.dataset.get_fragments():
+            # One group of rows after the other: of a whole file, Arrow reads a gigabyte ahead.
+            can_split = hasattr(fragment, "split_by_row_group")
+            for group in fragment.split_by_row_group() if can_split else [fragment]:
+                for batch in group.to_batches(
+                    schema=self.dataset.schema, columns=names, batch_size=PIECE_SIZE
+                ):
+                    yield batch, fragment
 
     def _tables(self, names: list[str]) -> Iterator[tuple[str, Any]]:
         """Give tables of about as many rows each, and where their first row stands."""

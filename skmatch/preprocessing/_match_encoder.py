@@ -158,8 +158,10 @@ class MatchEncoder(
 
         Parameters
         ----------
-        X : DataFrame or array-like of shape (n_events, n_columns)
-            The events, in any order, with any index.
+        X : DataFrame, array-like of shape (n_events, n_columns), or Parquet
+            The events, in any order, with any index. Parquet is a path, a list of paths or a
+            `pyarrow.dataset.Dataset`; it is read in pieces, as often as needed, and what is learnt
+            is what is learnt of the frame that `pandas.read_parquet` gives.
         y : None
             Ignored.
         users, items : DataFrame or None, default=None
@@ -181,8 +183,9 @@ class MatchEncoder(
 
         Parameters
         ----------
-        X : DataFrame or array-like of shape (n_events, n_columns)
-            The events.
+        X : DataFrame, array-like of shape (n_events, n_columns), or Parquet
+            The events, as in `fit`. The codes of Parquet are kept in temporary files, which go
+            with them.
         y : None
             Ignored.
         users, items : DataFrame or None, default=None
@@ -491,7 +494,7 @@ def _warn_of_another_dtype(ids: pd.Series, known: Vocabulary) -> None:
     """Warn where no id is known, and one that reads the same is."""
     ids = ids.dropna()
     try:
-        converted = ids.astype(known.dtype)
+        converted = ids.astype(pd.api.types.pandas_dtype(known.dtype))
         same = (known.lookup(converted) != UNKNOWN) & (converted.astype(str) == ids.astype(str))
     except (TypeError, ValueError, OverflowError):
         return

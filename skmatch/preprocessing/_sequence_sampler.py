@@ -144,8 +144,9 @@ class SequenceSampler(
 
         Parameters
         ----------
-        X : Events, DataFrame or array-like of shape (n_events, n_columns)
-            What a `MatchEncoder` gave; plain events are encoded by a default one.
+        X : Events, DataFrame, array-like of shape (n_events, n_columns), or Parquet
+            What a `MatchEncoder` gave; plain events are encoded by a default one. What comes of
+            Parquet is kept in temporary files.
         y : None
             Ignored.
 
@@ -161,7 +162,7 @@ class SequenceSampler(
 
         Parameters
         ----------
-        X : Events, DataFrame or array-like of shape (n_events, n_columns)
+        X : Events, DataFrame, array-like of shape (n_events, n_columns), or Parquet
             As in `fit`.
         y : None
             Ignored.

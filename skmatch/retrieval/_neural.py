@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Feature, Samples, Schema
+from skmatch._nn import distributed
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
@@ -27,7 +28,7 @@ from skmatch._validation import check_choice, check_weights
 from skmatch.neighbors import METHODS, ItemIndex, ItemLists
 from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._course import Course, setting_of
-from skmatch.retrieval._progress import progress_bar
+from skmatch.retrieval._progress import reporting
 
 FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampled
 STEP_EVENTS = 2**27  # of a step's histories; more than that is a slip
@@ -35,7 +36,7 @@ OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory", re
 # An epoch of "auto" has about so many steps: fewer leave a small set unlearnt after ten epochs.
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 # Share of the learning rate for further events: with all of it they undo what was learnt of others.
-FURTHER_RATE = 0.3
+FURTHER_RATE = 0.15
 OF_THIS_PROCESS = ("_engine", "_unfinished")  # attributes that are not saved
 
 
@@ -72,7 +73,7 @@ class NeuralRetriever(BaseRetriever):
         embedding_dim: int = 64,
         dims: Any = (256, 64),
         activation: str = "gelu",
-        dropout: float = 0.2,
+        dropout: float = 0.1,
         unknown_rate: float = 0.02,
         batch_norm: bool = False,
         pooling: str = "decay",
@@ -80,7 +81,7 @@ class NeuralRetriever(BaseRetriever):
         loss: str = "softmax",
         max_epochs: int = 10,
         batch_size: int | str = "auto",
-        lr: float = 3e-3,
+        lr: float = 6e-3,
         weight_decay: float = 0.0,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -134,9 +135,9 @@ class NeuralRetriever(BaseRetriever):
 
         Parameters
         ----------
-        X : Samples, DataFrame or array-like of shape (n_events, n_columns)
-            What the `fit_transform` of a `SequenceSampler` gave. Plain events are encoded and
-            sampled with the defaults of `MatchEncoder` and `SequenceSampler`.
+        X : Samples, DataFrame, array-like of shape (n_events, n_columns), or Parquet
+            What the `fit_transform` of a `SequenceSampler` gave. Plain events, also in Parquet,
+            are encoded and sampled with the defaults of `MatchEncoder` and `SequenceSampler`.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_events,) or None, default=None
@@ -158,7 +159,7 @@ class NeuralRetriever(BaseRetriever):
         scikit-learn's callbacks see each epoch, and may stop the fit after it. The data that they
         get are `Samples`: each user's last training event with the history before it.
         """
-        with progress_bar(self), self._saying_what_takes_memory():
+        with reporting(self), self._saying_what_takes_memory():
             return self._fit(X, sample_weight, users, items)
 
     def _fit(self, X: Any, sample_weight: Any, users: Any, items: Any) -> NeuralRetriever:
@@ -176,6 +177,7 @@ class NeuralRetriever(BaseRetriever):
             weight = check_weights(sample_weight, len(samples))
             weight = (weight / weight.max()).astype(np.float32)  # only their proportions count
         course = self._first_course()
+        course.seed = distributed.agreed(course.seed)
         training, validation = self._split(samples, weight, np.random.default_rng(course.seed))
         config = self._network_config(samples, dims)
         options = self._options(self.max_epochs, len(training))
@@ -183,18 +185,19 @@ class NeuralRetriever(BaseRetriever):
         self._warn_of_full_softmax(samples, options.batch_size)
         engine = Engine(config, self.device, course.seed, self._first_weights(samples, config))
         trainer = engine.trainer(samples, training, weight, options)
-        if self.warm_start:
+        if self.warm_start or distributed.size() > 1:
             stopping = ("early_stopping", "validation_fraction", "n_iter_no_change")
             others = {name: getattr(self, name) for name in stopping}
             others["device"] = engine.device.type
             course.check(setting_of(options, samples, training, weight, **others))
+            distributed.check_same(course.setting | {"network": config, "epoch": course.n_epochs})
         if course.trainer is not None:
             trainer.load(course.trainer)
             course.trainer = None
         held_out = samples.take(validation)
 
         def validate() -> float:
-            return engine.ndcg(held_out, ItemLists.seen_by(held_out))
+            return distributed.agreed(engine.ndcg(held_out, ItemLists.seen_by(held_out)))
 
         def fitted(index: str = self.index, copy: bool = True) -> dict[str, Any]:
             index_ = ItemIndex(index, course.seed)
@@ -243,11 +246,15 @@ class NeuralRetriever(BaseRetriever):
         )
         # Each call draws anew.
         seed = (int(check_random_state(self.random_state).randint(2**31)) + self.n_iter_) % 2**31
+        seed = distributed.agreed(seed)
         engine = Engine(config, self.device, seed, self.weights_)
         training, _ = _rows_to_train(samples, None)
         users, items = engine.unmet()
         options = self._options(1, len(training))
         options = replace(options, lr=options.lr * FURTHER_RATE)
+        if distributed.size() > 1:
+            setting = setting_of(options, samples, training, None)
+            distributed.check_same(setting | {"network": config})
         loss = engine.trainer(samples, training, None, options).run_epoch()
         if not np.isfinite(loss):
             raise self._divergence(f"The loss became {loss}")
@@ -429,7 +436,9 @@ class NeuralRetriever(BaseRetriever):
             course.add_epoch(loss)
             if validate is not None:
                 course.add_score(validate(), engine.weights)
-            stop = subcontext.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
+            stop = distributed.agreed(
+                subcontext.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
+            )
         if course.best_weights is not None:
             engine.load(course.best_weights)
         if self.unknown_rate > 0:

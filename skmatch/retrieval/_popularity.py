@@ -80,7 +80,7 @@ class PopularityRetriever(BaseRetriever):
 
         Parameters
         ----------
-        X : Samples, DataFrame or array-like of shape (n_events, n_columns)
+        X : Samples, DataFrame, array-like of shape (n_events, n_columns), or Parquet
             What the `fit_transform` of a `SequenceSampler` gave, or plain events.
         y : None
             Ignored.

@@ -7,7 +7,7 @@ import textwrap
 PARAMETERS = """\
 activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
     Activation after each layer but the last.
-dropout : float, default=0.2
+dropout : float, default=0.1
     Share of what is dropped from the pooled history and after each hidden layer.
 unknown_rate : float, default=0.02
     Share of the ids and of the values of features that training takes for unknown [4]_, so that
@@ -33,9 +33,9 @@ max_epochs : int, default=10
 batch_size : int or "auto", default="auto"
     Number of positives in a step, about. "auto" makes 400 steps of an epoch, within the bounds
     of 64 and 2,048 positives.
-lr : float, default=0.003
+lr : float, default=0.006
     Highest learning rate of AdamW [3]_: it rises for a tenth of the steps, then falls along a
-    cosine. `partial_fit` takes 0.3 times as much.
+    cosine. `partial_fit` takes 0.15 times as much.
 weight_decay : float, default=0.0
     Decoupled weight decay.
 early_stopping : bool, default=False

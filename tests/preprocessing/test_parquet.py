@@ -1,17 +1,28 @@
 """Events in Parquet: what is learnt of pieces is what is learnt of one frame."""
 
+import sys
+import tempfile
+
+import joblib
 import numpy as np
 import pandas as pd
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
+from sklearn.base import clone
 
 from skmatch import (
+    DSSMRetriever,
     MatchEncoder,
+    PopularityRetriever,
     SequenceSampler,
+    make_match_pipeline,
 )
 from skmatch._columns import Bag, Vocabulary
 from skmatch.datasets import make_events
 from skmatch.preprocessing import _event_source, _sequence_sampler
 
+SMALL = {"embedding_dim": 4, "dims": (4,), "max_epochs": 1, "random_state": 0}
 FEATURES = {
     "user_features": ["segment", "age", "likes", "visits"],
     "item_features": ["category", "price", "tags", "in_stock"],
@@ -114,3 +125,147 @@ TABLES = {
 def test_pieces_give_what_a_frame_gives(table, tmp_path):
     paths = written(TABLES[table](events_of_all_kinds()), tmp_path)
     assert_same_fit(paths, pd.read_parquet(paths), MatchEncoder(**FEATURES))
+
+
+def test_tables_give_what_they_give_with_a_frame(tmp_path):
+    events = events_of_all_kinds()
+    paths = written(events, tmp_path)
+    users = pd.DataFrame({"user_id": [7, 1000], "segment": ["new", "segment_0"]})
+    items = pd.DataFrame({"item_id": [2.5, 1.0], "price": [3.0, np.nan]})
+    one, other = (
+        MatchEncoder(**FEATURES).fit(X, users=users, items=items)
+        for X in (paths, pd.read_parquet(paths))
+    )
+    assert_same(vars(one), vars(other))
+
+
+def test_events_come_as_a_path_paths_a_folder_or_a_dataset(tmp_path):
+    events = events_of_all_kinds()
+    paths = written(events, tmp_path)
+    whole = tmp_path / "whole" / "events.parquet"
+    whole.parent.mkdir()
+    events.to_parquet(whole)
+    expected = vars(MatchEncoder(**FEATURES).fit(pd.read_parquet(whole)))
+    in_memory = ds.dataset(pq.read_table(whole))
+    forms = (whole, str(whole), whole.parent, tuple(map(str, paths)), ds.dataset(paths), in_memory)
+    for X in forms:
+        assert_same(vars(MatchEncoder(**FEATURES).fit(X)), expected)
+
+
+def test_folders_named_by_a_column_give_it(tmp_path):
+    events = events_of_all_kinds().sort_values("visits", kind="stable", ignore_index=True)
+    for visits, rows in events.groupby("visits"):
+        folder = tmp_path / f"visits={visits}"
+        folder.mkdir()
+        rows.drop(columns="visits").to_parquet(folder / "events.parquet", index=False)
+    one, other = (MatchEncoder(**FEATURES).fit(X) for X in (tmp_path, events))
+    # pandas would read integers from names of folders as categories
+    assert_same(one.schema_.user_table, other.schema_.user_table)
+
+
+def test_files_of_few_and_of_many_categories_go_together(tmp_path):
+    events = make_events(300, 30, 600, random_state=0).sort_values("user_id")
+    ids = events["user_id"].astype("str")
+    paths = [tmp_path / "few.parquet", tmp_path / "many.parquet"]
+    for path, rows in zip(paths, (slice(0, 20), slice(20, None)), strict=True):
+        events.iloc[rows].assign(user_id=ids.iloc[rows].astype("category")).to_parquet(path)
+    encoder = MatchEncoder().fit(paths)
+    assert encoder.schema_.users.values.tolist() == ids.unique().tolist()
+    decoded = encoder.inverse_transform(encoder.fit_transform(paths))["user_id"]
+    assert isinstance(decoded.dtype, pd.CategoricalDtype)
+    assert decoded.tolist() == ids.tolist()
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Give the folder of temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("retriever", [PopularityRetriever(), DSSMRetriever(**SMALL)])
+def test_a_pipeline_of_parquet_answers_and_is_saved_as_one_of_a_frame(
+    retriever, tmp_path, temporary
+):
+    paths = written(events_of_all_kinds(), tmp_path)
+    pipes = [
+        make_match_pipeline(MatchEncoder(**FEATURES), SequenceSampler(), clone(retriever)).fit(X)
+        for X in (paths, pd.read_parquet(paths))
+    ]
+    expected = pipes[1].recommend(k=3)
+    pd.testing.assert_frame_equal(pipes[0].recommend(k=3), expected)
+    saved = temporary / "pipe.joblib"
+    joblib.dump(pipes.pop(0), saved)
+    assert list(temporary.iterdir()) == [saved]
+    pd.testing.assert_frame_equal(joblib.load(saved).recommend(k=3), expected)
+
+
+def test_a_retriever_alone_takes_parquet_and_grows(tmp_path):
+    events = events_of_all_kinds()
+    paths = written(events, tmp_path)
+    news = pd.DataFrame({"user_id": [1, 999], "item_id": [3, 4], "timestamp": [10**6, 10**6]})
+    answers = [
+        DSSMRetriever(**SMALL).fit(X).partial_fit(news).recommend([1, 2, 999], k=3)
+        for X in (paths, pd.read_parquet(paths))
+    ]
+    pd.testing.assert_frame_equal(*answers)
+
+
+def without_item(events):
+    return events.drop(columns="item_id")
+
+
+def with_text(events):
+    return events.assign(price="cheap")
+
+
+def with_a_user_missing(events):
+    return events.assign(user_id=events["user_id"].where(events.index != 410))
+
+
+WRONG_FILES = {
+    "no column": (without_item, r"column 'item_id' is missing in '.*2\.parquet'.*leave the file"),
+    "type": (with_text, r"'price' has type large_string in '.*2\.parquet', and double.*same type"),
+    "missing id": (
+        lambda events: with_a_user_missing(events).astype({"user_id": "Int64"}),
+        r"2\.parquet', counted from row 0: The user column 'user_id' has 1 missing.*row 10\. Drop",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FILES)
+def test_a_wrong_file_is_named_and_nothing_is_left(wrong, tmp_path, temporary):
+    change, message = WRONG_FILES[wrong]
+    events = events_of_all_kinds()
+    paths = written(events, tmp_path)
+    change(events.iloc[400:]).to_parquet(paths[2], index=False)
+    encoder = MatchEncoder(item_features=["price"])
+    with pytest.raises(ValueError, match=message):
+        encoder.fit(paths)
+    assert not hasattr(encoder, "schema_")
+    assert not list(temporary.iterdir())
+
+
+def test_what_is_no_parquet_of_events_is_said(tmp_path, monkeypatch):
+    events = events_of_all_kinds()
+    (path,) = written(events, tmp_path, n_files=1)
+    for absent in (tmp_path / "absent", [path, tmp_path / "absent"]):
+        with pytest.raises(FileNotFoundError, match=r"no file '.*absent'.*path of Parquet. Check"):
+            MatchEncoder().fit(absent)
+    with pytest.raises(ValueError, match="user column 'customer' is missing; X has 'user_id'"):
+        MatchEncoder(user="customer").fit(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty.*holds no Parquet file"):
+        MatchEncoder().fit(tmp_path / "empty")
+    events[:0].to_parquet(tmp_path / "empty" / "none.parquet")
+    with pytest.raises(ValueError, match=r"0 sample.*at least one event"):
+        MatchEncoder().fit(tmp_path / "empty")
+    text = tmp_path / "events.csv"
+    events.to_csv(text)
+    with pytest.raises(ValueError, match=r"events\.csv'. Is this a 'parquet' file"):
+        MatchEncoder().fit(text)
+    monkeypatch.setitem(sys.modules, "pyarrow.dataset", None)
+    with pytest.raises(ImportError, match=r"needs pyarrow.*skmatch\[parquet\]"):
+        MatchEncoder().fit(path)
