@@ -12,10 +12,13 @@ BENCH ?=
 QUALITY ?=
 PEERS := .venv-rechub .venv-rectools
 
-.PHONY: demo tune test lint docs bench quality growth parquet cold-start neighbors latency clean
+.PHONY: demo explore tune test lint docs bench quality growth parquet cold-start neighbors latency clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
+
+explore: $(VENV)/app.done
+	$(BIN)/python -m skmatch.explore demo-output/movies.joblib --items demo-output/movies.csv
 
 tune: $(VENV)/demo.done
 	$(BIN)/python examples/tune.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))

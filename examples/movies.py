@@ -26,6 +26,7 @@ from skmatch.datasets import load_movielens, load_movielens_small
 
 OUTPUT = Path("demo-output")
 MODEL = OUTPUT / "movies.joblib"
+ITEMS = OUTPUT / "movies.csv"  # titles and features, for `make explore`
 LOAD_AND_RECOMMEND = """
 import sys, joblib, pandas as pd
 pipeline = joblib.load(sys.argv[1])
@@ -87,6 +88,9 @@ def main() -> None:
 
     OUTPUT.mkdir(exist_ok=True)
     joblib.dump(best, MODEL)
+    movies = events.drop_duplicates("item_id").assign(genres=lambda t: t["genres"].map("|".join))
+    columns = ["item_id", "title", "genres", "year"]
+    movies[[name for name in columns if name in movies]].to_csv(ITEMS, index=False)
     queries, answers = OUTPUT / "users.json", OUTPUT / "answers.pkl"
     users.to_frame().to_json(queries)
     subprocess.run(

@@ -50,7 +50,7 @@ class Checkpoint:
     only: set others anew. The file of the last epoch stays when the fit is through; fitted, it
     gives the same result again at once.
 
-    A search fits many models, and cannot have one: scikit-learn raises a TypeError.
+    A search fits many models, and cannot have one.
 
     Examples
     --------

@@ -19,15 +19,17 @@ skops
       periods and frozensets, are refused at loading, unless you add their types to the list.
     - `pandas.Timestamp` and `pandas.Timedelta` objects cannot be loaded. Give a column of ids a
       datetime dtype, and write parameters such as ``cutoffs`` as strings.
-    - A `pandas.Index` or a callback as a parameter is refused, as is a `joblib.Memory`, for which
-      the name of its folder will do.
+    - A `pandas.Index` or a callback is refused, as is a `joblib.Memory`, for which the name of its
+      folder will do. ``set_callbacks()`` takes callbacks away, such as the one that stays on what a
+      `Checkpoint` saved: it names a file to write.
     - Labels of feature columns have to be strings or integers.
 
 A file holds the ids of users and items, the latest values of their features and the times of those,
 the items (and times) of all events in the order of users, which are the histories, the weights of
-the network and the vectors of the items. It holds no state of the optimizer, no training rows or
-batches, no hash tables, and of an approximate index nothing but the vectors: its graph is built
-anew by the first search, and is the same where as many threads build it.
+the network and the vectors of the items. It holds no state of the optimizer (but that of a
+`Checkpoint` does, until its fit is through), no training rows or batches, no hash tables, and of an
+approximate index nothing but the vectors: its graph is built anew by the first search, and is the
+same where as many threads build it.
 
 Each file carries the version of skmatch that made it; another version warns when it loads it.
 """

@@ -68,7 +68,10 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
         """
         # Nothing fitted is ever changed in place, so that shallow copies are enough.
         steps = [*self.named_steps.items()]
-        states = [(step, vars(step).copy()) for _, step in steps if hasattr(step, "__dict__")]
+        estimators = [
+            step for _, step in steps if hasattr(step, "__dict__") and not isinstance(step, type)
+        ]
+        states = [(step, vars(step).copy()) for step in estimators]
         try:
             return super().fit(X, y, **params)
         except BaseException:

@@ -185,6 +185,11 @@ WRONG_PARAMETERS = {
     "activation": ({"activation": "selu"}, r"activation='selu' is not known.*'gelu'"),
     "index": ({"index": "annoy"}, r"index='annoy' is not known.*'exact'"),
     "device": ({"device": "abacus"}, r"device='abacus' is not known.*'cpu'"),
+    "device without a number": (
+        {"device": "cpu:x"},
+        r"device='cpu:x' is not known.*'cpu', 'cuda', 'mps', or one GPU.*'cuda:1'",
+    ),
+    "number of no device": ({"device": "auto:1"}, r"device='auto:1' is not known"),
     "no name": ({"loss": None}, r"'loss'.*instance of 'str'.*None"),
     "zero temperature": ({"temperature": 0}, r"'temperature'.*\(0\.0, inf\).*Got 0"),
     "negative temperature": ({"temperature": -1.0}, r"'temperature'.*\(0\.0, inf\).*Got -1\.0"),
@@ -228,7 +233,12 @@ def test_wrong_parameters(cls, form, parameters, message):
     ("parameters", "message"),
     {
         "negatives": ({"negatives": "hard"}, r"negatives='hard' is not known.*'uniform'"),
-        "max_length": ({"max_length": 0}, r"'max_length'.*\[1, inf\).*Got 0"),
+        "max_length": ({"max_length": 0}, r"'max_length'.*\[1, 2147483647\].*Got 0"),
+        "max_length of any memory": (
+            {"max_length": 10**9},
+            r"max_length=1,000,000,000.* up to 7,000,000,000 events.*longest here has 2\..*Lower",
+        ),
+        "max_length of any integer": ({"max_length": 10**19}, r"'max_length'.*Got 1000000"),
         "min_history": ({"min_history": -1}, r"'min_history'.*\[0, inf\).*Got -1"),
         "neg_ratio": ({"neg_ratio": 0}, r"'neg_ratio'.*\[1, inf\).*Got 0"),
     },
@@ -236,6 +246,31 @@ def test_wrong_parameters(cls, form, parameters, message):
 def test_wrong_parameters_of_the_sampler(cls, parameters, message):
     with says(message):
         make(cls, "pipeline", sampler=parameters).fit(EVENTS)
+
+
+@both
+@by_name(
+    ("parameters", "message"),
+    {
+        "wide": (
+            {"embedding_dim": 10**14},
+            r"more memory.*Lower.*embedding_dim=100000",
+        ),
+        "deep": ({"dims": (10**14, 4)}, r"more memory.*dims=\(100000000000000, 4\)"),
+    },
+)
+def test_more_memory_than_there_is(cls, parameters, message):
+    with says(message, MemoryError):
+        make(cls, "alone", **parameters).fit(EVENTS)
+
+
+@both
+@pytest.mark.parametrize("place", range(3))
+def test_a_class_is_no_step(cls, place):
+    steps = [MatchEncoder(), SequenceSampler(), cls()]
+    steps[place] = type(steps[place])
+    with says(r"Expected an estimator instance.*got estimator class", TypeError):
+        make_match_pipeline(*steps).fit(EVENTS)
 
 
 # Roles and features
@@ -452,6 +487,22 @@ def test_wrong_queries(fitted, queries, message):
     for method in (fitted.predict, fitted.transform):
         with says(message):
             method(queries)
+
+
+@alone_or_not
+def test_ids_of_users_in_another_dtype_are_told(form):
+    numbers = EVENTS.assign(user_id=[1, 1, 2, 2, 3, 3, 1])
+    texts = numbers.assign(user_id=numbers["user_id"].astype(str))
+    for events, asked, dtype in ((numbers, ["1", "2"], "int64"), (texts, [1, 2], "str")):
+        model = make(DSSMRetriever, form).fit(events)
+        message = rf"'user_id' holds {asked[0]!r}, and fit got .*nobody.*Convert it to {dtype}"
+        with pytest.warns(UserWarning, match=message):
+            answer = model.recommend(asked)
+        assert set(answer["source"]) == {"popularity"}
+    # Strangers are no mistake, nor is what no conversion makes known.
+    model = PopularityRetriever().fit(numbers)
+    for asked in (["x"], ["1", 1], [1.5], [None]):
+        model.recommend(pd.DataFrame({"user_id": objects(asked)}))
 
 
 @both

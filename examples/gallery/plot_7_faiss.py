@@ -8,7 +8,7 @@ inner product is the score.
 """
 
 import faiss
-import numpy as np
+import pandas as pd
 
 from skmatch import DSSMRetriever
 from skmatch.datasets import load_movielens_small
@@ -20,17 +20,10 @@ index = faiss.IndexFlatIP(retriever.item_vectors_.shape[1])
 index.add(retriever.item_vectors_)
 
 # %%
-# Positions in the index are places in ``item_ids_``.
+# A query is who asks: here three known users, as of now. Positions in the index are places in
+# ``item_ids_``.
 
-users = np.array([15, 30, 73])
-vectors = retriever.transform(events[events["user_id"].isin(users)].drop_duplicates("user_id"))
-print(vectors.shape)
-
-# %%
-# A query with a time is answered as of that time. Those rows are each user's first, before which
-# nothing is known; to ask as of now, leave the time out:
-
-queries = events[["user_id"]].drop_duplicates().set_index("user_id").loc[users].reset_index()
+queries = pd.DataFrame({"user_id": [15, 30, 73]})
 scores, positions = index.search(retriever.transform(queries), 5)
 found = retriever.item_ids_[positions]
 print(found)

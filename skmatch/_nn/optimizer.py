@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from skmatch._data import PADDING
+from skmatch._nn import distributed
 from skmatch._nn.tables import Table
 
 BETAS = 0.9, 0.999
@@ -21,6 +22,8 @@ EPS = 1e-8
 
 class AdamW:
     """Updates the weights of a network from the gradients of a step, which it takes up.
+
+    Processes that train together sum their gradients, and take the same step.
 
     Rows of tables have one second moment each, and change in the steps that touch them.
     """
@@ -59,6 +62,7 @@ class AdamW:
         bias1, bias2 = (1 - beta**self.n_steps for beta in BETAS)
         decay = 1 - lr * self.weight_decay
         gradient = torch.cat([gradient_of(weight) for weight in self.weights])
+        distributed.sum_(gradient)
         self.first.lerp_(gradient, 1 - BETAS[0])
         self.second.lerp_(gradient.square_(), 1 - BETAS[1])
         scale = torch.sqrt(self.second / bias2).add_(EPS)
@@ -68,7 +72,7 @@ class AdamW:
             weight.mul_(decay).add_(part.view_as(weight))
             weight.grad = None
         for table, first, second in zip(self.tables, self.row_first, self.row_second, strict=True):
-            codes, gradient = table.take_gradient()
+            codes, gradient = distributed.sum_rows(*table.take_gradient())
             gradient *= (codes != PADDING)[:, None]
             mean = first[codes].lerp_(gradient, 1 - BETAS[0])
             square = second[codes].lerp_(gradient.square_().mean(1, keepdim=True), 1 - BETAS[1])

@@ -50,6 +50,8 @@ class Table(nn.Module):
         """Give the distinct codes that a step touched and the gradients of their rows; forget."""
         touched, self.touched = self.touched, []
         parts = [(codes, rows.grad) for codes, rows in touched if rows.grad is not None]
+        if not parts:  # a process that had no rows of the step
+            return torch.empty_like(self.weight[:0, 0], dtype=torch.int64), self.weight[:0]
         codes, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
         if len(parts) == 1:
             return codes, gradient

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from skmatch._nn import distributed
 from skmatch._nn.losses import PAIR_LOSSES, SharedNegatives, softmax
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.optimizer import AdamW
@@ -78,7 +79,8 @@ class Trainer:
 
     Neighbouring events of a user form blocks that share the tokens of their histories (see
     `pooling`). A step takes blocks at random, runs the user tower once a row and the item tower
-    once a distinct item of the step.
+    once a distinct item of the step. Processes that train together (see `distributed`) make the
+    same steps up; each runs its part of a step's blocks, with draws of its own.
     """
 
     def __init__(
@@ -151,6 +153,10 @@ class Trainer:
         is_first[1:] |= grid[1:] != grid[:-1]
         self.block_row = np.flatnonzero(is_first)
         self.block_length = np.diff(np.append(self.block_row, len(user)))
+        self.block_weight = self.block_length
+        if self.targets.weight is not None:
+            weight = self.targets.weight.cpu().numpy()
+            self.block_weight = np.add.reduceat(weight, self.block_row, dtype=float)
 
     def _batches(self) -> Iterator[np.ndarray]:
         order = self.rng.permutation(len(self.block_row))
@@ -161,16 +167,29 @@ class Trainer:
     def run_epoch(self) -> float:
         """Train on every row once; give the mean loss."""
         self.network.train()
+        self._draw_apart()
         total = torch.zeros((), dtype=torch.float64, device=self.rows.user.device)
         weight = torch.zeros_like(total)
         for blocks in self._batches():
-            loss, batch_weight = self._loss(blocks)
-            loss.backward()
+            own = blocks[distributed.rank() :: distributed.size()]
+            if len(own):
+                loss, batch_weight = self._loss(own)
+                total += loss.detach() * batch_weight
+                weight += batch_weight
+                if len(own) < len(blocks):  # the parts of the other processes come on top
+                    loss = loss * (self.block_weight[own].sum() / self.block_weight[blocks].sum())
+                loss.backward()
             self.optimizer.step(self.lr * one_cycle(self.step / self.n_steps))
             self.step += 1
-            total += loss.detach() * batch_weight
-            weight += batch_weight
-        return float(total / weight)
+        distributed.copy_of_first(self.network.buffers())
+        return float(distributed.sum_(total) / distributed.sum_(weight))
+
+    def _draw_apart(self) -> None:
+        """Let the draws of processes that train together differ; `rng` stays the same on all."""
+        if distributed.size() > 1:
+            seeds = self.rng.integers(2**63, size=(distributed.size(), len(self.generators)))
+            for generator, seed in zip(self.generators, seeds[distributed.rank()], strict=True):
+                generator.manual_seed(int(seed))
 
     def _loss(self, blocks: np.ndarray) -> tuple[Tensor, Tensor]:
         device = self.rows.user.device

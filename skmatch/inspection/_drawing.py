@@ -42,6 +42,11 @@ def line_options(options: dict[str, Any] | None) -> dict[str, Any]:
 
 def named(values: Any, parameter: str, default: str | None = None) -> dict[str, Any]:
     """Give what is compared by name; a single one has the default, or the name of its class."""
+    if default is None and isinstance(values, (list, tuple)):
+        raise TypeError(
+            f"{parameter} is a {type(values).__name__} of {len(values)}; give a dict, with the "
+            "name of each that the legend shows."
+        )
     if not isinstance(values, Mapping):
         return {default or type(last_step(values)).__name__: values}
     if not values:

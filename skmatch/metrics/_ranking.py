@@ -358,7 +358,8 @@ def mrr_at_k(
 
     References
     ----------
-    .. [1] E. M. Voorhees, "The TREC-8 question answering track report", TREC, 1999.
+    .. [1] E. M. Voorhees, "The TREC-8 question answering track report", TREC,
+       1999.
 
     Examples
     --------

@@ -129,7 +129,8 @@ def make_topk_scorer(
 
     References
     ----------
-    .. [1] W. Krichene and S. Rendle, "On sampled metrics for item recommendation", KDD 2020.
+    .. [1] W. Krichene and S. Rendle, "On sampled metrics for item recommendation",
+       KDD 2020.
 
     Examples
     --------
@@ -195,7 +196,8 @@ def evaluate(
 
     References
     ----------
-    .. [1] B. Efron and R. J. Tibshirani, "An introduction to the bootstrap", Chapman & Hall, 1993.
+    .. [1] B. Efron and R. J. Tibshirani, "An introduction to the bootstrap", Chapman & Hall,
+       1993.
 
     Examples
     --------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
@@ -347,7 +348,10 @@ class MatchEncoder(
         """
         frame, roles = self._read(X)
         schema = self.schema_
-        user = schema.users.lookup(require_column(frame, roles.user, "user"))
+        users = require_column(frame, roles.user, "user")
+        user = schema.users.lookup(users)
+        if len(user) and (user == UNKNOWN).all():
+            _warn_of_another_dtype(users, schema.users)
         if roles.item in frame.columns:
             item = schema.items.lookup(frame[roles.item])
         else:
@@ -483,6 +487,24 @@ def _check_names(roles: Roles, features: dict[str, list]) -> None:
         raise ValueError(
             f"The column {HISTORY!r} stands for the history that a query brings along, and can "
             "neither be a role nor a feature: rename it."
+        )
+
+
+def _warn_of_another_dtype(ids: pd.Series, known: Vocabulary) -> None:
+    """Warn where no id is known, and one that reads the same is."""
+    ids = ids.dropna()
+    try:
+        converted = ids.astype(pd.api.types.pandas_dtype(known.dtype))
+        same = (known.lookup(converted) != UNKNOWN) & (converted.astype(str) == ids.astype(str))
+    except (TypeError, ValueError, OverflowError):
+        return
+    if same.any():
+        one, other = (column[same.to_numpy()].tolist()[0] for column in (ids, converted))
+        warnings.warn(
+            f"Column {ids.name!r} holds {one!r}, and fit got {other!r}: nobody in it is known. "
+            f"Convert it to {known.dtype}.",
+            UserWarning,
+            stacklevel=4,
         )
 
 

@@ -118,7 +118,7 @@ class SequenceSampler(
     """
 
     _parameter_constraints: dict = {
-        "max_length": [Interval(Integral, 1, None, closed="left")],
+        "max_length": [Interval(Integral, 1, np.iinfo(np.int32).max, closed="both")],
         "min_history": [Interval(Integral, 0, None, closed="left")],
         "neg_ratio": [Interval(Integral, 1, None, closed="left")],
         "negatives": [str],

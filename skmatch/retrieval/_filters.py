@@ -121,7 +121,7 @@ def _read_codes(ids: Any, parameter: str, items: Vocabulary) -> tuple[np.ndarray
         return codes, ()
     return codes, (
         f"{unknown.nunique():,} id(s) in {parameter} that are not in the catalogue, such as "
-        f"{unknown.iloc[0]!r}",
+        f"{unknown.tolist()[0]!r}",
     )
 
 
@@ -138,7 +138,7 @@ def _foreign_keys(
         return ()
     return (
         f"{len(foreign):,} key(s) of {parameter} that are no {queries.name!r}, such as "
-        f"{foreign.iloc[0]!r}",
+        f"{foreign.tolist()[0]!r}",
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -16,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Feature, Samples, Schema
+from skmatch._nn import distributed
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
@@ -25,9 +28,11 @@ from skmatch._validation import check_choice, check_weights
 from skmatch.neighbors import METHODS, ItemIndex, ItemLists
 from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._course import Course, setting_of
-from skmatch.retrieval._progress import progress_bar
+from skmatch.retrieval._progress import reporting
 
 FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampled
+STEP_EVENTS = 2**27  # of a step's histories; more than that is a slip
+OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory", re.IGNORECASE)
 # An epoch of "auto" has about so many steps: fewer leave a small set unlearnt after ten epochs.
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 # Share of the learning rate for further events: with all of it they undo what was learnt of others.
@@ -154,7 +159,7 @@ class NeuralRetriever(BaseRetriever):
         scikit-learn's callbacks see each epoch, and may stop the fit after it. The data that they
         get are `Samples`: each user's last training event with the history before it.
         """
-        with progress_bar(self):
+        with reporting(self), self._saying_what_takes_memory():
             return self._fit(X, sample_weight, users, items)
 
     def _fit(self, X: Any, sample_weight: Any, users: Any, items: Any) -> NeuralRetriever:
@@ -164,32 +169,35 @@ class NeuralRetriever(BaseRetriever):
         if len(schema.items.values) < 2:
             raise ValueError(
                 f"The item column {schema.item!r} holds a single item, "
-                f"{schema.items.values[0]!r}, in {len(samples):,} sample(s); a retriever needs at "
-                "least 2 items to tell apart."
+                f"{schema.items.values.tolist()[0]!r}, in {len(samples):,} sample(s); a retriever "
+                "needs at least 2 items to tell apart."
             )
         weight = None
         if sample_weight is not None:
             weight = check_weights(sample_weight, len(samples))
             weight = (weight / weight.max()).astype(np.float32)  # only their proportions count
         course = self._first_course()
+        course.seed = distributed.agreed(course.seed)
         training, validation = self._split(samples, weight, np.random.default_rng(course.seed))
         config = self._network_config(samples, dims)
-        engine = Engine(config, self.device, course.seed, self._first_weights(samples, config))
         options = self._options(self.max_epochs, len(training))
+        self._check_histories(samples, min(options.batch_size, len(training)))
         self._warn_of_full_softmax(samples, options.batch_size)
+        engine = Engine(config, self.device, course.seed, self._first_weights(samples, config))
         trainer = engine.trainer(samples, training, weight, options)
-        if self.warm_start:
+        if self.warm_start or distributed.size() > 1:
             stopping = ("early_stopping", "validation_fraction", "n_iter_no_change")
             others = {name: getattr(self, name) for name in stopping}
             others["device"] = engine.device.type
             course.check(setting_of(options, samples, training, weight, **others))
+            distributed.check_same(course.setting | {"network": config, "epoch": course.n_epochs})
         if course.trainer is not None:
             trainer.load(course.trainer)
             course.trainer = None
         held_out = samples.take(validation)
 
         def validate() -> float:
-            return engine.ndcg(held_out, ItemLists.seen_by(held_out))
+            return distributed.agreed(engine.ndcg(held_out, ItemLists.seen_by(held_out)))
 
         def fitted(index: str = self.index, copy: bool = True) -> dict[str, Any]:
             index_ = ItemIndex(index, course.seed)
@@ -238,11 +246,15 @@ class NeuralRetriever(BaseRetriever):
         )
         # Each call draws anew.
         seed = (int(check_random_state(self.random_state).randint(2**31)) + self.n_iter_) % 2**31
+        seed = distributed.agreed(seed)
         engine = Engine(config, self.device, seed, self.weights_)
         training, _ = _rows_to_train(samples, None)
         users, items = engine.unmet()
         options = self._options(1, len(training))
         options = replace(options, lr=options.lr * FURTHER_RATE)
+        if distributed.size() > 1:
+            setting = setting_of(options, samples, training, None)
+            distributed.check_same(setting | {"network": config})
         loss = engine.trainer(samples, training, None, options).run_epoch()
         if not np.isfinite(loss):
             raise self._divergence(f"The loss became {loss}")
@@ -278,6 +290,32 @@ class NeuralRetriever(BaseRetriever):
             "popularity_": np.pad(self.popularity_, (0, n_new)),
             "index_": ItemIndex(self.index_.method, self.index_.random_state).fit(vectors),
         }
+
+    def _check_histories(self, samples: Samples, n_rows: int) -> None:
+        """Raise where the histories of a step cannot be meant."""
+        n_events = n_rows * samples.max_length
+        if n_events > STEP_EVENTS:
+            longest = int((samples.stop - samples.start).max())
+            raise ValueError(
+                f"max_length={samples.max_length:,} makes a step hold up to {n_events:,} events "
+                f"of histories, and the longest here has {longest:,}. Lower max_length in "
+                "SequenceSampler, or else batch_size."
+            )
+
+    @contextmanager
+    def _saying_what_takes_memory(self) -> Iterator[None]:
+        """Turn torch's errors of memory into one that names what to lower."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+                raise
+            raise MemoryError(
+                f"Training needs more memory than there is ({str(error).splitlines()[0]}). Lower "
+                f"batch_size={self.batch_size!r}, embedding_dim={self.embedding_dim} or "
+                f"dims={self.dims}, or max_length or neg_ratio in SequenceSampler; "
+                "pooling='concat' and negatives='all' take most."
+            ) from error
 
     def _warn_of_full_softmax(self, samples: Samples, batch_size: int) -> None:
         n_items = len(samples.schema.items.values)
@@ -398,7 +436,9 @@ class NeuralRetriever(BaseRetriever):
             course.add_epoch(loss)
             if validate is not None:
                 course.add_score(validate(), engine.weights)
-            stop = subcontext.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
+            stop = distributed.agreed(
+                subcontext.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
+            )
         if course.best_weights is not None:
             engine.load(course.best_weights)
         if self.unknown_rate > 0:

@@ -1,4 +1,4 @@
-"""What `verbose` shows."""
+"""What a fit tells while it runs: callbacks, and what `verbose` shows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.callback import ProgressBar
+
+from skmatch._nn import distributed
 
 
 class EpochBar:
@@ -47,16 +49,19 @@ class EpochBar:
 
 
 @contextmanager
-def progress_bar(estimator: Any) -> Iterator[None]:
-    """Show the epochs of a fit where the estimator is verbose and somebody is there to see it.
+def reporting(estimator: Any) -> Iterator[None]:
+    """Set the callbacks of a fit: the user's, and a bar where somebody is there to see it.
 
-    A bar that the user has set on the estimator or on an outer one is left alone.
+    A bar that the user has set on the estimator or on an outer one is left alone. Of processes
+    that train together the first one tells, and no other.
     """
-    if not estimator.verbose or _has_bar(estimator) or not _is_watched():
-        yield
-        return
     callbacks = list(getattr(estimator, "_skl_callbacks", []))
-    estimator.set_callbacks(*callbacks, EpochBar())
+    telling = callbacks
+    if distributed.rank() > 0:
+        telling = []
+    elif estimator.verbose and not _has_bar(estimator) and _is_watched():
+        telling = [*callbacks, EpochBar()]
+    estimator.set_callbacks(*telling)
     try:
         yield
     finally:

@@ -91,11 +91,14 @@ feature_names_in_ : ndarray of shape (`n_features_in_`,)
     Names of the columns seen during fit, where it got a frame of plain events."""
 
 REFERENCES = """\
-.. [2] S. Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
-.. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
+.. [2] S. Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback",
+   UAI 2009.
+.. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization",
+   ICLR 2019.
 .. [4] M. Volkovs, G. Yu and T. Poutanen, "DropoutNet: Addressing cold start in recommender
    systems", NeurIPS 2017.
-.. [5] A. Vaswani et al., "Attention is all you need", NeurIPS 2017."""
+.. [5] A. Vaswani et al., "Attention is all you need",
+   NeurIPS 2017."""
 
 
 def with_shared_docs(cls: type) -> type:

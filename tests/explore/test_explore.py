@@ -1,7 +1,6 @@
 """The server behind the page, what it says to wrong questions, and the page in a browser."""
 
 import json
-import shutil
 import socket
 import sys
 import threading
@@ -305,19 +304,6 @@ def test_without_the_extra_the_error_names_the_command(monkeypatch):
 
 
 # The page
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path)
-        yield running
-        running.close()
 
 
 @pytest.fixture(params=[(1200, 900), (375, 700)], ids=["desktop", "phone"])

@@ -216,6 +216,12 @@ def test_training_curves_need_a_training(popular):
         TrainingCurveDisplay.from_estimator(popular)
 
 
+def test_estimators_that_are_compared_have_names(pipe, popular):
+    for display in (TopKCurveDisplay, TrainingCurveDisplay):
+        with pytest.raises(TypeError, match="estimator is a list of 2; give a dict"):
+            display.from_estimator([pipe, popular], *([TEST] * (display is TopKCurveDisplay)))
+
+
 # ItemMapDisplay
 
 

@@ -330,7 +330,7 @@ def test_the_seed_of_the_draws_follows_random_state():
     [
         ({"negatives": "hard"}, r"negatives='hard' is not known; choose.*'popularity'"),
         ({"negatives": None}, r"negatives.*None"),
-        ({"max_length": 0}, r"'max_length'.*\[1, inf\).*0"),
+        ({"max_length": 0}, r"'max_length'.*\[1, 2147483647\].*0"),
         ({"max_length": 2.5}, r"'max_length'.*2\.5"),
         ({"neg_ratio": 0}, r"'neg_ratio'.*\[1, inf\).*0"),
         ({"min_history": -1}, r"'min_history'.*\[0, inf\).*-1"),

@@ -452,6 +452,7 @@ def test_an_error_at_any_step_changes_nothing(fitted, monkeypatch, verb, rows, o
             "a datetime here and a number at fit",
         ),
         (lambda events: events.assign(user_id="u1"), r"'user_id' holds 'u1'.*int64.*convert"),
+        (lambda events: events.assign(item_id="u1"), r"'item_id' holds 'u1'.*int64.*convert"),
         (lambda events: events[:0], "at least one event"),
     ],
 )

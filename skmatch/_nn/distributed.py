@@ -1,0 +1,112 @@
+"""Processes that train together: those of torch's default group, or this one alone.
+
+Each takes its part of every step's rows. What the parts give is summed, so that all take the same
+steps from the same weights, and end with the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Value = TypeVar("Value")
+Function = TypeVar("Function", bound=Callable)
+
+
+def size() -> int:
+    """Give the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Give the number of this process; the first has 0."""
+    return dist.get_rank() if size() > 1 else 0
+
+
+def _with_all(function: Function) -> Function:
+    """Say what to do where another process does not take part: torch names a connection."""
+
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"Another process of the group has failed or is gone ({error}). Start all of them "
+                "again; with a Checkpoint they go on from its last epoch."
+            ) from error
+
+    return cast(Function, call)
+
+
+@_with_all
+def agreed(value: Value) -> Value:
+    """Give the value that the first process has."""
+    values = [value]
+    if size() > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+@_with_all
+def check_same(setting: dict[str, Any]) -> None:
+    """Refuse to train together with processes whose fits are others."""
+    if size() == 1:
+        return
+    settings: list[dict[str, Any]] = [{}] * size()
+    dist.all_gather_object(settings, setting)
+    for other, theirs in enumerate(settings):
+        for name, value in theirs.items():
+            if value != settings[0][name]:
+                raise ValueError(
+                    f"Process {other} of the group fits with {name}={value!r}, and process 0 with "
+                    f"{settings[0][name]!r}: give all the same events, parameters and checkpoint."
+                )
+
+
+@_with_all
+def sum_(values: Tensor) -> Tensor:
+    """Sum values over the processes, in place."""
+    if size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+@_with_all
+def sum_rows(codes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum rows, (M, D), of the same code over the processes; give the codes and their sums."""
+    if size() == 1:
+        return codes, rows
+    counts = [int(count) for count in _gather(torch.tensor([len(codes)], device=codes.device))]
+    padded = rows.new_zeros(max(counts), rows.shape[1]), codes.new_zeros(max(counts))
+    for whole, own in zip(padded, (rows, codes), strict=True):
+        whole[: len(own)] = own
+    all_rows, all_codes = (
+        [part[:n] for part, n in zip(_gather(whole), counts, strict=True)] for whole in padded
+    )
+    distinct, place = torch.unique(torch.cat(all_codes), return_inverse=True)
+    total = rows.new_zeros(len(distinct), rows.shape[1])
+    # Process after process, each with distinct codes: the order of the sums is the same on all.
+    for part, own_place in zip(all_rows, place.split(counts), strict=True):
+        total.index_add_(0, own_place, part)
+    return distinct, total
+
+
+def _gather(values: Tensor) -> list[Tensor]:
+    """Give the values of every process, which have one shape."""
+    parts = [torch.empty_like(values) for _ in range(size())]
+    dist.all_gather(parts, values)
+    return parts
+
+
+@_with_all
+def copy_of_first(values: Any) -> None:
+    """Take the values that tensors have in the first process."""
+    if size() > 1:
+        for value in values:
+            dist.broadcast(value, 0)
