@@ -28,7 +28,7 @@ from skmatch._data import (
     as_coded,
     concatenate_ranges,
 )
-from skmatch._files import BLOCK_SIZE, allocate, blocks, collect
+from skmatch._files import allocate, blocks, collect
 from skmatch._growth import changed
 from skmatch._validation import check_choice, require_rows
 from skmatch.persistence import VersionedMixin
@@ -177,7 +177,7 @@ class SequenceSampler(
         def windows(rows: slice) -> Columns:
             return self._windows(self.log_, self.offsets_[events.user[rows]], stop[rows])
 
-        columns = collect(map(windows, blocks(len(events))), events.on_disk)
+        columns = collect(map(windows, blocks(len(events), events.on_disk)), events.on_disk)
         return self._output(self._samples(events, self.log_, columns))
 
     @with_callbacks
@@ -388,7 +388,7 @@ def _order(user: np.ndarray, time: np.ndarray | None) -> np.ndarray:
 def _sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:
     """Sort items and times by user, then time, then row; give also each row's place in the order.
 
-    Some users at a time, so that no sort needs the memory that all rows would take.
+    On disk some users at a time, so that no sort needs the memory that all rows would take.
     """
     place = allocate(len(events), _place_dtype(len(events)), events.on_disk)
 
@@ -403,15 +403,15 @@ def _sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarra
         columns: Columns = {"item": events.item[rows][order]}
         return columns if time is None else columns | {"time": time[order]}
 
-    bounds = np.searchsorted(offsets, np.arange(BLOCK_SIZE, len(events), BLOCK_SIZE))
-    bounds = np.unique(np.concatenate([[0], bounds, [len(offsets) - 1]]))
+    stops = [block.stop for block in blocks(len(events), events.on_disk)]
+    bounds = np.unique([0, *np.searchsorted(offsets, stops)])
     return collect((sort(*users) for users in pairwise(bounds)), events.on_disk), place
 
 
 def _rows_of(user: np.ndarray, first: int, last: int) -> np.ndarray | slice:
     """Give the rows of the users with the codes first ... last - 1."""
     if first == 0 and last > user.max():
-        return slice(None)  # nearly always: the events are few
+        return slice(None)
     found = [
         rows.start + np.flatnonzero((user[rows] >= first) & (user[rows] < last))
         for rows in blocks(len(user))

@@ -16,11 +16,12 @@ from skmatch import (
     MatchEncoder,
     PopularityRetriever,
     SequenceSampler,
+    _files,
     make_match_pipeline,
 )
 from skmatch._columns import Bag, Vocabulary
 from skmatch.datasets import make_events
-from skmatch.preprocessing import _event_source, _sequence_sampler
+from skmatch.preprocessing import _event_source
 
 SMALL = {"embedding_dim": 4, "dims": (4,), "max_epochs": 1, "random_state": 0}
 FEATURES = {
@@ -34,7 +35,7 @@ FEATURES = {
 def _small_pieces(monkeypatch):
     """Cut 600 events into several pieces, blocks of rows and blocks of users."""
     monkeypatch.setattr(_event_source, "PIECE_SIZE", 90)
-    monkeypatch.setattr(_sequence_sampler, "BLOCK_SIZE", 100)
+    monkeypatch.setattr(_files, "BLOCK_SIZE", 100)
 
 
 def events_of_all_kinds(n_events=600, seed=0):
