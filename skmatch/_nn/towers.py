@@ -211,7 +211,7 @@ class TwoTowers(nn.Module):
         self.history_dropout = Dropout(config.dropout)
         self.random_unknown = RandomUnknown(config.unknown_rate)
         layers = (config.activation, config.dropout, config.batch_norm)
-        width = self.pooling.width + dim + self.user_features.width
+        width = self.pooling.width + 1 + dim + self.user_features.width
         self.user_mlp = make_mlp(width, config.user_dims, *layers)
         if config.item_dims is not None:
             self.item_features = Features(config.item_features, dim)
@@ -245,7 +245,9 @@ class TwoTowers(nn.Module):
         """Give the users' vectors, (R, V)."""
         users, tokens = self.random_unknown(users), self.random_unknown(tokens)
         history = self.pooling(self.item_embedding(tokens), place, length)
-        parts = [self.history_dropout(history), self.user_embedding(users)]
+        # Means hide how many events they are of; a newcomer's next one is another than a regular's.
+        n_events = torch.log1p(length.to(history.dtype))[:, None]
+        parts = [self.history_dropout(history), n_events, self.user_embedding(users)]
         parts += self.user_features([self.random_unknown(column) for column in features])
         return normalize(self.user_mlp(torch.cat(parts, 1)), dim=1)
 
