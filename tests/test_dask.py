@@ -34,7 +34,7 @@ SPLITS = list(LeaveLastOut(n_splits=2).split(EVENTS))
 SCORER = make_topk_scorer(["recall", "ndcg"], k=[5, 10])
 TEMPERATURES = [0.05, 0.1, 0.2]
 # Users to be answered: SKMATCH_TEST_USERS=1000000 shows that memory does not grow with them.
-N_USERS = int(os.environ.get("SKMATCH_TEST_USERS", 100_000))
+N_USERS = int(os.environ.get("SKMATCH_TEST_USERS", 50_000))
 USERS_PER_PART = 2000
 K = 100
 
