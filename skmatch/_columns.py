@@ -288,7 +288,7 @@ def _dtype_name(dtype: Any) -> str:
 
 
 def _plain_values(values: Any) -> np.ndarray:
-    """Give values as a numpy array that needs no pandas to be read."""
+    """Give values, none missing, as a numpy array that needs no pandas to be read."""
     if isinstance(values, pd.Series):
         values = values.array
     dtype = values.dtype
@@ -301,9 +301,7 @@ def _plain_values(values: Any) -> np.ndarray:
         return np.asarray(values)
     kind = getattr(dtype, "kind", "O")
     if kind in "iub":
-        # Missing entries only need to be no error here: `lookup` marks them.
-        plain = np.dtype(bool if kind == "b" else f"{kind}8")
-        return values.to_numpy(dtype=plain, na_value=plain.type(0).item())
+        return values.to_numpy(dtype=bool if kind == "b" else f"{kind}8")
     if kind == "f":
-        return values.to_numpy(dtype=float, na_value=np.nan)
+        return values.to_numpy(dtype=float)
     return np.asarray(values, dtype=object)

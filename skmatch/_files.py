@@ -28,7 +28,7 @@ def blocks(n_rows: int, on_disk: bool = True) -> Iterator[slice]:
 
 
 def collect(parts: Iterable[Columns], on_disk: bool) -> Columns:
-    """Give columns whose rows come in parts, in memory or in temporary files.
+    """Give columns whose rows come in parts, in temporary files, or as the one part in memory.
 
     Each part has the same columns. What is read of a column in a file can be written to, as torch
     wants it, but the file never changes.
@@ -43,10 +43,8 @@ def collect(parts: Iterable[Columns], on_disk: bool) -> Columns:
                         files[name] = stack.enter_context(closing(file))
                     files[name].append(column)
             return {name: file.mapped() for name, file in files.items()}
-    first, *others = parts
-    if not others:
-        return first
-    return {name: np.concatenate([p[name] for p in (first, *others)]) for name in first}
+    (whole,) = parts
+    return whole
 
 
 def allocate(n_rows: int, dtype: np.dtype | type, on_disk: bool) -> np.ndarray:
