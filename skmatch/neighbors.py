@@ -253,9 +253,9 @@ class ItemIndex:
             raise ValueError("queries holds 0 vectors; give a sample of at least one.")
         k = min(check_k(k), len(self.vectors_))
         found, _ = self.search(queries, k)
-        exact, _ = ItemIndex().fit(self.vectors_).search(queries, k)
+        exact, _ = self._search_exactly(queries, k, ItemFilter())
         first = np.arange(len(found))[:, None] * len(self.vectors_)
-        return float(np.isin(first + exact, first + found).mean())
+        return float(_are_among(first + exact, (first + found).ravel()).mean())
 
     def _has_few_candidates(self, allowed: ItemFilter, n_queries: int) -> np.ndarray:
         """Tell which queries have so few candidates of their own that it pays to gather them."""
