@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from skmatch._nn.tables import sum_by_code
+
 Value = TypeVar("Value")
 Function = TypeVar("Function", bound=Callable)
 
@@ -89,12 +91,8 @@ def sum_rows(codes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     all_rows, all_codes = (
         [part[:n] for part, n in zip(_gather(whole), counts, strict=True)] for whole in padded
     )
-    distinct, place = torch.unique(torch.cat(all_codes), return_inverse=True)
-    total = rows.new_zeros(len(distinct), rows.shape[1])
-    # Process after process, each with distinct codes: the order of the sums is the same on all.
-    for part, own_place in zip(all_rows, place.split(counts), strict=True):
-        total.index_add_(0, own_place, part)
-    return distinct, total
+    # Process after process: the same sums on all of them.
+    return sum_by_code(list(zip(all_codes, all_rows, strict=True)))
 
 
 def _gather(values: Tensor) -> list[Tensor]:

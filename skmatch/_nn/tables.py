@@ -52,9 +52,17 @@ class Table(nn.Module):
         parts = [(codes, rows.grad) for codes, rows in touched if rows.grad is not None]
         if not parts:  # a process that had no rows of the step
             return torch.empty_like(self.weight[:0, 0], dtype=torch.int64), self.weight[:0]
-        codes, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
-        if len(parts) == 1:
-            return codes, gradient
-        codes, place = torch.unique(codes, return_inverse=True)
-        total = gradient.new_zeros(len(codes), gradient.shape[1])
-        return codes, total.index_add_(0, place, gradient)
+        return parts[0] if len(parts) == 1 else sum_by_code(parts)
+
+
+def sum_by_code(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Sum the rows, (M, D), of parts with distinct codes each; give the codes and their sums.
+
+    Part after part: the order of the sums, and so each bit, is the same on any device.
+    """
+    counts = [len(codes) for codes, _ in parts]
+    distinct, place = torch.unique(torch.cat([codes for codes, _ in parts]), return_inverse=True)
+    total = parts[0][1].new_zeros(len(distinct), parts[0][1].shape[1])
+    for (_, rows), own_place in zip(parts, place.split(counts), strict=True):
+        total.index_add_(0, own_place, rows)
+    return distinct, total
