@@ -249,7 +249,7 @@ class NeuralRetriever(BaseRetriever):
         seed = distributed.agreed(seed)
         engine = Engine(config, self.device, seed, self.weights_)
         training, _ = _rows_to_train(samples, None)
-        users, items = engine.unmet()
+        unmet = engine.unmet() if self.unknown_rate > 0 else None
         options = self._options(1, len(training))
         options = replace(options, lr=options.lr * FURTHER_RATE)
         if distributed.size() > 1:
@@ -258,8 +258,9 @@ class NeuralRetriever(BaseRetriever):
         loss = engine.trainer(samples, training, None, options).run_epoch()
         if not np.isfinite(loss):
             raise self._divergence(f"The loss became {loss}")
-        if self.unknown_rate > 0:
+        if unmet is not None:
             # Who is not trained on now either stays unknown, as after fit.
+            users, items = unmet
             engine.make_unknown(
                 np.setdiff1d(users, samples.user[training]),
                 np.setdiff1d(items, samples.item[training]),
