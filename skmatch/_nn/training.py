@@ -19,7 +19,7 @@ from skmatch._nn.optimizer import AdamW
 from skmatch._nn.towers import BagTensor, FeatureTensor, TwoTowers
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
-SHARED_ROWS = 256  # the softmax loss shares the negatives of so many rows among all of a step
+SHARED_ROWS = 256  # a step draws negatives for so many rows, and all of its rows share them
 BLOCK_SIZE = 32  # events of a user that share their histories' tokens
 
 
@@ -225,7 +225,9 @@ class Trainer:
             positive_score, negatives = self._shared(users, positive)
             return positive_score, negatives.scores(users)
         n_rows = len(positive)
-        negative = self._draw((self.neg_ratio, n_rows), positive)
+        # Rows pick theirs from few draws, so that the item tower encodes few items a step.
+        drawn = self._draw((self.neg_ratio * min(n_rows, SHARED_ROWS),), positive)
+        negative = self._pick((self.neg_ratio, n_rows), drawn)
         items, place = self._encode_distinct(positive, negative.flatten())
         candidates = embedding(place, items).view(1 + self.neg_ratio, n_rows, -1)
         scores = (candidates * users).sum(2)
@@ -255,12 +257,13 @@ class Trainer:
         )
 
     def _draw(self, shape: tuple[int, ...], positive: Tensor) -> Tensor:
-        if self.sampler.name != "in_batch":
-            return self.sampler.draw(shape) + 2
-        other = torch.randint(
-            len(positive), shape, generator=self.sampler.generator, device=positive.device
-        )
-        return positive[other]
+        if self.sampler.name == "in_batch":
+            return self._pick(shape, positive)
+        return self.sampler.draw(shape) + 2
+
+    def _pick(self, shape: tuple[int, ...], items: Tensor) -> Tensor:
+        generator = self.sampler.generator
+        return items[torch.randint(len(items), shape, generator=generator, device=items.device)]
 
     def _encode_distinct(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
         """Encode each item of a step once; give the vectors and each item's place among them."""

@@ -189,6 +189,26 @@ def test_shared_draws_estimate_the_sum_over_the_catalogue(monkeypatch, negatives
     torch.testing.assert_close(total / n_steps, expected, rtol=rtol, atol=0)
 
 
+@pytest.mark.parametrize("loss", ["bpr", "bce"])
+def test_rows_pick_their_negatives_from_few_draws(monkeypatch, loss):
+    monkeypatch.setattr(training, "SHARED_ROWS", 2)
+    trainer = make_trainer(loss=loss, neg_ratio=2, negatives="uniform", temperature=1.0)
+    table = torch.eye(N_ITEMS)  # the score of an item's own unit vector is 1, all others' 0
+    encoded = []
+    monkeypatch.setattr(
+        trainer, "_encode_items", lambda codes: encoded.append(len(codes)) or table[codes - 2]
+    )
+    n_rows, n_steps = 8, 2000
+    positive = torch.full((n_rows,), 2)
+    asked = table[3].expand(n_rows, -1)
+    hits = torch.stack([scores_of(trainer, asked, positive)[1] for _ in range(n_steps)])
+    assert max(encoded) <= 1 + 2 * 2  # the positive, and the draws for two rows
+    # Each row and place meets the item as often as the sampler draws it.
+    torch.testing.assert_close(
+        (hits == 1).float().mean(0), torch.full((n_rows, 2), 1 / N_ITEMS), rtol=0, atol=0.03
+    )
+
+
 def test_all_scores_every_other_item_once():
     trainer = make_trainer(negatives="all", temperature=1.0)
     users, positive = unit_vectors(2), torch.tensor([2, 13])
