@@ -81,7 +81,9 @@ class Pooling(nn.Module):
         lag = lags_of(n_windows, n_tokens, device)
         inside = (lag >= 0) & (lag < self.max_length)
         weight = torch.exp(-rates[:, None] * lag[:, None].clamp(min=0)) * inside[:, None]
-        pooled = torch.matmul(weight.flatten(0, 1), tokens)  # (B, C * K, D)
+        # torch.matmul would make one product of it, and copy tokens and result for that.
+        weight = weight.flatten(0, 1).expand(len(tokens), -1, -1)  # (B, C * K, S), a view
+        pooled = torch.bmm(weight, tokens)
         pooled = embedding(place, pooled.view(-1, len(rates) * tokens.shape[2]))
         if self.name == "sum":
             return pooled
