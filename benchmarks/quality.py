@@ -41,6 +41,7 @@ BEST: dict[str, dict[str, Any]] = {
         "pooling": "attention",
         "batch_size": 512,
         "max_epochs": 10,
+        "unknown_rate": 0.0,  # who is asked about has trained
     },
     "sampler": {"max_length": 100},
 }
