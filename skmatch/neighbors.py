@@ -20,10 +20,12 @@ METHODS = ("exact", "auto", "pynndescent")
 AUTO_ITEMS = 100_000
 _NEIGHBOURHOOD = 100  # items that a graph needs
 _FEWEST_FETCHED = 100  # asked for 10, a graph found 83% of them; asked for 100, 99%
-_BLOCK_SIZE = 2**24  # scores of a block: 64 MiB
+_BLOCK_SIZE = 2**24  # scores of a block at most: 64 MiB
+# A block needs no more than either: scores that a cache may hold, or queries for a fast product.
+_CACHED_SIZE, _FAST_QUERIES = 2**22, 128
 _BUILDING = Lock()
 _WIDTH = 64  # neighbouring scores of which only the largest is looked at first
-_PART_SIZE = 2**20  # scores that make it worth while to use one more thread
+_PART_SIZE = 2**19  # scores that make it worth while to use one more thread
 # Only the vectors of what may answer are read where that is at most such a share of the catalogue:
 # of what is open to all, gathered once, and of each query's own candidates.
 _FEW_OPEN, _FEW_LISTED = 1 / 4, 1 / 100
@@ -335,11 +337,13 @@ class ItemIndex:
             places[kept] = np.arange(len(kept))
         positions = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        n_columns = min(k, len(vectors))
-        block = max(1, _BLOCK_SIZE // max(1, len(vectors)))
+        n, n_columns = max(1, len(vectors)), min(k, len(vectors))
+        block = max(1, min(_BLOCK_SIZE // n, max(_FAST_QUERIES, _CACHED_SIZE // n)))
+        # Used again: fresh pages for each block take a quarter of the time of its product.
+        space = np.empty((min(block, len(queries)), len(vectors)), np.result_type(queries, vectors))
         for a in range(0, len(queries), block):
             rows = slice(a, min(a + block, len(queries)))
-            block_scores = queries[rows] @ vectors.T
+            block_scores = np.matmul(queries[rows], vectors.T, out=space[: rows.stop - a])
             allowed.apply(block_scores, a, places)
             found = _top_k_in_threads(block_scores, n_columns)
             positions[rows, :n_columns], scores[rows, :n_columns] = found
@@ -382,22 +386,31 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     if n > 4 * k * _WIDTH:
         return _top_k_of_blocks(scores, k)
     if k < n:
-        # Negated: selecting the largest takes many times as long where a filter left few finite.
-        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        worst = np.take_along_axis(scores, best[:, -1:], axis=1)  # the k-th best
-        is_tied = np.count_nonzero(scores >= worst, axis=1) > k
-        for row in np.flatnonzero(is_tied & ~np.isneginf(worst[:, 0])):
-            better = np.flatnonzero(scores[row] > worst[row])
-            equal = np.flatnonzero(scores[row] == worst[row])
-            best[row] = np.append(better, equal[: k - len(better)])
+        kept = np.flatnonzero(_are_best(scores, k)).reshape(-1, k)
+        best_scores = scores.ravel()[kept]
+        best = kept - np.arange(len(scores))[:, None] * n
     else:
-        best = np.broadcast_to(np.arange(n), scores.shape)
-    best = np.sort(best, axis=1)  # so that of equal scores the first item comes first
-    best_scores = np.take_along_axis(scores, best, axis=1)
-    order = np.argsort(-best_scores, axis=1, kind="stable")
+        best, best_scores = np.broadcast_to(np.arange(n), scores.shape), scores
+    order = np.argsort(-best_scores, axis=1, kind="stable")  # of equal scores the first item first
     best_scores = np.take_along_axis(best_scores, order, axis=1)
     best = np.take_along_axis(best, order, axis=1)
     return np.where(np.isneginf(best_scores), -1, best), best_scores
+
+
+def _are_best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Mark the `k` best of each row; of those equal to the k-th best, the first."""
+    # Negated: selecting the largest takes many times as long where a filter left few finite.
+    negated = -scores
+    negated.partition(k - 1, axis=1)  # to select values takes half the time of positions
+    worst = -negated[:, k - 1 : k]
+    are_best = ~(scores < worst)  # true of what is not a number, too, so that `k` always are
+    tied = np.flatnonzero(np.count_nonzero(are_best, axis=1) > k)
+    if len(tied):
+        better = scores[tied] > worst[tied]
+        equal = are_best[tied] & ~better
+        n_wanted = k - np.count_nonzero(better, axis=1)
+        are_best[tied] = better | (equal & (np.cumsum(equal, axis=1) <= n_wanted[:, None]))
+    return are_best
 
 
 def _top_k_of_blocks(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,9 @@ import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from skmatch import neighbors
 from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists, top_k
@@ -88,6 +91,27 @@ def test_of_equal_scores_the_first_items_come_first(k):
     positions, best_scores = top_k(scores, k)
     np.testing.assert_array_equal(best_scores, np.take_along_axis(scores, expected, 1))
     np.testing.assert_array_equal(positions, np.where(np.isneginf(best_scores), -1, expected))
+
+
+few_values = st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 1.0])
+
+
+@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2), elements=few_values), st.data())
+def test_the_best_of_few_values_are_those_of_a_stable_sort(scores, data):
+    k = data.draw(st.integers(1, scores.shape[1]))
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    positions, best_scores = top_k(scores, k)
+    np.testing.assert_array_equal(best_scores, np.take_along_axis(scores, expected, 1))
+    np.testing.assert_array_equal(positions, np.where(np.isneginf(best_scores), -1, expected))
+
+
+@pytest.mark.parametrize("n_numbers", [0, 3, 20, 30])
+def test_scores_that_are_not_numbers_leave_as_many_answers(n_numbers):
+    scores = np.full((1, 30), np.nan, dtype=np.float32)
+    scores[0, :n_numbers] = np.arange(n_numbers)
+    positions, _ = top_k(scores, 10)
+    assert positions.shape == (1, 10)
+    assert len(np.unique(positions)) == 10
 
 
 def test_scores_and_vectors_of_the_caller_stay_as_they_are():
