@@ -36,6 +36,8 @@ BATCH_SIZE = 2048
 ALLOWED_RATIO = 1.5
 ALLOWED_BYTES_PER_EVENT = 100
 ALLOWED_COPIES_OF_PARAMETERS = 3
+# Events, items and epochs of a fit of a hundred steps, whose memory is but their work space.
+WORK_SPACE = (2 * BATCH_SIZE, min(ITEMS), 50)
 
 Point = dict[str, Any]
 
@@ -46,11 +48,14 @@ def main() -> None:
     parser.add_argument("--max-events", type=int, default=max(EVENTS))
     parser.add_argument("--max-items", type=int, default=max(ITEMS))
     options = parser.parse_args()
+    least = measured(*WORK_SPACE)
+    work_bytes = least["peak_bytes"] - least["allowed_bytes"]
     points: list[Point] = []
-    names = ["events", "items", "prepare s", "epoch s", "step ms", "peak MB", "allowed MB"]
+    names = ["events", "items", "prepare s", "epoch s", "step ms"]
+    names += ["peak MB", "work MB", "rest MB", "allowed MB"]
     print("".join(f"{name:>12}" for name in names))
     for n_events, n_items in chosen(options.max_events, options.max_items):
-        points.append(measured(n_events, n_items))
+        points.append(measured(n_events, n_items) | {"work_bytes": work_bytes})
         print(as_row(points[-1]), flush=True)
     save("growth", {"n_cores": os.cpu_count(), "points": points})
     print("\n" + "\n".join(verdicts(points)))
@@ -65,7 +70,7 @@ def chosen(max_events: int, max_items: int) -> list[tuple[int, int]]:
     return [(e, i) for e, i in points if e <= max_events and i <= max_items]
 
 
-def measured(n_events: int, n_items: int) -> Point:
+def measured(n_events: int, n_items: int, n_epochs: int = 1) -> Point:
     """Make the events in one process and measure them in another, which starts small."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "events.pkl"
@@ -74,7 +79,7 @@ def measured(n_events: int, n_items: int) -> Point:
         )
         maker.start()
         maker.join()
-        result = run([sys.executable, str(HERE / "growth.py"), str(path)])
+        result = run([sys.executable, str(HERE / "growth.py"), str(path), str(n_epochs)])
     point = result["values"] | {
         name: seconds[0] for name, seconds in result["seconds"].items() if name != "fit"
     }
@@ -113,13 +118,13 @@ class EpochTimer:
             self.seconds = time.monotonic() - self.start
 
 
-def measure(path: Path, result: Path) -> None:
+def measure(path: Path, n_epochs: int, result: Path) -> None:
     """Prepare and fit in this process, and write the figures."""
     events, items = pd.read_pickle(path)
-    fit(Clock(), *warm_up())
+    fit(Clock(), *warm_up(), n_epochs=1)
     start_bytes = psutil.Process().memory_info().rss
     clock = Clock()
-    retriever, epoch = fit(clock, events, items)
+    retriever, epoch = fit(clock, events, items, n_epochs)
     n_events = len(events) - events["user_id"].nunique()  # the first of a user has no history
     clock.seconds["epoch"] = [epoch]
     clock.seconds["step"] = [epoch / math.ceil(n_events / BATCH_SIZE)]
@@ -138,13 +143,17 @@ def warm_up() -> tuple[pd.DataFrame, pd.DataFrame]:
     return events, events[["item_id"]].drop_duplicates()
 
 
-def fit(clock: Clock, events: pd.DataFrame, items: pd.DataFrame) -> tuple[DSSMRetriever, float]:
-    """Prepare and train one epoch; give the retriever and the seconds of the epoch."""
+def fit(
+    clock: Clock, events: pd.DataFrame, items: pd.DataFrame, n_epochs: int
+) -> tuple[DSSMRetriever, float]:
+    """Prepare and train; give the retriever and the seconds of the last epoch."""
     with clock("prepare"):
         encoder = MatchEncoder(user_features=["segment"]).fit(events, items=items)
         samples = SequenceSampler().fit_transform(encoder.transform(events))
     timer = EpochTimer()
-    retriever = DSSMRetriever(max_epochs=1, batch_size=BATCH_SIZE, device="cpu", random_state=0)
+    retriever = DSSMRetriever(
+        max_epochs=n_epochs, batch_size=BATCH_SIZE, device="cpu", random_state=0
+    )
     retriever.set_callbacks(timer)
     with clock("fit"):
         retriever.fit(samples)
@@ -155,7 +164,9 @@ def as_row(point: Point) -> str:
     """Give a point as a line of the table."""
     cells = [f"{point['n_events']:,}", f"{point['n_items']:,}", f"{point['prepare']:.2f}"]
     cells += [f"{point['epoch']:.1f}", f"{point['step'] * 1000:.1f}"]
-    cells += [f"{point[name] / 2**20:,.0f}" for name in ("peak_bytes", "allowed_bytes")]
+    rest = point["peak_bytes"] - point["work_bytes"]
+    sizes = (point["peak_bytes"], point["work_bytes"], rest, point["allowed_bytes"])
+    cells += [f"{size / 2**20:,.0f}" for size in sizes]
     return "".join(f"{cell:>12}" for cell in cells)
 
 
@@ -179,9 +190,11 @@ def verdicts(points: list[Point]) -> list[str]:
     if steps:
         lines.append(verdict("Time of a step, greatest to least catalogue", steps[-1] / steps[0]))
     for point in points:
+        whole, allowed = point["peak_bytes"], point["allowed_bytes"]
         lines.append(
             f"Memory, {point['n_events']:,} events, {point['n_items']:,} items: "
-            f"{point['peak_bytes'] / point['allowed_bytes']:.2f} of what is allowed"
+            f"{whole / allowed:.2f} of what is allowed, "
+            f"{(whole - point['work_bytes']) / allowed:.2f} beside the work space of a step"
         )
     return lines
 
@@ -216,6 +229,8 @@ def draw(points: list[Point], path: Path) -> None:
     memory.bar(place, [point["peak_bytes"] / 2**20 for point in points], 0.6, label="peak")
     allowed = [point["allowed_bytes"] / 2**20 for point in points]
     memory.plot(place, allowed, "_", color="black", markersize=24, label="allowed")
+    work = [point["work_bytes"] / 2**20 for point in points]
+    memory.plot(place, work, "--", color="grey", label="work space of a step")
     memory.set(yscale="log", ylabel="MB", xlabel="events, items")
     memory.set_xticks(place, labels)
     memory.set_title("Peak memory beyond the events")
@@ -225,7 +240,7 @@ def draw(points: list[Point], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and not sys.argv[1].startswith("-"):
-        measure(Path(sys.argv[1]), Path(sys.argv[2]))  # one point, for `measured`
+    if len(sys.argv) == 4 and not sys.argv[1].startswith("-"):
+        measure(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))  # for `measured`
     else:
         main()

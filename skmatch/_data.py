@@ -28,6 +28,11 @@ from skmatch._columns import (
 HISTORY = "history"  # the column of the histories that queries bring along, and of decoded ones
 
 
+def place_dtype(n_events: int) -> type:
+    """Give the dtype that places among so many events need."""
+    return np.int32 if n_events <= np.iinfo(np.int32).max else np.int64
+
+
 def take_rows(column: Column, rows: np.ndarray) -> Column:
     """Give some rows of a column of either form."""
     return column.take(rows) if isinstance(column, Bag) else column[rows]

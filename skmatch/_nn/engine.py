@@ -52,6 +52,8 @@ class Engine:
         Seeds weights, negatives and dropout.
     weights : dict of str to ndarray or None
         Weights to start from; None draws them.
+    shared : bool
+        Whether to serve from these very arrays: a copy could be trained.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Engine:
         device: str = "cpu",
         seed: int = 0,
         weights: Weights | None = None,
+        shared: bool = False,
     ):
         self.device = resolve_device(device)
         self.seed = seed
@@ -68,7 +71,7 @@ class Engine:
             # Drawn on the CPU, so that every device starts alike.
             self.network.initialise(torch.Generator().manual_seed(seed))
         else:
-            self.load(weights)
+            self.load(weights, shared)
         self.network.to(self.device)
 
     def trainer(
@@ -125,12 +128,12 @@ class Engine:
         arrays = {name: value.cpu().numpy() for name, value in state.items()}
         return {name: array.copy() for name, array in arrays.items()} if copy else arrays
 
-    def load(self, weights: Weights) -> None:
+    def load(self, weights: Weights, shared: bool = False) -> None:
         """Take weights that `weights` gave; new rows of tables start as that of "unknown"."""
         state = {}
         for name, weight in self.network.state_dict().items():
-            # Copied: arrays read through a memory map cannot be written to, which torch warns of.
-            value = np.array(weights[name])
+            # Arrays read through a memory map cannot be written to, which torch warns of: copied.
+            value = np.require(weights[name], requirements="W")
             n_new = len(weight) - len(value) if weight.ndim == 2 else 0
             if n_new > 0:
                 rows = np.repeat(value[[UNKNOWN]], n_new, axis=0)
@@ -140,7 +143,7 @@ class Engine:
                     rows += rng.normal(0, INITIAL_STD, rows.shape).astype(rows.dtype)
                 value = np.concatenate([value, rows])
             state[name] = torch.from_numpy(value)
-        self.network.load_state_dict(state)
+        self.network.load_state_dict(state, assign=shared)
 
     def unmet(self) -> tuple[np.ndarray, np.ndarray]:
         """Give the codes of users and items whose rows are still those of "unknown"."""

@@ -21,6 +21,7 @@ from skmatch._nn.towers import BagTensor, FeatureTensor, TwoTowers
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 SHARED_ROWS = 256  # a step draws negatives for so many rows, and all of its rows share them
 BLOCK_SIZE = 32  # events of a user that share their histories' tokens
+CATALOGUE_BLOCK = 4096  # items encoded at a time; more take memory and are no faster
 
 
 @dataclass
@@ -136,6 +137,10 @@ class Trainer:
             generator.set_state(torch.from_numpy(np.array(values)))
         self.optimizer.load(state["optimizer"])
 
+    def end(self) -> None:
+        """Let go of what only further epochs would need: moments take as much as the tables."""
+        del self.optimizer, self.rows, self.targets
+
     def _cut_blocks(self) -> None:
         """Cut the rows into blocks of one user's events that lie within BLOCK_SIZE of the first.
 
@@ -144,12 +149,14 @@ class Trainer:
         user, start, stop = (
             column.cpu().numpy() for column in (self.rows.user, self.rows.start, self.rows.stop)
         )
-        moved_on = np.maximum(start[:-1], stop[1:] - self.network.config.max_length)
         is_first = np.ones(len(user), dtype=bool)
-        is_first[1:] = (user[1:] != user[:-1]) | (start[1:] != moved_on)
+        is_first[1:] = user[1:] != user[:-1]
+        moved_on = stop[1:] - self.network.config.max_length
+        is_first[1:] |= start[1:] != np.maximum(start[:-1], moved_on, out=moved_on)
         first = np.flatnonzero(is_first)
-        first_stop = np.repeat(stop[first], np.diff(first, append=len(user)))
-        grid = (stop - first_stop) // BLOCK_SIZE
+        # In the place of what is no longer needed: here a fit's memory has its peak.
+        grid = stop - np.repeat(stop[first], np.diff(first, append=len(user)))
+        grid //= BLOCK_SIZE
         is_first[1:] |= grid[1:] != grid[:-1]
         self.block_row = np.flatnonzero(is_first)
         self.block_length = np.diff(np.append(self.block_row, len(user)))
@@ -322,16 +329,15 @@ def encode_rows(network: TwoTowers, rows: Rows) -> Tensor:
 
 @torch.no_grad()
 def encode_catalogue(
-    network: TwoTowers, features: list[FeatureSource], codes: Tensor, block: int = 2**16
+    network: TwoTowers, features: list[FeatureSource], codes: Tensor, block: int = CATALOGUE_BLOCK
 ) -> Tensor:
     """Give the vectors of items, in blocks of bounded memory."""
     network.eval()
-    return torch.cat(
-        [
-            network.encode_items(part, [source.take(part, part) for source in features])
-            for part in codes.split(block)
-        ]
-    )
+    width = network.config.user_dims[-1]  # of the vectors of users and of items
+    vectors = torch.empty(len(codes), width, device=codes.device)
+    for part, own in zip(codes.split(block), vectors.split(block), strict=True):
+        own.copy_(network.encode_items(part, [source.take(part, part) for source in features]))
+    return vectors
 
 
 def mean_ndcg(

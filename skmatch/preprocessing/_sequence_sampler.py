@@ -27,6 +27,7 @@ from skmatch._data import (
     Schema,
     as_coded,
     concatenate_ranges,
+    place_dtype,
 )
 from skmatch._files import allocate, blocks, collect
 from skmatch._growth import changed
@@ -302,7 +303,7 @@ class SequenceSampler(
     def _windows(self, log: EventLog, seen: np.ndarray, stop: np.ndarray) -> Columns:
         """Give the places in the log of all that is before rows, and of their histories."""
         # Three columns of places take most of the memory of training rows.
-        place = _place_dtype(len(log.items))
+        place = place_dtype(len(log.items))
         seen, stop = seen.astype(place, copy=False), stop.astype(place, copy=False)
         return {"seen": seen, "start": np.maximum(seen, stop - self.max_length), "stop": stop}
 
@@ -373,11 +374,6 @@ def _count_items(items: np.ndarray, schema: Schema) -> np.ndarray:
     return _count(items, len(schema.items))[FIRST_KNOWN:]
 
 
-def _place_dtype(n_events: int) -> type:
-    """Give the dtype that places in a log of so many events need."""
-    return np.int32 if n_events <= np.iinfo(np.int32).max else np.int64
-
-
 def _order(user: np.ndarray, time: np.ndarray | None) -> np.ndarray:
     """Give the order of events by user, then time, then row."""
     if time is None:
@@ -390,7 +386,7 @@ def _sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarra
 
     On disk some users at a time, so that no sort needs the memory that all rows would take.
     """
-    place = allocate(len(events), _place_dtype(len(events)), events.on_disk)
+    place = allocate(len(events), place_dtype(len(events)), events.on_disk)
 
     def sort(first: int, last: int) -> Columns:
         """Sort the events of the users with the codes first ... last - 1."""

@@ -17,7 +17,7 @@ from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skmatch._data import FIRST_KNOWN, CatalogueRows, Feature, Samples, Schema
+from skmatch._data import FIRST_KNOWN, CatalogueRows, Feature, Samples, Schema, place_dtype
 from skmatch._nn import distributed
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.losses import LOSSES
@@ -219,7 +219,7 @@ class NeuralRetriever(BaseRetriever):
             self._train(engine, trainer, validator, course, fitted, samples, training)
         finally:
             del self._unfinished
-        self._set_learnt(fitted())
+        self._set_learnt(fitted(copy=False))
         self._serving_engine()
         return self
 
@@ -271,8 +271,9 @@ class NeuralRetriever(BaseRetriever):
             samples,
             [*self.loss_curve_, loss],
             ItemIndex(self.index_.method, self.index_.random_state),
+            copy=False,
         )
-        return learnt | {"_engine": Engine(config, weights=learnt["weights_"])}
+        return learnt | {"_engine": Engine(config, weights=learnt["weights_"], shared=True)}
 
     def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
         if self.network_config_["item_dims"] is None:
@@ -440,6 +441,7 @@ class NeuralRetriever(BaseRetriever):
             stop = distributed.agreed(
                 subcontext.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
             )
+        trainer.end()
         if course.best_weights is not None:
             engine.load(course.best_weights)
         if self.unknown_rate > 0:
@@ -456,7 +458,7 @@ class NeuralRetriever(BaseRetriever):
         # The loss of a step is that before its update: the last update can still diverge.
         last = samples.take(np.arange(len(samples))[-1000:])
         for vectors in (engine.item_vectors(samples.schema), engine.user_vectors(last)):
-            if not np.isfinite(vectors).all():
+            if not np.isfinite([vectors.min(), vectors.max()]).all():
                 raise self._divergence("Vectors are not finite after the last epoch")
 
     def _divergence(self, what: str) -> FloatingPointError:
@@ -474,7 +476,7 @@ class NeuralRetriever(BaseRetriever):
         if getattr(self, "_engine", None) is None:
             # Serving stays on the CPU: a model trained on a GPU answers anywhere.
             config = NetworkConfig.from_dict(self.network_config_)
-            self._engine = Engine(config, weights=self.weights_)
+            self._engine = Engine(config, weights=self.weights_, shared=True)
         return self._engine
 
     def __getstate__(self) -> dict[str, Any]:
@@ -493,7 +495,8 @@ def _rows_to_train(samples: Samples, weight: np.ndarray | None) -> tuple[np.ndar
             "No event has a known item and a positive sample_weight: nothing to train on."
         )
     enough = usable & (samples.stop - samples.seen >= samples.min_history)
-    rows = np.flatnonzero(enough if enough.any() else usable)
+    rows: np.ndarray = np.flatnonzero(enough if enough.any() else usable)
+    rows = rows.astype(place_dtype(len(samples)))
     return rows[np.argsort(samples.stop[rows], kind="stable")], bool(enough.any())
 
 
