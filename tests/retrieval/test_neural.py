@@ -1,5 +1,8 @@
 """What the neural retrievers learn, and what they refuse."""
 
+import tracemalloc
+from contextlib import contextmanager
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +21,7 @@ from skmatch import (
     make_topk_scorer,
 )
 from skmatch._nn.pooling import POOLINGS
+from skmatch._nn.training import Trainer
 from skmatch.datasets import make_events
 
 EVENTS = make_events(n_users=80, n_items=60, n_events=2500, random_state=1)
@@ -198,3 +202,51 @@ def test_a_full_softmax_that_cannot_scale_is_told(monkeypatch):
     with pytest.warns(UserWarning, match=rf"64 rows against {n_items} items .* 0\.0 GiB"):
         DSSMRetriever(**SMALL).fit(samples)
     DSSMRetriever(**SMALL).fit(SequenceSampler().fit_transform(EVENTS))
+
+
+# What a fit holds
+
+
+@contextmanager
+def counting_bytes(peaks):
+    """Append the peak of what Python and numpy hold for the block."""
+    tracemalloc.start()
+    yield
+    peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+
+
+def test_bytes_of_an_event(monkeypatch):
+    # An epoch takes the same for any number of events, and torch, which does, is not counted.
+    monkeypatch.setattr(Trainer, "run_epoch", lambda trainer: 0.0)
+    encoder, sampler = MatchEncoder(), SequenceSampler()
+    DSSMRetriever(**SMALL).fit(sampler.fit_transform(encoder.fit_transform(EVENTS)))  # loads code
+    prepared, fitted = [], []
+    n_events = (50_000, 150_000)
+    for n in n_events:
+        events = make_events(n_users=50, n_items=60, n_events=n, random_state=0)
+        with counting_bytes(prepared):
+            samples = sampler.fit_transform(encoder.fit_transform(events))
+        with counting_bytes(fitted):
+            DSSMRetriever(**SMALL).fit(samples)
+    # Of these 24 stay: codes of user and item, three places, and the item in the log.
+    for peaks, most in ((prepared, 60), (fitted, 36)):
+        assert (peaks[1] - peaks[0]) / (n_events[1] - n_events[0]) < most
+
+
+@BOTH
+def test_a_fitted_one_serves_from_the_weights_that_it_shows(cls):
+    retriever = cls(**SMALL).fit(EVENTS)
+    for fitted in (retriever, retriever.partial_fit(EVENTS[:50])):
+        served = fitted._serving_engine().weights(copy=False)
+        assert all(np.shares_memory(fitted.weights_[name], own) for name, own in served.items())
+
+
+def test_training_on_leaves_the_weights_of_before():
+    retriever = DSSMRetriever(**SMALL, warm_start=True).fit(EVENTS)
+    weights = retriever.weights_
+    before = {name: value.copy() for name, value in weights.items()}
+    retriever.fit(EVENTS)
+    retriever.partial_fit(EVENTS[:50])
+    for name, value in before.items():
+        np.testing.assert_array_equal(weights[name], value)
