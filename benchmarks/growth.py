@@ -194,7 +194,7 @@ def verdicts(points: list[Point]) -> list[str]:
         lines.append(
             f"Memory, {point['n_events']:,} events, {point['n_items']:,} items: "
             f"{whole / allowed:.2f} of what is allowed, "
-            f"{(whole - point['work_bytes']) / allowed:.2f} beside the work space of a step"
+            f"{(whole - point['work_bytes']) / allowed:.2f} without the work space of a step"
         )
     return lines
 
