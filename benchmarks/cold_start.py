@@ -96,21 +96,26 @@ def ask(events: pd.DataFrame, seed: int, retriever: type, epochs: int) -> Gains:
     popularity = PopularityRetriever().fit(training[["user_id", "item_id", "timestamp"]])
     cold = fit(retriever, training, seed, epochs)
     gains: Gains = {answer: {} for answer in ANSWERS}
+
+    def judge_answers(n: int, answers: dict[str, tuple[Any, pd.DataFrame]]) -> None:
+        items = rest.loc[place == n, "item_id"].to_numpy()
+        for answer, (model, queries) in answers.items():
+            gains[answer][n] = judge(model.predict(queries, k=10), items)
+            ndcg = gains[answer][n]["NDCG@10"].mean()
+            print(f"  seed {seed}, {n} events, {answer}: NDCG@10 {ndcg:.4f}", flush=True)
+
     for n in N_EVENTS:
         asked = rest[place == n]
         history = rest[place < n].groupby("user_id")["item_id"].agg(list)
-        users = pd.DataFrame({"user_id": asked["user_id"].to_numpy()})
-        plain = users.assign(history=[history.get(user, []) for user in users["user_id"]])
-        plain["user_id"] = NOBODY
+        own = [history.get(user, []) for user in asked["user_id"]]
+        plain = pd.DataFrame({"user_id": NOBODY, "history": own})
         full = pd.concat([plain, asked[USER_FEATURES].reset_index(drop=True)], axis=1)
-        answers = {POPULARITY: (popularity, plain), HISTORY: (cold, plain), FEATURES: (cold, full)}
-        if n > 0:  # nobody is known without an event
-            known = fit(retriever, pd.concat([training, rest[place < n]]), seed, epochs)
-            answers[KNOWN] = known, users
-        for answer, (model, queries) in answers.items():
-            gains[answer][n] = judge(model.predict(queries, k=10), asked["item_id"].to_numpy())
-        figures = [f"{answer} {gains[answer][n]['NDCG@10'].mean():.4f}" for answer in answers]
-        print(f"  seed {seed}, {n} events, NDCG@10: {'; '.join(figures)}", flush=True)
+        judge_answers(
+            n, {POPULARITY: (popularity, plain), HISTORY: (cold, plain), FEATURES: (cold, full)}
+        )
+    for n in N_EVENTS[1:]:  # nobody is known without an event
+        known = fit(retriever, pd.concat([training, rest[place < n]]), seed, epochs)
+        judge_answers(n, {KNOWN: (known, rest.loc[place == n, ["user_id"]])})
     return gains
 
 

@@ -50,7 +50,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     filters: list[dict[str, Any]] = []
     started = time.process_time()
-    vectors, queries = make_vectors(1000, 10)
+    vectors, queries = make_vectors(10**4, 10)  # of fewer, not all is compiled
     build_pynndescent(vectors)(queries)
     seconds = time.process_time() - started
     print(f"pynndescent compiles for {seconds:.0f} s, once in a process; it is not counted below.")
