@@ -1,6 +1,9 @@
 """Time the answer to a single known user on one core, and say where the time goes.
 
 python benchmarks/latency.py [--items N] [--queries N]
+
+Then time one call for many users with each kind of filter, in turn with the call without: in CPU
+time, reading the lists of ids included.
 """
 
 import argparse
@@ -14,6 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from skmatch import DSSMRetriever, MatchEncoder, SequenceSampler, make_match_pipeline
 from skmatch.neighbors import ItemFilter, ItemLists, top_k
+
+FILTER_QUERIES, FILTER_REPEATS = 64, 5
+LISTED = 1000  # items of a list
 
 
 def make_pipe(n_items: int) -> Any:
@@ -54,7 +60,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=500, help="how many users ask")
     options = parser.parse_args()
     with threadpool_limits(1):
-        report(make_pipe(options.items), options.queries)
+        pipe = make_pipe(options.items)
+        report(pipe, options.queries)
+        report_filters(pipe)
 
 
 def report(pipe: Any, n_queries: int) -> None:
@@ -93,6 +101,35 @@ def report(pipe: Any, n_queries: int) -> None:
     print(
         f"of the search: product {np.median(scored):.2f} ms, selection {np.median(chosen):.2f} ms"
     )
+
+
+def report_filters(pipe: Any) -> None:
+    """Print what each kind of filter costs a call."""
+    rng = np.random.default_rng(0)
+    users = pipe.schema_.users.values[:FILTER_QUERIES].tolist()
+    items = pipe[-1].item_ids_
+    listed = rng.choice(items, LISTED, replace=False).tolist()
+    half = rng.choice(items, len(items) // 2, replace=False).tolist()
+    own = {user: rng.choice(items, LISTED, replace=False).tolist() for user in users}
+    filters: dict[str, dict[str, Any]] = {
+        "none": {},
+        f"candidates: {LISTED:,} items for all": {"candidates": listed},
+        "candidates: half of the items for all": {"candidates": half},
+        f"candidates: {LISTED:,} items a user": {"candidates": own},
+        f"exclude: {LISTED:,} items for all": {"exclude": listed},
+        f"exclude: {LISTED:,} items a user": {"exclude": own},
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in filters}
+    for _ in range(FILTER_REPEATS + 1):
+        for name, filter_ in filters.items():
+            start = time.process_time()
+            pipe.recommend(users, **filter_)
+            seconds[name].append(time.process_time() - start)
+    print(f"recommend of {len(users)} users: CPU time, and times that without a filter")
+    without = np.array(seconds["none"][1:])  # the first round does not count
+    for name, own_seconds in seconds.items():
+        times = np.median(np.array(own_seconds[1:]) / without)
+        print(f"  {name:40} {1e3 * np.median(own_seconds[1:]):8.1f} ms {times:6.2f}")
 
 
 if __name__ == "__main__":

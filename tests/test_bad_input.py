@@ -449,7 +449,10 @@ def fitted(request):
 
 
 QUERIES_WRONG = {
-    "no user column": (EVENTS[["item_id"]], r"user column 'user_id' is missing; X has 'item_id'"),
+    "no user column": (
+        EVENTS[["item_id"]],
+        r"user column 'user_id' is missing; X has 'item_id'.*nobody known.*holds None",
+    ),
     "no columns": (pd.DataFrame(), r"'user_id' is missing; X has no columns"),
     "user column twice": (pd.concat([QUERIES, QUERIES], axis=1), r"'user_id' occurs more than"),
     "lists as users": (
@@ -495,7 +498,7 @@ def test_ids_of_users_in_another_dtype_are_told(form):
     texts = numbers.assign(user_id=numbers["user_id"].astype(str))
     for events, asked, dtype in ((numbers, ["1", "2"], "int64"), (texts, [1, 2], "str")):
         model = make(DSSMRetriever, form).fit(events)
-        message = rf"'user_id' holds {asked[0]!r}, and fit got .*nobody.*Convert it to {dtype}"
+        message = rf"'user_id' holds {asked[0]!r}, and fit got .*nothing.*Convert it to {dtype}"
         with pytest.warns(UserWarning, match=message):
             answer = model.recommend(asked)
         assert set(answer["source"]) == {"popularity"}
@@ -503,6 +506,18 @@ def test_ids_of_users_in_another_dtype_are_told(form):
     model = PopularityRetriever().fit(numbers)
     for asked in (["x"], ["1", 1], [1.5], [None]):
         model.recommend(pd.DataFrame({"user_id": objects(asked)}))
+
+
+@alone_or_not
+def test_ids_of_a_history_in_another_dtype_are_told(form):
+    events = EVENTS.assign(item_id=EVENTS["item_id"].factorize()[0])
+    model = make(DSSMRetriever, form).fit(events)
+    queries = pd.DataFrame({"user_id": ["eve"], "history": [["0", "7000"]]})
+    with pytest.warns(UserWarning, match=r"'history' holds '0', and fit got 0.*to int64"):
+        model.recommend(queries)
+    # Items that the catalogue lacks are no mistake, nor are histories without any.
+    for history in ([7000], ["x"], ["0", 0], []):
+        model.recommend(queries.assign(history=objects([history])))
 
 
 @both

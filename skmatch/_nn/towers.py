@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, leaky_relu, normalize
+from torch.nn.functional import batch_norm, embedding, leaky_relu, normalize
 
 from skmatch._data import PADDING, UNKNOWN
 from skmatch._nn.linear import Linear
@@ -43,6 +43,7 @@ class _PReLU(torch.autograd.Function):
 
 ACTIVATIONS = {"relu": nn.ReLU, "prelu": PReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 MAX_FEATURE_DIM = 16
+MANY_EVENTS = 16  # shorter histories have a vector for each length, all others share one
 
 
 class FeatureSpec(NamedTuple):
@@ -210,8 +211,10 @@ class TwoTowers(nn.Module):
         self.user_features = Features(config.user_features, dim)
         self.history_dropout = Dropout(config.dropout)
         self.random_unknown = RandomUnknown(config.unknown_rate)
+        self.length_vectors = nn.Parameter(torch.empty(MANY_EVENTS + 1, min(dim, MAX_FEATURE_DIM)))
         layers = (config.activation, config.dropout, config.batch_norm)
-        width = self.pooling.width + 1 + dim + self.user_features.width
+        width = self.pooling.width + 1 + self.length_vectors.shape[1]
+        width += dim + self.user_features.width
         self.user_mlp = make_mlp(width, config.user_dims, *layers)
         if config.item_dims is not None:
             self.item_features = Features(config.item_features, dim)
@@ -225,7 +228,7 @@ class TwoTowers(nn.Module):
             elif isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
                 nn.init.zeros_(module.bias)
-
+        nn.init.zeros_(self.length_vectors)
         self.pooling.initialise()
 
     def set_generator(self, generator: torch.Generator) -> None:
@@ -247,7 +250,8 @@ class TwoTowers(nn.Module):
         history = self.pooling(self.item_embedding(tokens), place, length)
         # Means hide how many events they are of; a newcomer's next one is another than a regular's.
         n_events = torch.log1p(length.to(history.dtype))[:, None]
-        parts = [self.history_dropout(history), n_events, self.user_embedding(users)]
+        own_length = embedding(length.clamp(max=MANY_EVENTS), self.length_vectors)
+        parts = [self.history_dropout(history), n_events, own_length, self.user_embedding(users)]
         parts += self.user_features([self.random_unknown(column) for column in features])
         return normalize(self.user_mlp(torch.cat(parts, 1)), dim=1)
 

@@ -55,6 +55,10 @@ from skmatch.preprocessing._learning import (
 from skmatch.preprocessing._output import FrameOutputMixin
 
 LABELS = [list, tuple, np.ndarray, pd.Index]  # no sets: the order of features must not be chance
+NO_USER = (
+    "Rename the column or say user=... where the roles are named; where a query is about nobody "
+    "known, the column holds None or any new id."
+)
 
 
 class MatchEncoder(
@@ -348,10 +352,9 @@ class MatchEncoder(
         """
         frame, roles = self._read(X)
         schema = self.schema_
-        users = require_column(frame, roles.user, "user")
+        users = require_column(frame, roles.user, "user", NO_USER)
         user = schema.users.lookup(users)
-        if len(user) and (user == UNKNOWN).all():
-            _warn_of_another_dtype(users, schema.users)
+        _warn_of_another_dtype(users, user, schema.users)
         if roles.item in frame.columns:
             item = schema.items.lookup(frame[roles.item])
         else:
@@ -359,10 +362,11 @@ class MatchEncoder(
         events = self._events(frame, user, item, self._query_times(frame))
         if HISTORY in frame.columns:
             column = frame[HISTORY]
+            items, offsets = _flatten(self._split_cells(column), column.name)
+            codes = schema.items.lookup(items)
+            _warn_of_another_dtype(items, codes, schema.items)
             events = replace(
-                events,
-                history=_encode_cells(self._split_cells(column), schema.items, column.name),
-                has_history=column.notna().to_numpy(),
+                events, history=Bag(codes, offsets), has_history=column.notna().to_numpy()
             )
         return self._output(events)
 
@@ -414,7 +418,8 @@ class MatchEncoder(
         assert feature.vocabulary is not None
         if feature.kind == "categorical":
             return feature.vocabulary.lookup(column)
-        return _encode_cells(self._split_cells(column), feature.vocabulary, column.name)
+        values, offsets = _flatten(self._split_cells(column), column.name)
+        return Bag(feature.vocabulary.lookup(values), offsets)
 
     def inverse_transform(self, X: Any) -> pd.DataFrame:
         """Give the original ids of coded events.
@@ -490,8 +495,10 @@ def _check_names(roles: Roles, features: dict[str, list]) -> None:
         )
 
 
-def _warn_of_another_dtype(ids: pd.Series, known: Vocabulary) -> None:
+def _warn_of_another_dtype(ids: pd.Series, codes: np.ndarray, known: Vocabulary) -> None:
     """Warn where no id is known, and one that reads the same is."""
+    if not len(codes) or (codes != UNKNOWN).any():
+        return
     ids = ids.dropna()
     try:
         converted = ids.astype(pd.api.types.pandas_dtype(known.dtype))
@@ -501,15 +508,14 @@ def _warn_of_another_dtype(ids: pd.Series, known: Vocabulary) -> None:
     if same.any():
         one, other = (column[same.to_numpy()].tolist()[0] for column in (ids, converted))
         warnings.warn(
-            f"Column {ids.name!r} holds {one!r}, and fit got {other!r}: nobody in it is known. "
+            f"Column {ids.name!r} holds {one!r}, and fit got {other!r}: nothing in it is known. "
             f"Convert it to {known.dtype}.",
             UserWarning,
             stacklevel=4,
         )
 
 
-def _encode_cells(cells: list[list], vocabulary: Vocabulary, name: Hashable) -> Bag:
-    lengths = [len(cell) for cell in cells]
-    flat = as_series([value for cell in cells for value in cell], name)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Bag(vocabulary.lookup(flat), offsets)
+def _flatten(cells: list[list], name: Hashable) -> tuple[pd.Series, np.ndarray]:
+    """Give the values of all cells, one after another, and the offsets of the cells."""
+    offsets = np.cumsum([0, *map(len, cells)], dtype=np.int64)
+    return as_series([value for cell in cells for value in cell], name), offsets

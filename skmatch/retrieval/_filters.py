@@ -103,9 +103,10 @@ def _rule_of_cells(
             )
         if has and not len(cell):
             _reject_empty(parameter, f" for {query!r}")
-    lists = [cell if has else () for cell, has in zip(cells, has_list, strict=True)]
-    codes, unknown = _read_codes(list(chain.from_iterable(lists)), parameter, items)
-    lengths = np.array([len(one) for one in lists], dtype=np.int64)
+    lists = [cell for cell, has in zip(cells, has_list, strict=True) if has]
+    codes, unknown = _read_codes(_concatenate(lists), parameter, items)
+    lengths = np.zeros(len(cells), dtype=np.int64)
+    lengths[has_list] = [len(one) for one in lists]
     stop = np.cumsum(lengths)
     return _Rule(codes, ItemLists(codes, stop - lengths, stop), has_list, ignored + unknown)
 
@@ -123,6 +124,14 @@ def _read_codes(ids: Any, parameter: str, items: Vocabulary) -> tuple[np.ndarray
         f"{unknown.nunique():,} id(s) in {parameter} that are not in the catalogue, such as "
         f"{unknown.tolist()[0]!r}",
     )
+
+
+def _concatenate(lists: list) -> Any:
+    """Give the ids of all lists, one after another and each as it is."""
+    dtypes = {one.dtype if isinstance(one, np.ndarray) else None for one in lists}
+    if len(dtypes) == 1 and None not in dtypes:
+        return np.concatenate(lists)  # several times as fast as id by id
+    return list(chain.from_iterable(lists))
 
 
 def _foreign_keys(

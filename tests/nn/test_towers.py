@@ -8,6 +8,7 @@ from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.tables import Table
 from skmatch._nn.towers import (
+    MANY_EVENTS,
     BagTensor,
     Dropout,
     FeatureSpec,
@@ -81,6 +82,25 @@ def test_without_an_item_tower_the_vectors_are_the_table():
     _, items = encode(network)
     rows = network.item_embedding.weight[2:7]
     torch.testing.assert_close(items[1:], rows / rows.norm(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("row", "changed"),
+    [(2, [False, True, False, False]), (MANY_EVENTS, [False, False, True, True])],
+)
+def test_each_short_length_has_a_vector_of_its_own_and_long_ones_share_one(row, changed):
+    network = make_network(max_length=MANY_EVENTS + 5, user_features=())
+    length = torch.tensor([1, 2, MANY_EVENTS, MANY_EVENTS + 5])
+    lag = torch.arange(MANY_EVENTS + 5).flip(0)
+    tokens = torch.where(lag < length[:, None], 3, 0)
+
+    def vectors():
+        return network.encode_users(torch.ones(4).long(), [], tokens, torch.arange(4), length)
+
+    before = vectors()
+    with torch.no_grad():
+        network.length_vectors[row] += 1
+    assert (vectors() != before).any(1).tolist() == changed
 
 
 def test_missing_values_give_finite_gradients():

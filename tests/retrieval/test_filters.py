@@ -156,6 +156,20 @@ def test_a_column_of_the_queries_rules_row_by_row(pipe, dtype):
     assert answer["item_id"].tolist()[-1] == ITEMS[2]
 
 
+def test_a_list_of_each_query_may_be_an_array(pipe):
+    rules = [np.array(ITEMS[:2]), None, np.array(ITEMS[2:5])]
+    answer = pipe.recommend(USERS[:3], k=99, exclude_seen=False, exclude=rules)
+    for found, rule in zip(lists_of(answer, USERS[:3]), rules, strict=True):
+        assert set(found) == set(ITEMS) - set(() if rule is None else rule.tolist())
+
+
+def test_ids_of_one_query_do_not_change_those_of_another(pipe):
+    rules = [np.array(ITEMS[:2]), np.array(["x"])]  # one array of both holds strings only
+    with pytest.warns(UserWarning, match="1 id.s. in exclude"):
+        answer = pipe.recommend(USERS[:2], k=99, exclude_seen=False, exclude=rules)
+    assert set(lists_of(answer, USERS[:1])[0]) == set(ITEMS[2:])
+
+
 def test_a_column_without_any_list_rules_nothing_out(pipe):
     expected = pipe.recommend(USERS[:2])
     for rule in ([None, None], pd.Series([np.nan, None], dtype=object), {}):
