@@ -28,7 +28,7 @@ _WIDTH = 64  # neighbouring scores of which only the largest is looked at first
 _PART_SIZE = 2**19  # scores that make it worth while to use one more thread
 # Only the vectors of what may answer are read where that is at most such a share of the catalogue:
 # of what is open to all, gathered once, and of each query's own candidates.
-_FEW_OPEN, _FEW_LISTED = 1 / 4, 1 / 100
+_FEW_OPEN, _FEW_LISTED = 1 / 4, 1 / 40
 
 
 class ItemLists(NamedTuple):
