@@ -81,6 +81,14 @@ def write_math(translator, node):
     raise nodes.SkipNode
 
 
+def unlink_metrics(app, page):
+    """Leave NDCG@10 and its like as text: docutils takes them for addresses of mail."""
+    for link in list(page.findall(nodes.reference)):
+        if link.get("refuri", "").startswith("mailto:"):
+            link.replace_self(nodes.Text(link.astext()))
+
+
 def setup(app):
-    """Register the way of writing formulas."""
+    """Register the way of writing formulas, and what is changed in pages that were read."""
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
+    app.connect("doctree-read", unlink_metrics)
