@@ -31,8 +31,13 @@ class AdamW:
     def __init__(self, network: nn.Module, weight_decay: float):
         self.weight_decay = weight_decay
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
-        self.first = torch.cat([torch.zeros_like(weight).flatten() for weight in self.weights])
-        self.second = torch.zeros_like(self.first)
+        # They become views of one array, so that a step needs few calls however many they are.
+        self.values = torch.cat([weight.detach().flatten() for weight in self.weights])
+        parts = self.values.split([weight.numel() for weight in self.weights])
+        for weight, part in zip(self.weights, parts, strict=True):
+            weight.data = part.view_as(weight)
+        self.first = torch.zeros_like(self.values)
+        self.second = torch.zeros_like(self.values)
         self.tables = [
             module for module in network.modules() if isinstance(module, Table) and module.by_row
         ]
@@ -66,10 +71,8 @@ class AdamW:
         self.first.lerp_(gradient, 1 - BETAS[0])
         self.second.lerp_(gradient.square_(), 1 - BETAS[1])
         scale = torch.sqrt(self.second / bias2).add_(EPS)
-        change = torch.div(self.first, scale).mul_(-lr / bias1)
-        parts = change.split([weight.numel() for weight in self.weights])
-        for weight, part in zip(self.weights, parts, strict=True):
-            weight.mul_(decay).add_(part.view_as(weight))
+        self.values.mul_(decay).addcdiv_(self.first, scale, value=-lr / bias1)
+        for weight in self.weights:
             weight.grad = None
         for table, first, second in zip(self.tables, self.row_first, self.row_second, strict=True):
             codes, gradient = distributed.sum_rows(*table.take_gradient())
