@@ -25,6 +25,7 @@ from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.metrics import MAP, MRR, NDCG, HitRate, Precision, Recall, calc_metrics
 from rectools.models import (
+    DSSMModel,
     EASEModel,
     ImplicitALSWrapperModel,
     ImplicitItemKNNWrapperModel,
@@ -110,6 +111,35 @@ def sasrec(clock: Clock, inputs: Path, seed: int, **parameters: float) -> None:
     answer(clock, inputs, SASRecModel(**parameters), read_interactions(inputs))
 
 
+def dssm(
+    clock: Clock, inputs: Path, seed: int, *, features: dict[str, list[str]], max_epochs: int
+) -> None:
+    """Its towers know ids only as features, so that they are among them."""
+    seed_everything(seed)
+    events = read_training(inputs)
+    tables = {
+        "user_features_df": as_features(events, Columns.User, features.get("user_features", [])),
+        "item_features_df": as_features(events, Columns.Item, features.get("item_features", [])),
+    }
+    categories = {
+        f"cat_{name.removesuffix('_df')}": list(table["feature"].unique())
+        for name, table in tables.items()
+    }
+    model = DSSMModel(max_epochs=max_epochs, loggers=False, callbacks=[])
+    answer(clock, inputs, model, read_pairs(inputs), **tables, **categories)
+
+
+def as_features(events: pd.DataFrame, key: str, names: list[str]) -> pd.DataFrame:
+    """Give RecTools' long table of an id's features, several values of one split."""
+    rows = events.drop_duplicates(key)
+    parts = [
+        pd.DataFrame({"id": rows[key], "feature": name, "value": rows[name].astype(str)})
+        for name in [key, *names]
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(value=table["value"].str.split("|")).explode("value", ignore_index=True)
+
+
 def read_interactions(inputs: Path) -> pd.DataFrame:
     events = read_training(inputs)
     return pd.DataFrame(
@@ -127,10 +157,12 @@ def read_pairs(inputs: Path) -> pd.DataFrame:
     return read_interactions(inputs).drop_duplicates([Columns.User, Columns.Item])
 
 
-def answer(clock: Clock, inputs: Path, model: object, interactions: pd.DataFrame) -> None:
+def answer(
+    clock: Clock, inputs: Path, model: object, interactions: pd.DataFrame, **features: object
+) -> None:
     """Fit a model and write what it recommends."""
     with clock("total"):
-        dataset = Dataset.construct(interactions)
+        dataset = Dataset.construct(interactions, **features)
         model.fit(dataset)
 
     def recommend(users: np.ndarray, exclude_seen: bool) -> np.ndarray:
@@ -152,5 +184,6 @@ if __name__ == "__main__":
             "item-knn": item_knn,
             "ease": ease,
             "sasrec": sasrec,
+            "dssm": dssm,
         }
     )
