@@ -46,13 +46,11 @@ class ItemLists(NamedTuple):
     def keys(self, a: int, b: int, n_columns: int, places: np.ndarray | None = None) -> np.ndarray:
         """Give where the lists of queries a ... b - 1 lie in a flat table with a row for each.
 
-        `places` gives the column of each code, -1 where the table has none; without it, an item's
-        column is its position in the catalogue.
+        `places` is as in `_columns_of`.
         """
         where, offsets = concatenate_ranges(self.start[a:b], self.stop[a:b])
         first = np.repeat(np.arange(b - a) * n_columns, np.diff(offsets))
-        codes = self.items[where]
-        columns = codes - FIRST_KNOWN if places is None else places[codes]
+        columns = _columns_of(self.items[where], places)
         return (first + columns)[columns >= 0]
 
     def table(self, n_items: int, n_columns: int) -> np.ndarray:
@@ -80,18 +78,21 @@ class ItemFilter(NamedTuple):
     def apply(self, scores: np.ndarray, a: int, places: np.ndarray | None = None) -> None:
         """Give all that may not answer queries a, a + 1, ... a score of -inf, in place.
 
-        The scores lie row after row in memory. `places` is as in `ItemLists.keys`: where it is
-        given, the columns are those of a part of the catalogue, all of it open to anyone.
+        The scores lie row after row in memory. `places` is as in `_columns_of`: where it is given,
+        all items of the part of the catalogue are open to anyone.
         """
         b, n_columns = a + len(scores), scores.shape[1]
-        flat = scores.reshape(-1)
         if self.only is not None and self.limited is not None:
-            keys = self.only.keys(a, b, n_columns, places)
-            kept = flat[keys]
-            scores[self.limited[a:b]] = -np.inf
-            flat[keys] = kept
+            # Added, as below, out of one row that stays in the cache. What has no column falls
+            # into the places at its end: columns -1 and -2.
+            shut = np.empty(n_columns + FIRST_KNOWN, dtype=np.float32)
+            for i in np.flatnonzero(self.limited[a:b]):
+                codes = self.only.items[self.only.start[a + i] : self.only.stop[a + i]]
+                shut.fill(-np.inf)
+                shut[_columns_of(codes, places)] = 0
+                scores[i] += shut[:n_columns]
         for lists in self.never:
-            flat[lists.keys(a, b, n_columns, places)] = -np.inf
+            scores.reshape(-1)[lists.keys(a, b, n_columns, places)] = -np.inf
         if self.anyone is not None and places is None:
             # Added: to write where a mask says so takes as long as the product of matrices.
             scores += np.where(self.anyone, np.float32(0), np.float32(-np.inf))
@@ -115,6 +116,17 @@ class ItemFilter(NamedTuple):
             limited=None if self.limited is None else self.limited[queries],
             never=tuple(lists.take(queries) for lists in self.never),
         )
+
+
+def _columns_of(codes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+    """Give the column of each code in a table of scores; negative where there is none.
+
+    The columns are items by their position in the catalogue or, with `places`, those of a part of
+    it: the column of each code, -1 for none.
+    """
+    if places is not None:
+        return places[codes]
+    return np.subtract(codes, FIRST_KNOWN, dtype=np.int64)  # faster to index with than int32
 
 
 def _are_among(keys: np.ndarray, some: np.ndarray) -> np.ndarray:
