@@ -199,6 +199,8 @@ class Vocabulary:
             by_category = self._find(column.cat.categories)
             by_category = np.append(by_category, np.int32(UNKNOWN))  # code -1: missing
             return by_category[column.cat.codes.to_numpy()]
+        if column.dtype == object == self.index.dtype:
+            return self._find(column)  # as fast as to tell distinct ones apart first
         codes, distinct = _factorize(column)  # so that each distinct value is looked up once
         return np.append(self._find(distinct), np.int32(UNKNOWN))[codes]  # code -1: missing
 
@@ -213,7 +215,10 @@ class Vocabulary:
             codes = own.get_indexer_for(asked)
         else:
             target = pd.Index(plain, dtype=plain.dtype, tupleize_cols=False)
-            codes = self.index.get_indexer_for(target)
+            try:
+                codes = self.index.get_indexer_for(target)
+            except TypeError:
+                raise _not_hashable(pd.Series(values)) from None
         return (codes + FIRST_KNOWN).astype(np.int32)
 
     def decode(self, codes: np.ndarray) -> pd.Series:

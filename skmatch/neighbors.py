@@ -43,27 +43,19 @@ class ItemLists(NamedTuple):
         """Give what the users of samples have seen."""
         return cls(samples.log.items, samples.seen, samples.stop)
 
-    def pairs(
-        self, a: int, b: int, places: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Give the rows, counted from `a`, and positions of the lists of queries a ... b - 1.
+    def keys(self, a: int, b: int, n_columns: int, places: np.ndarray | None = None) -> np.ndarray:
+        """Give where the lists of queries a ... b - 1 lie in a flat table with a row for each.
 
-        `places` gives the position of each item in a part of the catalogue; -1 is not in it.
+        `places` is as in `_columns_of`.
         """
         where, offsets = concatenate_ranges(self.start[a:b], self.stop[a:b])
-        rows = np.repeat(np.arange(b - a), np.diff(offsets))
-        codes = self.items[where]
-        known = codes >= FIRST_KNOWN
-        rows, positions = rows[known], codes[known].astype(np.int64) - FIRST_KNOWN
-        if places is None:
-            return rows, positions
-        positions = places[positions]
-        return rows[positions >= 0], positions[positions >= 0]
+        first = np.repeat(np.arange(b - a) * n_columns, np.diff(offsets))
+        columns = _columns_of(self.items[where], places)
+        return (first + columns)[columns >= 0]
 
     def table(self, n_items: int, n_columns: int) -> np.ndarray:
         """Give the positions of each query's list in order and once, filled up with -1."""
-        rows, positions = self.pairs(0, len(self.start))
-        keys = np.sort(rows * n_items + positions)  # many times as fast as np.unique
+        keys = np.sort(self.keys(0, len(self.start), n_items))  # many times as fast as np.unique
         rows, positions = np.divmod(keys[np.diff(keys, prepend=-1) > 0], n_items)
         lengths = np.bincount(rows, minlength=len(self.start))
         table = np.full((len(self.start), n_columns), -1)
@@ -86,16 +78,21 @@ class ItemFilter(NamedTuple):
     def apply(self, scores: np.ndarray, a: int, places: np.ndarray | None = None) -> None:
         """Give all that may not answer queries a, a + 1, ... a score of -inf, in place.
 
-        `places` is as in `ItemLists.pairs`; all items of such a part are open to anyone.
+        The scores lie row after row in memory. `places` is as in `_columns_of`: where it is given,
+        all items of the part of the catalogue are open to anyone.
         """
-        b = a + len(scores)
+        b, n_columns = a + len(scores), scores.shape[1]
         if self.only is not None and self.limited is not None:
-            pairs = self.only.pairs(a, b, places)
-            kept = scores[pairs]
-            scores[self.limited[a:b]] = -np.inf
-            scores[pairs] = kept
+            # Added, as below, out of one row that stays in the cache. What has no column falls
+            # into the places at its end: columns -1 and -2.
+            shut = np.empty(n_columns + FIRST_KNOWN, dtype=np.float32)
+            for i in np.flatnonzero(self.limited[a:b]):
+                codes = self.only.items[self.only.start[a + i] : self.only.stop[a + i]]
+                shut.fill(-np.inf)
+                shut[_columns_of(codes, places)] = 0
+                scores[i] += shut[:n_columns]
         for lists in self.never:
-            scores[lists.pairs(a, b, places)] = -np.inf
+            scores.reshape(-1)[lists.keys(a, b, n_columns, places)] = -np.inf
         if self.anyone is not None and places is None:
             # Added: to write where a mask says so takes as long as the product of matrices.
             scores += np.where(self.anyone, np.float32(0), np.float32(-np.inf))
@@ -105,11 +102,10 @@ class ItemFilter(NamedTuple):
         first = np.arange(len(found))[:, None] * n_items  # numbers a query's items apart
         permitted = np.ones(found.shape, dtype=bool) if self.anyone is None else self.anyone[found]
         for lists in self.never:
-            rows, left_out = lists.pairs(0, len(found))
-            permitted &= ~_are_among(first + found, rows * n_items + left_out)
+            permitted &= ~_are_among(first + found, lists.keys(0, len(found), n_items))
         if self.only is not None and self.limited is not None:
-            rows, kept = self.only.pairs(0, len(found))
-            permitted &= ~self.limited[:, None] | _are_among(first + found, rows * n_items + kept)
+            kept = self.only.keys(0, len(found), n_items)
+            permitted &= ~self.limited[:, None] | _are_among(first + found, kept)
         return permitted
 
     def take(self, queries: np.ndarray) -> ItemFilter:
@@ -120,6 +116,17 @@ class ItemFilter(NamedTuple):
             limited=None if self.limited is None else self.limited[queries],
             never=tuple(lists.take(queries) for lists in self.never),
         )
+
+
+def _columns_of(codes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+    """Give the column of each code in a table of scores; negative where there is none.
+
+    The columns are items by their position in the catalogue or, with `places`, those of a part of
+    it: the column of each code, -1 for none.
+    """
+    if places is not None:
+        return places[codes]
+    return np.subtract(codes, FIRST_KNOWN, dtype=np.int64)  # faster to index with than int32
 
 
 def _are_among(keys: np.ndarray, some: np.ndarray) -> np.ndarray:
@@ -333,8 +340,9 @@ class ItemIndex:
         vectors, kept, places = self.vectors_, None, None
         if allowed.anyone is not None and allowed.anyone.mean() <= _FEW_OPEN:
             kept = np.flatnonzero(allowed.anyone)
-            vectors, places = vectors[kept], np.full(len(vectors), -1)
-            places[kept] = np.arange(len(kept))
+            places = np.full(len(vectors) + FIRST_KNOWN, -1)
+            places[kept + FIRST_KNOWN] = np.arange(len(kept))
+            vectors = vectors[kept]
         positions = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         n, n_columns = max(1, len(vectors)), min(k, len(vectors))

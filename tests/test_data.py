@@ -61,6 +61,21 @@ def test_a_vocabulary_counts_padding_and_unknown():
     assert vocabulary.decode(np.array([3, 2])).tolist() == ["a", "b"]
 
 
+@pytest.mark.parametrize("dtype", [object, "str", "category"])
+def test_what_is_looked_up_may_have_any_dtype(dtype):
+    vocabulary, _ = Vocabulary.learn(pd.Series(["b", "a"]))
+    column = pd.Series(["a", None, "z", "b", "a"], dtype=dtype)
+    assert vocabulary.lookup(column).tolist() == [3, 1, 1, 2, 3]
+
+
+def test_objects_that_are_looked_up_may_be_of_several_types():
+    vocabulary, _ = Vocabulary.learn(pd.Series(["b", ("b", 1), 7], dtype=object))
+    column = pd.Series([7, "7", ("b", 1), np.nan, pd.NA, "b"], dtype=object)
+    assert vocabulary.lookup(column).tolist() == [4, 1, 3, 1, 1, 2]
+    with pytest.raises(ValueError, match=r"'tags' holds \['b'\], an unhashable 'list'"):
+        vocabulary.lookup(pd.Series(["b", ["b"]], dtype=object, name="tags"))
+
+
 def test_a_schema_prints_its_columns(coded):
     lines = repr(coded.schema).splitlines()
     assert lines[0].startswith("Schema: ")

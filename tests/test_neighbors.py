@@ -189,9 +189,11 @@ def test_of_equal_candidates_the_first_come_first_and_once():
         assert scores.tolist() == [[2, 2, 2, -np.inf]]
 
 
-def test_candidates_of_which_none_is_known_leave_nothing():
+@pytest.mark.parametrize("few_listed", [0, 1], ids=["all scored", "candidates scored"])
+def test_candidates_of_which_none_is_known_leave_nothing(monkeypatch, few_listed):
+    monkeypatch.setattr(neighbors, "_FEW_LISTED", few_listed)
     nothing = np.zeros(50, dtype=bool)
-    unknown = ItemLists(np.array([1, 1]), np.array([0]), np.array([2]))
+    unknown = ItemLists(np.array([1, 0, 1]), np.array([0]), np.array([3]))
     for allowed in (ItemFilter(nothing), ItemFilter(only=unknown, limited=np.array([True]))):
         positions, scores = ItemIndex().fit(np.eye(50)).search(np.eye(50)[:1], 3, allowed)
         assert positions.tolist() == [[-1, -1, -1]]

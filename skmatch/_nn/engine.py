@@ -112,12 +112,13 @@ class Engine:
         return self._encode_items(schema, codes).cpu().numpy()
 
     def ndcg(self, samples: Samples, seen: Any) -> float:
-        """Give the mean NDCG@10 of rows' own items, among those that `seen.pairs` leaves."""
+        """Give the mean NDCG@10 of rows' own items, among those that `seen.keys` leaves."""
         users = encode_rows(self.network, self._rows(samples, np.arange(len(samples))))
         target = self._on_device(samples.item).long() - FIRST_KNOWN
+        n_items = len(samples.schema.items.values)
 
         def pairs(a: int, b: int) -> tuple[Tensor, Tensor]:
-            row, position = seen.pairs(a, b)
+            row, position = np.divmod(seen.keys(a, b, n_items), n_items)
             return self._on_device(row), self._on_device(position)
 
         return mean_ndcg(users, self._encode_items(samples.schema), target, pairs)

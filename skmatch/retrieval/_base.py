@@ -12,7 +12,16 @@ from pandas.api.types import is_hashable
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skmatch._data import FIRST_KNOWN, PADDING, Bag, CatalogueRows, Events, Samples, as_coded
+from skmatch._data import (
+    FIRST_KNOWN,
+    PADDING,
+    Bag,
+    CatalogueRows,
+    Events,
+    Samples,
+    as_coded,
+    concatenate_ranges,
+)
 from skmatch._growth import GrowingMixin, changed
 from skmatch._validation import as_series, check_k, require_rows
 from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
@@ -423,6 +432,6 @@ def _holds_known(codes: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.n
     # Nearly always the last is known; where it is not, any other will do.
     found[found] = codes[stop[found] - 1] >= FIRST_KNOWN
     unsure = np.flatnonzero(~found & (stop > start))
-    row, _ = ItemLists(codes, start, stop).take(unsure).pairs(0, len(unsure))
-    found[unsure[row]] = True
+    where, offsets = concatenate_ranges(start[unsure], stop[unsure])
+    found[unsure] = np.logical_or.reduceat(codes[where] >= FIRST_KNOWN, offsets[:-1])
     return found

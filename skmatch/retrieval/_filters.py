@@ -115,7 +115,12 @@ def _read_codes(ids: Any, parameter: str, items: Vocabulary) -> tuple[np.ndarray
     """Give the codes of item ids, and what is to be said of unknown ones."""
     if not len(ids):
         return np.empty(0, dtype=np.int32), ()
-    column = as_series(ids, parameter)
+    is_plain = not hasattr(ids, "dtype") or ids.dtype == object
+    if is_plain and items.index.dtype == object:
+        # pandas would make text a dtype of its own, out of which each id had to be unpacked again.
+        column = pd.Series(ids, name=parameter, dtype=object)
+    else:
+        column = as_series(ids, parameter)
     codes = items.lookup(column)
     unknown = column[codes < FIRST_KNOWN].dropna()
     if unknown.empty:

@@ -186,6 +186,17 @@ def test_ids_may_be_tuples():
         assert first not in model.recommend([NOBODY], k=99, exclude=rule)["item_id"].tolist()
 
 
+@pytest.mark.parametrize("form", [list, np.array, lambda ids: pd.Series(ids, dtype="str")])
+def test_ids_may_be_text(form):
+    model = PopularityRetriever().fit(EVENTS.assign(item_id=EVENTS["item_id"].astype(str)))
+    shelf = [str(item) for item in ITEMS[:3]]
+    answer = model.recommend([NOBODY], k=99, candidates=form([*shelf, shelf[0]]))
+    assert sorted(answer["item_id"]) == sorted(shelf)
+    with pytest.warns(UserWarning, match=r"2 id.s. in exclude.*such as 'x'"):
+        answer = model.recommend([NOBODY], k=99, exclude=form(["x", *shelf, "y", "x"]))
+    assert not set(answer["item_id"]) & set(shelf)
+
+
 def test_unknown_ids_are_counted_in_one_warning(pipe):
     with pytest.warns(
         UserWarning, match=r"2 id.s. in candidates.*-7.*and 1 id.s. in exclude"
