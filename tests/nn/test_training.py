@@ -58,6 +58,7 @@ def make_trainer(
     dropout=0.0,
     unknown_rate=0.0,
     batch_norm=False,
+    precision="float32",
     seed=0,
 ):
     user, start, stop, log = (torch.as_tensor(c) for c in make_log(np.array(lengths)))
@@ -96,6 +97,7 @@ def make_trainer(
         lr=lr,
         weight_decay=0.01,
         max_epochs=max_epochs,
+        precision=precision,
         rng=np.random.default_rng(seed),
         generator=generator,
     )
@@ -229,8 +231,8 @@ def test_every_row_is_in_one_block_and_every_block_in_one_batch(lengths):
         batches = list(trainer._batches())
         blocks = np.concatenate(batches)
         rows = [
-            np.arange(trainer.block_row[b], trainer.block_row[b] + trainer.block_length[b])
-            for b in blocks
+            np.arange(first, first + length)
+            for first, length in trainer.block_rows.T[blocks].tolist()
         ]
         assert sorted(np.concatenate(rows)) == list(range(len(trainer.rows)))
         sizes = np.array([trainer.block_length[batch].sum() for batch in batches])
@@ -248,11 +250,15 @@ def test_batches_are_drawn_anew_every_epoch():
     assert not np.array_equal(first, second)
 
 
+def all_blocks(trainer):
+    return torch.arange(len(trainer.block_length)), len(trainer.rows)
+
+
 def block_vectors(trainer):
     """Give the users' vectors of all rows as a training step sees them."""
     seen = []
     handle = trainer.network.user_mlp.register_forward_hook(lambda *call: seen.append(call[2]))
-    trainer._loss(np.arange(len(trainer.block_row)))
+    trainer._loss(*all_blocks(trainer))
     handle.remove()
     return torch.nn.functional.normalize(seen[0].detach(), dim=1)
 
@@ -390,11 +396,10 @@ def test_rows_of_no_weight_contribute_nothing():
 
 def test_a_weight_counts_as_so_many_rows():
     trainer = make_trainer(negatives="all", batch_size=1000)
-    blocks = np.arange(len(trainer.block_row))
     losses = []
     for weight in (torch.ones(60), torch.arange(60.0), torch.arange(60.0) * 5):
         trainer.targets.weight = weight
-        losses.append(trainer._loss(blocks)[0].item())
+        losses.append(trainer._loss(*all_blocks(trainer))[0].item())
     assert losses[0] != pytest.approx(losses[1])
     assert losses[1] == pytest.approx(losses[2])
 
