@@ -1,8 +1,11 @@
 """The towers: their vectors, features, dropout and first weights."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.pooling import POOLINGS
@@ -128,6 +131,17 @@ def test_a_bag_is_the_mean_of_its_values_and_an_empty_one_zero():
     weight = features.tables[1].weight
     torch.testing.assert_close(pooled[0], (weight[3] + weight[5]) / 2)
     assert (pooled[1] == 0).all()
+
+
+def test_padded_bags_are_pooled_as_bags():
+    features = make_network().user_features
+    codes, numbers, bag = make_columns(6)
+    rows = [bag.values[a:b] for a, b in pairwise(bag.offsets)]
+    padded = pad_sequence(rows, batch_first=True)
+    for pooled, expected in zip(
+        features([codes, numbers, padded]), features([codes, numbers, bag]), strict=True
+    ):
+        torch.testing.assert_close(pooled, expected)
 
 
 def test_width_is_what_the_features_give():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from skmatch._nn import tables, training
 from skmatch._nn.device import resolve_device
@@ -14,6 +15,7 @@ from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.towers import FeatureSpec, NetworkConfig, TwoTowers
 from skmatch._nn.training import (
     BLOCK_SIZE,
+    PRECISIONS,
     WARM_UP,
     FeatureSource,
     Rows,
@@ -357,6 +359,35 @@ def test_what_stands_for_the_unknown_learns_where_some_is_taken_for_it(rate, sma
     rows = [m.weight[1] for m in trainer.network.modules() if isinstance(m, tables.Table)]
     assert len(rows) == 3  # items, users and the feature of items
     assert all((row != 0).any() == (rate > 0) for row in rows)
+
+
+class Dtypes(TorchDispatchMode):
+    """Collects the dtypes that each operation takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.of = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        dtypes = {arg.dtype for arg in args if isinstance(arg, torch.Tensor)}
+        self.of.setdefault(function.overloadpacket.__name__, set()).update(dtypes)
+        return result
+
+
+@every_loss
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precision_is_that_of_matrix_products_alone(loss, precision):
+    trainer = make_trainer(loss=loss, pooling="decay", precision=precision)
+    with Dtypes() as dtypes:
+        trainer.run_epoch()
+    products = ["addmm", "mm", "bmm"]
+    assert set().union(*(dtypes.of[name] for name in products)) == {getattr(torch, precision)}
+    both_ways = {"softmax": ["exp", "log"], "bpr": ["softplus"], "bce": ["softplus"]}[loss]
+    for name in (*both_ways, "linalg_vector_norm", "lerp_", "addcdiv_"):
+        assert dtypes.of[name] == {torch.float32}, name
+    assert {value.dtype for value in weights_of(trainer).values()} == {torch.float32}
+    assert encode_rows(trainer.network, trainer.rows).dtype == torch.float32
 
 
 def test_same_seed_same_weights_and_another_seed_others():

@@ -133,7 +133,7 @@ def test_no_step_waits(cls, loss, sampling, by_row):
     run_epoch_on_meta(make_trainer(cls(**SMALL, loss=loss), make_samples(sampling)))
 
 
-@pytest.mark.parametrize(("pooling", "activation"), zip(POOLINGS, cycle(ACTIVATIONS)))
+@pytest.mark.parametrize(("pooling", "activation"), [*zip(POOLINGS, cycle(ACTIVATIONS))])
 def test_no_layer_waits(pooling, activation):
     model = DSSMRetriever(**SMALL, pooling=pooling, activation=activation, batch_norm=True)
     run_epoch_on_meta(make_trainer(model, make_samples()))
