@@ -315,7 +315,10 @@ class Trainer:
         return items[torch.randint(len(items), shape, generator=generator, device=items.device)]
 
     def _encode_distinct(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode each item of a step once; give the vectors and each item's place among them."""
+        """Encode each item of a step once; give the vectors and each item's place among them.
+
+        Repeats that `distinct` left are encoded, too, and count in batch normalisation.
+        """
         codes, place = distinct(torch.cat([positive, negative]))
         return self._encode_items(codes), place
 

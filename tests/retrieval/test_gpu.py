@@ -55,16 +55,16 @@ def test_no_step_waits_for_it(cls, loss, negatives, precision, monkeypatch):
         steps = list(steps_of(trainer))
         # torch's libraries set themselves up in the first epoch.
         torch.cuda.set_sync_debug_mode("error" if trainer.step else "default")
-        try:
-            yield from steps
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        yield from steps
+        torch.cuda.set_sync_debug_mode("default")  # the epoch's loss is read
 
     monkeypatch.setattr(Trainer, "_steps", watched)
     monkeypatch.setattr(tables, "SMALL", 0)  # tables learn by row, as large ones do
     samples = SequenceSampler(negatives=negatives).fit_transform(EVENTS)
-    fitted = cls(**SMALL, loss=loss, precision=precision, device="cuda").fit(samples)
-    assert fitted.n_iter_ == 2
+    try:
+        cls(**SMALL, loss=loss, precision=precision, device="cuda").fit(samples)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @BOTH
