@@ -190,6 +190,10 @@ WRONG_PARAMETERS = {
         r"device='cpu:x' is not known.*'cpu', 'cuda', 'mps', or one GPU.*'cuda:1'",
     ),
     "number of no device": ({"device": "auto:1"}, r"device='auto:1' is not known"),
+    "precision": (
+        {"precision": "float16"},
+        r"precision='float16' is not known; choose one of 'float32', 'bfloat16'",
+    ),
     "no name": ({"loss": None}, r"'loss'.*instance of 'str'.*None"),
     "zero temperature": ({"temperature": 0}, r"'temperature'.*\(0\.0, inf\).*Got 0"),
     "negative temperature": ({"temperature": -1.0}, r"'temperature'.*\(0\.0, inf\).*Got -1\.0"),

@@ -151,6 +151,7 @@ SETTINGS = {
     "youtube_dnn": YoutubeDNNRetriever(**SMALL),
     "early_stopping": DSSMRetriever(**SMALL, early_stopping=True, n_iter_no_change=2, lr=0.1),
     "other_layers": DSSMRetriever(**SMALL, batch_norm=True, activation="prelu", pooling="max"),
+    "bfloat16": DSSMRetriever(**SMALL, precision="bfloat16"),
 }
 
 
@@ -258,6 +259,7 @@ CHANGES = {
     "lr": ({"lr": 0.01}, r"lr=0\.006.*0\.01.*set it back"),
     "max_epochs": ({"max_epochs": 9}, "max_epochs=6.*9"),
     "loss": ({"loss": "bpr"}, "loss='softmax'.*'bpr'"),
+    "precision": ({"precision": "bfloat16"}, "precision='float32'.*'bfloat16'"),
     "early_stopping": ({"early_stopping": True}, "early_stopping=False"),
     "embedding_dim": ({"embedding_dim": 5}, "sizes of.*the network differ"),
 }

@@ -7,6 +7,19 @@ import torch
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
+def is_waited_for(device: torch.device) -> bool:
+    """Tell whether to read a value means to wait until the device has done all that it was given.
+
+    It then stands idle until it is given more: no step of training reads a value there.
+    """
+    return device.type != "cpu"
+
+
+def float_for_sums(device: torch.device) -> torch.dtype:
+    """Give the float of most digits that a device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def resolve_device(device: str) -> torch.device:
     """Give the device of a name; "auto" takes a GPU where there is one."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -14,6 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from skmatch._columns import PADDING
+from skmatch._nn.device import is_waited_for
+from skmatch._nn.distinct import without_repeats
 from skmatch._nn.tables import sum_by_code
 
 Value = TypeVar("Value")
@@ -84,6 +87,9 @@ def sum_rows(codes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Sum rows, (M, D), of the same code over the processes; give the codes and their sums."""
     if size() == 1:
         return codes, rows
+    if is_waited_for(codes.device):  # and here it is in any case, so that no repeats are sent
+        is_kept = without_repeats(codes) != PADDING
+        codes, rows = codes[is_kept], rows[is_kept]
     counts = [int(count) for count in _gather(torch.tensor([len(codes)], device=codes.device))]
     padded = rows.new_zeros(max(counts), rows.shape[1]), codes.new_zeros(max(counts))
     for whole, own in zip(padded, (rows, codes), strict=True):

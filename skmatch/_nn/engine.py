@@ -37,6 +37,7 @@ class TrainingOptions:
     lr: float
     weight_decay: float
     max_epochs: int
+    precision: str
 
 
 class Engine:
@@ -178,7 +179,10 @@ class Engine:
 
     def _column(self, column: Column) -> FeatureTensor:
         if isinstance(column, Bag):
-            return BagTensor(self._on_device(column.values), self._on_device(column.offsets))
+            longest = int(np.diff(column.offsets).max(initial=0))
+            return BagTensor(
+                self._on_device(column.values), self._on_device(column.offsets), longest
+            )
         return self._on_device(column)
 
     def _item_sources(self, schema: Schema) -> list[FeatureSource]:

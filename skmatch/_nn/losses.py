@@ -32,14 +32,17 @@ LOSSES = (*PAIR_LOSSES, "softmax")
 class SharedNegatives(NamedTuple):
     """Negatives that all rows share, and where one of them is a row's own positive."""
 
-    items: Tensor  # (N, V)
-    correction: Tensor  # (N,), added to the scores
+    items: Tensor  # (N, V), in the precision of products
+    correction: Tensor  # (N,), added to the scores, in the precision of these
     column: Tensor  # (R,), which of the items may be the row's positive
     is_own: Tensor  # (R,), whether it is
 
     def scores(self, users: Tensor) -> Tensor:
         """Give the scores of users of vectors (R, V), (R, N); -inf at their own positives."""
-        scores = torch.addmm(self.correction, users, self.items.T)
+        if self.items.dtype == self.correction.dtype:
+            scores = torch.addmm(self.correction, users, self.items.T)
+        else:
+            scores = users.to(self.items.dtype) @ self.items.T + self.correction
         own = torch.where(self.is_own, -torch.inf, 0.0).to(scores.dtype)
         return scores.scatter_add_(1, self.column[:, None], own[:, None])
 
@@ -64,12 +67,14 @@ class _Softmax(torch.autograd.Function):
         shares.sub_(top[:, None]).exp_()
         own = torch.exp(positive - top)
         total = own + shares.sum(1)
-        ctx.save_for_backward(users, items, shares, own / total, total)
+        products = (values.to(items.dtype) for values in (users, shares))
+        ctx.save_for_backward(*products, items, own / total, total)
         return total.log() + (top - positive)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        users, items, shares, own, total = ctx.saved_tensors
+        users, shares, items, own, total = ctx.saved_tensors
         (gradient,) = gradients
         scale = (gradient / total)[:, None]
-        return (shares @ items) * scale, (own - 1) * gradient, shares.T @ (users * scale), None
+        to_items = shares.T @ (users * scale).to(items.dtype)
+        return (shares @ items) * scale, (own - 1) * gradient, to_items, None

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skmatch._nn.device import float_for_sums
+
 POWER = 0.75  # of word2vec
 
 
@@ -37,7 +39,9 @@ class NegativeSampler:
         self._cumulative: Tensor | None = None
         self._by_rank: Tensor | None = None
         if name in ("popularity", "log"):
-            self._cumulative = torch.as_tensor(np.cumsum(probability), device=self.device)
+            self._cumulative = torch.as_tensor(
+                np.cumsum(probability), dtype=float_for_sums(self.device), device=self.device
+            )
         if name == "zipf":
             self._by_rank = torch.as_tensor(popularity_order(counts), device=self.device)
 
@@ -46,7 +50,10 @@ class NegativeSampler:
         if self.name == "uniform":
             return torch.randint(self.n_items, shape, generator=self.generator, device=self.device)
         uniform = torch.rand(
-            shape, generator=self.generator, device=self.device, dtype=torch.float64
+            shape,
+            generator=self.generator,
+            device=self.device,
+            dtype=float_for_sums(self.device),
         )
         if self._by_rank is not None:
             # The inverse of the distribution function log(rank + 1) / log(n + 1).

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from skmatch._data import PADDING
 from skmatch._nn import distributed
+from skmatch._nn.distinct import without_repeats
 from skmatch._nn.tables import Table
 
 BETAS = 0.9, 0.999
@@ -76,6 +77,7 @@ class AdamW:
             weight.grad = None
         for table, first, second in zip(self.tables, self.row_first, self.row_second, strict=True):
             codes, gradient = distributed.sum_rows(*table.take_gradient())
+            codes = without_repeats(codes)
             gradient *= (codes != PADDING)[:, None]
             mean = first[codes].lerp_(gradient, 1 - BETAS[0])
             square = second[codes].lerp_(gradient.square_().mean(1, keepdim=True), 1 - BETAS[1])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
 from skmatch._columns import PADDING, UNKNOWN
+from skmatch._nn.distinct import distinct
 
 INITIAL_STD = 0.1
 SMALL = 1024  # rows; to update so few costs less than to find out which were touched
@@ -39,9 +40,9 @@ class Table(nn.Module):
         rows: Tensor = self.weight
         padding: int | None = PADDING
         if self.by_row and self.training and torch.is_grad_enabled():
-            distinct, codes = torch.unique(codes, return_inverse=True)
-            rows, padding = rows[distinct].requires_grad_(), None
-            self.touched.append((distinct, rows))
+            touched, codes = distinct(codes)
+            rows, padding = rows[touched].requires_grad_(), None
+            self.touched.append((touched, rows))
         if offsets is None:
             return embedding(codes, rows, padding)
         return embedding_bag(codes, rows, offsets, mode="mean", include_last_offset=True)
@@ -61,8 +62,8 @@ def sum_by_code(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     Part after part: the order of the sums, and so each bit, is the same on any device.
     """
     counts = [len(codes) for codes, _ in parts]
-    distinct, place = torch.unique(torch.cat([codes for codes, _ in parts]), return_inverse=True)
-    total = parts[0][1].new_zeros(len(distinct), parts[0][1].shape[1])
+    touched, place = distinct(torch.cat([codes for codes, _ in parts]))
+    total = parts[0][1].new_zeros(len(touched), parts[0][1].shape[1])
     for (_, rows), own_place in zip(parts, place.split(counts), strict=True):
         total.index_add_(0, own_place, rows)
-    return distinct, total
+    return touched, total

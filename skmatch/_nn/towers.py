@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, embedding, leaky_relu, normalize
 
 from skmatch._data import PADDING, UNKNOWN
+from skmatch._nn.device import is_waited_for
 from skmatch._nn.linear import Linear
 from skmatch._nn.pooling import Pooling
 from skmatch._nn.tables import Table
@@ -19,7 +20,7 @@ class PReLU(nn.PReLU):
     """nn.PReLU, which with its gradient takes less than half the time on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu":
+        if is_waited_for(input.device):
             return super().forward(input)
         return _PReLU.apply(input, self.weight)
 
@@ -37,7 +38,8 @@ class _PReLU(torch.autograd.Function):
         (gradient,) = gradients
         input, slope = ctx.saved_tensors
         to_input = torch.ops.aten.leaky_relu_backward(gradient, input, slope.item(), False)
-        to_slope = torch.dot(gradient.flatten(), input.clamp(max=0).flatten())
+        below = input.clamp(max=0).flatten().to(slope.dtype)
+        to_slope = torch.dot(gradient.flatten().to(slope.dtype), below)
         return to_input, to_slope[None]
 
 
@@ -58,9 +60,10 @@ class BagTensor(NamedTuple):
 
     values: Tensor
     offsets: Tensor
+    longest: int  # number of codes of a row, at most
 
 
-FeatureTensor = Tensor | BagTensor
+FeatureTensor = Tensor | BagTensor  # bags of few rows also as one matrix, padded
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,11 @@ class Features(nn.Module):
             if isinstance(column, BagTensor):
                 parts.append(next(tables)(column.values, column.offsets))
             elif spec.size:
-                parts.append(next(tables)(column))
+                vectors = next(tables)(column)
+                if column.dim() == 2:  # padded bags
+                    n_codes = (column != PADDING).sum(1, keepdim=True)
+                    vectors = vectors.sum(1) / n_codes.clamp(min=1)
+                parts.append(vectors)
             else:
                 missing = torch.isnan(column)
                 numbers = torch.stack([torch.where(missing, 0.0, column), missing.float()], 1)
@@ -253,7 +260,7 @@ class TwoTowers(nn.Module):
         own_length = embedding(length.clamp(max=MANY_EVENTS), self.length_vectors)
         parts = [self.history_dropout(history), n_events, own_length, self.user_embedding(users)]
         parts += self.user_features([self.random_unknown(column) for column in features])
-        return normalize(self.user_mlp(torch.cat(parts, 1)), dim=1)
+        return normalize(self.user_mlp(torch.cat(parts, 1)).float(), dim=1)
 
     def encode_items(self, items: Tensor, features: list[FeatureTensor]) -> Tensor:
         """Give the items' vectors, (M, V)."""
@@ -263,4 +270,4 @@ class TwoTowers(nn.Module):
             items = self.random_unknown(items)
         parts = [self.item_embedding(items)]
         parts += self.item_features([self.random_unknown(column) for column in features])
-        return normalize(self.item_mlp(torch.cat(parts, 1)), dim=1)
+        return normalize(self.item_mlp(torch.cat(parts, 1)).float(), dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from skmatch._columns import PADDING
 from skmatch._nn import distributed
+from skmatch._nn.device import float_for_sums, is_waited_for
+from skmatch._nn.distinct import distinct
 from skmatch._nn.losses import PAIR_LOSSES, SharedNegatives, softmax
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.optimizer import AdamW
@@ -21,6 +25,7 @@ from skmatch._nn.towers import BagTensor, FeatureTensor, TwoTowers
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 SHARED_ROWS = 256  # a step draws negatives for so many rows, and all of its rows share them
 BLOCK_SIZE = 32  # events of a user that share their histories' tokens
+PRECISIONS = ("float32", "bfloat16")
 CATALOGUE_BLOCK = 4096  # items encoded at a time; more take memory and are no faster
 
 
@@ -41,12 +46,19 @@ def take(column: FeatureTensor, rows: Tensor) -> FeatureTensor:
     if not isinstance(column, BagTensor):
         return column[rows]
     start, stop = column.offsets[rows], column.offsets[rows + 1]
+    if is_waited_for(rows.device):  # it alone knows how many codes these are
+        position = start[:, None] + torch.arange(column.longest, device=rows.device)
+        outside = position >= stop[:, None]
+        return column.values[position.masked_fill_(outside, 0)].masked_fill_(outside, PADDING)
     positions, offsets = ranges(start, stop - start)
-    return BagTensor(column.values[positions], offsets)
+    return BagTensor(column.values[positions], offsets, column.longest)
 
 
 def ranges(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
-    """Give the integers of all ranges one after another, and the offsets of the ranges."""
+    """Give the integers of all ranges one after another, and the offsets of the ranges.
+
+    Without their number, `total`, the device is waited for.
+    """
     offsets = torch.zeros(len(length) + 1, dtype=torch.int64, device=start.device)
     torch.cumsum(length, 0, out=offsets[1:])
     shift = torch.repeat_interleave(start - offsets[:-1], length, output_size=total)
@@ -99,6 +111,7 @@ class Trainer:
         lr: float,
         weight_decay: float,
         max_epochs: int,
+        precision: str,
         rng: np.random.Generator,
         generator: torch.Generator,
     ):
@@ -112,6 +125,7 @@ class Trainer:
         self.temperature = temperature
         self.batch_size = batch_size
         self.lr = lr
+        self.product_dtype = getattr(torch, precision)
         self.rng = rng  # of the batches
         self.generators = [generator, sampler.generator]  # of dropout, and of negatives
         network.set_generator(generator)
@@ -158,38 +172,65 @@ class Trainer:
         grid = stop - np.repeat(stop[first], np.diff(first, append=len(user)))
         grid //= BLOCK_SIZE
         is_first[1:] |= grid[1:] != grid[:-1]
-        self.block_row = np.flatnonzero(is_first)
-        self.block_length = np.diff(np.append(self.block_row, len(user)))
+        block_row = np.flatnonzero(is_first)
+        self.block_length = np.diff(np.append(block_row, len(user)))
         self.block_weight = self.block_length
         if self.targets.weight is not None:
             weight = self.targets.weight.cpu().numpy()
-            self.block_weight = np.add.reduceat(weight, self.block_row, dtype=float)
+            self.block_weight = np.add.reduceat(weight, block_row, dtype=float)
+        # The host draws steps and knows their sizes; the device finds their rows.
+        self.block_rows = torch.as_tensor(
+            np.stack([block_row, self.block_length]), device=self.rows.user.device
+        )
 
     def _batches(self) -> Iterator[np.ndarray]:
-        order = self.rng.permutation(len(self.block_row))
+        order = self.rng.permutation(len(self.block_length))
         first_row = np.cumsum(self.block_length[order]) - self.block_length[order]
         bounds = np.flatnonzero(np.diff(first_row // self.batch_size)) + 1
         yield from np.split(order, bounds)
+
+    def _steps(self) -> Iterator[tuple[Tensor, int, float]]:
+        """Give the blocks of each step that are this process's, their rows and share of weight.
+
+        The order of an epoch is brought to the device once: what each step brought would wait for
+        the step before.
+        """
+        batches = list(self._batches())
+        parts = [blocks[distributed.rank() :: distributed.size()] for blocks in batches]
+        order = torch.as_tensor(np.concatenate(parts), device=self.rows.user.device)
+        on_device = order.split([len(part) for part in parts])
+        for blocks, part, own in zip(batches, parts, on_device, strict=True):
+            share = 1.0
+            if len(part) < len(blocks):
+                share = self.block_weight[part].sum() / self.block_weight[blocks].sum()
+            yield own, int(self.block_length[part].sum()), share
 
     def run_epoch(self) -> float:
         """Train on every row once; give the mean loss."""
         self.network.train()
         self._draw_apart()
-        total = torch.zeros((), dtype=torch.float64, device=self.rows.user.device)
+        device = self.rows.user.device
+        total = torch.zeros((), dtype=float_for_sums(device), device=device)
         weight = torch.zeros_like(total)
-        for blocks in self._batches():
-            own = blocks[distributed.rank() :: distributed.size()]
-            if len(own):
-                loss, batch_weight = self._loss(own)
+        for blocks, n_rows, share in self._steps():
+            if n_rows:
+                with self._precision():
+                    loss, batch_weight = self._loss(blocks, n_rows)
                 total += loss.detach() * batch_weight
                 weight += batch_weight
-                if len(own) < len(blocks):  # the parts of the other processes come on top
-                    loss = loss * (self.block_weight[own].sum() / self.block_weight[blocks].sum())
+                if share < 1:  # the parts of the other processes come on top
+                    loss = loss * share
                 loss.backward()
             self.optimizer.step(self.lr * one_cycle(self.step / self.n_steps))
             self.step += 1
         distributed.copy_of_first(self.network.buffers())
         return float(distributed.sum_(total) / distributed.sum_(weight))
+
+    def _precision(self) -> AbstractContextManager:
+        """Let matrix products be of the precision asked for; weights and losses are float32."""
+        if self.product_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.rows.user.device.type, self.product_dtype)
 
     def _draw_apart(self) -> None:
         """Let the draws of processes that train together differ; `rng` stays the same on all."""
@@ -198,14 +239,12 @@ class Trainer:
             for generator, seed in zip(self.generators, seeds[distributed.rank()], strict=True):
                 generator.manual_seed(int(seed))
 
-    def _loss(self, blocks: np.ndarray) -> tuple[Tensor, Tensor]:
-        device = self.rows.user.device
-        lengths = self.block_length[blocks]
-        first = torch.as_tensor(self.block_row[blocks], device=device)
-        length = torch.as_tensor(lengths, device=device)
-        row, _ = ranges(first, length, int(lengths.sum()))
+    def _loss(self, blocks: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+        device = blocks.device
+        first, length = self.block_rows[:, blocks]
+        row, _ = ranges(first, length, n_rows)
         block = torch.repeat_interleave(
-            torch.arange(len(blocks), device=device), length, output_size=len(row)
+            torch.arange(len(blocks), device=device), length, output_size=n_rows
         )
         user = self.rows.user[row].long()
         vectors = self.network.encode_users(
@@ -214,11 +253,12 @@ class Trainer:
             *windows(self.rows, first, row, block, BLOCK_SIZE, self.network.config.max_length),
         )
         losses = self._losses(vectors / self.temperature, self.targets.item[row].long())
+        exact = float_for_sums(device)
         if self.targets.weight is None:
-            return losses.mean(), torch.tensor(len(row), dtype=torch.float64, device=device)
+            return losses.mean(), torch.full((), n_rows, dtype=exact, device=device)
         weight = self.targets.weight[row]
         batch_weight = weight.sum()
-        return (losses * weight).sum() / batch_weight, batch_weight.double()
+        return (losses * weight).sum() / batch_weight, batch_weight.to(exact)
 
     def _losses(self, users: Tensor, positive: Tensor) -> Tensor:
         """Give the loss of each row, (R,); users come divided by the temperature."""
@@ -253,15 +293,17 @@ class Trainer:
             in_batch = self.sampler.name == "in_batch"
             n_draws = SHARED_ROWS * self.neg_ratio
             drawn = positive if in_batch else self._draw((n_draws,), positive)
-            negative, count = torch.unique(drawn, return_counts=True)
+            negative, place = distinct(drawn)
+            # Repeats that are left count 0 times; their correction of -inf takes them out.
+            count = torch.zeros_like(negative).index_add_(0, place, torch.ones_like(place))
             correction = torch.log(count / len(drawn)) - self.sampler.log_probability[negative - 2]
         items, place = self._encode_distinct(positive, negative)
         n_rows = len(positive)
         positive_score = (users * embedding(place[:n_rows], items)).sum(1)
         column = torch.searchsorted(negative, positive).clamp_(max=len(negative) - 1)
-        return positive_score, SharedNegatives(
-            embedding(place[n_rows:], items), correction, column, negative[column] == positive
-        )
+        vectors = embedding(place[n_rows:], items).to(self.product_dtype)
+        is_own = negative[column] == positive
+        return positive_score, SharedNegatives(vectors, correction, column, is_own)
 
     def _draw(self, shape: tuple[int, ...], positive: Tensor) -> Tensor:
         if self.sampler.name == "in_batch":
@@ -273,9 +315,12 @@ class Trainer:
         return items[torch.randint(len(items), shape, generator=generator, device=items.device)]
 
     def _encode_distinct(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode each item of a step once; give the vectors and each item's place among them."""
-        distinct, place = torch.unique(torch.cat([positive, negative]), return_inverse=True)
-        return self._encode_items(distinct), place
+        """Encode each item of a step once; give the vectors and each item's place among them.
+
+        Repeats that `distinct` left are encoded, too, and count in batch normalisation.
+        """
+        codes, place = distinct(torch.cat([positive, negative]))
+        return self._encode_items(codes), place
 
     def _encode_items(self, codes: Tensor) -> Tensor:
         features = [source.take(codes, codes) for source in self.item_features]

@@ -23,7 +23,7 @@ from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.towers import ACTIVATIONS, FeatureSpec, NetworkConfig
-from skmatch._nn.training import Trainer
+from skmatch._nn.training import PRECISIONS, Trainer
 from skmatch._validation import check_choice, check_weights
 from skmatch.neighbors import METHODS, ItemIndex, ItemLists
 from skmatch.retrieval._base import BaseRetriever
@@ -62,6 +62,7 @@ class NeuralRetriever(BaseRetriever):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
         "device": [str],
+        "precision": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "index": [str],
@@ -88,6 +89,7 @@ class NeuralRetriever(BaseRetriever):
         n_iter_no_change: int = 5,
         warm_start: bool = False,
         device: str = "auto",
+        precision: str = "float32",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
         index: str = "exact",
@@ -111,6 +113,7 @@ class NeuralRetriever(BaseRetriever):
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
         self.random_state = random_state
         self.verbose = verbose
         self.index = index
@@ -234,6 +237,7 @@ class NeuralRetriever(BaseRetriever):
             lr=float(self.lr),
             weight_decay=float(self.weight_decay),
             max_epochs=int(max_epochs),
+            precision=self.precision,
         )
 
     def _learn_more(self, samples: Samples) -> dict[str, Any]:
@@ -375,6 +379,7 @@ class NeuralRetriever(BaseRetriever):
         check_choice("loss", self.loss, tuple(LOSSES))
         check_choice("pooling", self.pooling, POOLINGS)
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        check_choice("precision", self.precision, PRECISIONS)
         check_choice("index", self.index, METHODS)
         dims = tuple(self.dims)
         is_integer = [isinstance(d, (int, np.integer)) and not isinstance(d, bool) for d in dims]

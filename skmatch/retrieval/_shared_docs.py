@@ -50,6 +50,9 @@ warm_start : bool, default=False
     same. What a `Checkpoint` saved goes on with the epoch after.
 device : {"auto", "cpu", "cuda", "mps"}, default="auto"
     Where to train; "auto" takes a GPU where there is one. Answers come from the CPU.
+precision : {"float32", "bfloat16"}, default="float32"
+    Of the matrix products of training. Weights, losses and all vectors that are given out are
+    float32 in any case. "bfloat16" is for GPUs; a CPU without units for it gets slower.
 random_state : int, RandomState instance or None, default=None
     Seeds weights, draws and dropout. An int gives the same result bit for bit on one machine
     with one number of threads.

@@ -31,7 +31,7 @@ def assert_same(ours, theirs):
 
 FITS = [
     "dssm", "youtube_dnn", "batch_norm", "any_seed", "early_stopping", "sample_weight", "few_rows",
-    "partial_fit",
+    "partial_fit", "waited_for",
 ]  # fmt: skip
 
 
@@ -40,6 +40,14 @@ def test_all_processes_end_with_the_same_weights(results, name):
     first, second = results["fits"]
     assert_same(first[name], second[name])
     assert first[name]["losses"][-1] < first[name]["losses"][0] or name == "few_rows"
+
+
+def test_on_devices_that_are_waited_for_the_weights_are_the_same(results):
+    fits, _ = results["fits"]
+    waited_for, not_waited_for = fits["waited_for"], fits["not_waited_for"]
+    assert waited_for["losses"] == pytest.approx(not_waited_for["losses"], rel=1e-4)
+    for name, weight in waited_for["weights"].items():
+        np.testing.assert_allclose(weight, not_waited_for["weights"][name], rtol=1e-3, atol=1e-4)
 
 
 def test_quality_is_that_of_one_process(results):

@@ -93,6 +93,23 @@ def test_loss_falls_with_the_positive_and_rises_with_a_negative(name):
     assert (negative.grad > 0).all()
 
 
+def test_softmax_of_products_in_bfloat16_is_close_and_float32():
+    torch.manual_seed(0)
+    n_rows, n_items = 50, 40
+    correction, column = torch.randn(n_items), torch.randint(n_items, (n_rows,))
+    drawn = torch.randn(n_rows, 8), torch.randn(n_rows), torch.randn(n_items, 8)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        users, positive, items = (values.clone().requires_grad_() for values in drawn)
+        shared = SharedNegatives(items.to(dtype), correction, column, column < 20)
+        losses = softmax(users, positive, shared)
+        losses.sum().backward()
+        results.append([losses, users.grad, positive.grad, items.grad])
+    for exact, close in zip(*results, strict=True):
+        assert close.dtype == torch.float32
+        assert (close - exact).norm() < 0.02 * exact.norm()
+
+
 def test_gradients_of_the_softmax_are_those_of_autograd():
     torch.manual_seed(0)
     users, items = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 4))

@@ -1,8 +1,11 @@
 """The towers: their vectors, features, dropout and first weights."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.pooling import POOLINGS
@@ -34,7 +37,7 @@ def make_columns(n):
     n_values = torch.arange(n) % 3
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), n_values.cumsum(0)])
     values = (torch.arange(int(offsets[-1])) % 5 + 1).to(torch.int32)
-    return [torch.arange(n) % 4 + 1, numbers, BagTensor(values, offsets)]
+    return [torch.arange(n) % 4 + 1, numbers, BagTensor(values, offsets, 2)]
 
 
 def make_network(seed=0, **changes):
@@ -123,11 +126,22 @@ def test_a_missing_number_differs_from_zero():
 def test_a_bag_is_the_mean_of_its_values_and_an_empty_one_zero():
     features = make_network().user_features
     columns = [torch.tensor([1, 2]), torch.zeros(2)]
-    bag = BagTensor(torch.tensor([3, 5], dtype=torch.int32), torch.tensor([0, 2, 2]))
+    bag = BagTensor(torch.tensor([3, 5], dtype=torch.int32), torch.tensor([0, 2, 2]), 2)
     pooled = features([*columns, bag])[2]
     weight = features.tables[1].weight
     torch.testing.assert_close(pooled[0], (weight[3] + weight[5]) / 2)
     assert (pooled[1] == 0).all()
+
+
+def test_padded_bags_are_pooled_as_bags():
+    features = make_network().user_features
+    codes, numbers, bag = make_columns(6)
+    rows = [bag.values[a:b] for a, b in pairwise(bag.offsets)]
+    padded = pad_sequence(rows, batch_first=True)
+    for pooled, expected in zip(
+        features([codes, numbers, padded]), features([codes, numbers, bag]), strict=True
+    ):
+        torch.testing.assert_close(pooled, expected)
 
 
 def test_width_is_what_the_features_give():
@@ -223,7 +237,7 @@ def test_padding_is_never_taken_for_unknown():
 
 
 def test_values_of_a_bag_become_unknown_one_by_one():
-    bag = BagTensor(torch.full((1000,), 4, dtype=torch.int32), torch.arange(0, 1001, 10))
+    bag = BagTensor(torch.full((1000,), 4, dtype=torch.int32), torch.arange(0, 1001, 10), 10)
     replaced = with_unknown(0.3, bag)
     assert torch.equal(replaced.offsets, bag.offsets)
     assert set(replaced.values.tolist()) == {1, 4}
@@ -314,6 +328,7 @@ def test_padding_stays_zero_in_training(pooling, has_item_tower):
         lr=0.01,
         weight_decay=0.1,
         max_epochs=3,
+        precision="float32",
         rng=np.random.default_rng(0),
         generator=torch.Generator().manual_seed(0),
     )

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from skmatch._nn import tables, training
 from skmatch._nn.device import resolve_device
@@ -14,6 +15,7 @@ from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.towers import FeatureSpec, NetworkConfig, TwoTowers
 from skmatch._nn.training import (
     BLOCK_SIZE,
+    PRECISIONS,
     WARM_UP,
     FeatureSource,
     Rows,
@@ -58,6 +60,7 @@ def make_trainer(
     dropout=0.0,
     unknown_rate=0.0,
     batch_norm=False,
+    precision="float32",
     seed=0,
 ):
     user, start, stop, log = (torch.as_tensor(c) for c in make_log(np.array(lengths)))
@@ -96,6 +99,7 @@ def make_trainer(
         lr=lr,
         weight_decay=0.01,
         max_epochs=max_epochs,
+        precision=precision,
         rng=np.random.default_rng(seed),
         generator=generator,
     )
@@ -229,8 +233,8 @@ def test_every_row_is_in_one_block_and_every_block_in_one_batch(lengths):
         batches = list(trainer._batches())
         blocks = np.concatenate(batches)
         rows = [
-            np.arange(trainer.block_row[b], trainer.block_row[b] + trainer.block_length[b])
-            for b in blocks
+            np.arange(first, first + length)
+            for first, length in trainer.block_rows.T[blocks].tolist()
         ]
         assert sorted(np.concatenate(rows)) == list(range(len(trainer.rows)))
         sizes = np.array([trainer.block_length[batch].sum() for batch in batches])
@@ -248,11 +252,15 @@ def test_batches_are_drawn_anew_every_epoch():
     assert not np.array_equal(first, second)
 
 
+def all_blocks(trainer):
+    return torch.arange(len(trainer.block_length)), len(trainer.rows)
+
+
 def block_vectors(trainer):
     """Give the users' vectors of all rows as a training step sees them."""
     seen = []
     handle = trainer.network.user_mlp.register_forward_hook(lambda *call: seen.append(call[2]))
-    trainer._loss(np.arange(len(trainer.block_row)))
+    trainer._loss(*all_blocks(trainer))
     handle.remove()
     return torch.nn.functional.normalize(seen[0].detach(), dim=1)
 
@@ -353,6 +361,35 @@ def test_what_stands_for_the_unknown_learns_where_some_is_taken_for_it(rate, sma
     assert all((row != 0).any() == (rate > 0) for row in rows)
 
 
+class Dtypes(TorchDispatchMode):
+    """Collects the dtypes that each operation takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.of = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        dtypes = {arg.dtype for arg in args if isinstance(arg, torch.Tensor)}
+        self.of.setdefault(function.overloadpacket.__name__, set()).update(dtypes)
+        return result
+
+
+@every_loss
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precision_is_that_of_matrix_products_alone(loss, precision):
+    trainer = make_trainer(loss=loss, pooling="decay", precision=precision)
+    with Dtypes() as dtypes:
+        trainer.run_epoch()
+    products = ["addmm", "mm", "bmm"]
+    assert set().union(*(dtypes.of[name] for name in products)) == {getattr(torch, precision)}
+    both_ways = {"softmax": ["exp", "log"], "bpr": ["softplus"], "bce": ["softplus"]}[loss]
+    for name in (*both_ways, "linalg_vector_norm", "lerp_", "addcdiv_"):
+        assert dtypes.of[name] == {torch.float32}, name
+    assert {value.dtype for value in weights_of(trainer).values()} == {torch.float32}
+    assert encode_rows(trainer.network, trainer.rows).dtype == torch.float32
+
+
 def test_same_seed_same_weights_and_another_seed_others():
     states = []
     for seed in (0, 0, 1):
@@ -390,11 +427,10 @@ def test_rows_of_no_weight_contribute_nothing():
 
 def test_a_weight_counts_as_so_many_rows():
     trainer = make_trainer(negatives="all", batch_size=1000)
-    blocks = np.arange(len(trainer.block_row))
     losses = []
     for weight in (torch.ones(60), torch.arange(60.0), torch.arange(60.0) * 5):
         trainer.targets.weight = weight
-        losses.append(trainer._loss(blocks)[0].item())
+        losses.append(trainer._loss(*all_blocks(trainer))[0].item())
     assert losses[0] != pytest.approx(losses[1])
     assert losses[1] == pytest.approx(losses[2])
 

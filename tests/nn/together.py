@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import joblib
 import numpy as np
@@ -24,13 +25,14 @@ from skmatch import (
     make_match_pipeline,
     persistence,
 )
-from skmatch._nn import tables, training
+from skmatch._nn import distinct, distributed, tables, training
 from skmatch.datasets import make_events
 
 EVENTS = make_events(n_users=60, n_items=100, n_events=1000, random_state=0)
 SMALL = {
     "embedding_dim": 4, "dims": (8, 4), "max_epochs": 3, "batch_size": 256, "random_state": 0
 }  # fmt: skip
+PLAIN = {"dropout": 0.0, "unknown_rate": 0.0}
 
 
 def together(function, size=2):
@@ -89,6 +91,11 @@ def fits(rank):
     results = {name: trained(model.fit(EVENTS)) for name, model in models.items()}
     weight = np.linspace(0.1, 1, len(EVENTS))
     results["sample_weight"] = trained(DSSMRetriever(**SMALL).fit(EVENTS, sample_weight=weight))
+    modules = (distinct, distributed, training)
+    patches = [patch.object(module, "is_waited_for", lambda device: True) for module in modules]
+    with patches[0], patches[1], patches[2]:
+        results["waited_for"] = trained(DSSMRetriever(**SMALL | PLAIN).fit(EVENTS))
+    results["not_waited_for"] = trained(DSSMRetriever(**SMALL | PLAIN).fit(EVENTS))
     few = EVENTS[EVENTS["user_id"].isin(EVENTS["user_id"].unique()[:2])]
     results["few_rows"] = trained(DSSMRetriever(**SMALL | {"batch_size": 1}).fit(few))
     partial = DSSMRetriever(**SMALL | {"random_state": None}).fit(EVENTS)

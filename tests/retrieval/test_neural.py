@@ -21,7 +21,7 @@ from skmatch import (
     make_topk_scorer,
 )
 from skmatch._nn.pooling import POOLINGS
-from skmatch._nn.training import Trainer
+from skmatch._nn.training import PRECISIONS, Trainer
 from skmatch.datasets import make_events
 
 EVENTS = make_events(n_users=80, n_items=60, n_events=2500, random_state=1)
@@ -35,6 +35,32 @@ def test_learns_more_than_popularity(cls):
     scorer = make_topk_scorer("ndcg", k=10)
     learnt = cls(max_epochs=15, batch_size=256, random_state=0).fit(train)
     assert scorer(learnt, test) > 1.3 * scorer(PopularityRetriever().fit(train), test)
+
+
+@BOTH
+def test_bfloat16_learns_as_much_as_float32(cls):
+    train, test = (EVENTS.iloc[rows] for rows in next(LeaveLastOut().split(EVENTS)))
+    scorer = make_topk_scorer("ndcg", k=10)
+    exact, close = (
+        cls(batch_size=256, random_state=0, precision=precision).fit(train)
+        for precision in PRECISIONS
+    )
+    assert close.loss_curve_ != exact.loss_curve_
+    assert close.loss_curve_ == pytest.approx(exact.loss_curve_, rel=0.02)
+    assert scorer(close, test) == pytest.approx(scorer(exact, test), rel=0.1)
+    assert {weight.dtype for weight in close.weights_.values()} == {np.dtype(np.float32)}
+    assert close.item_vectors_.dtype == close.transform(test).dtype == np.float32
+
+
+def test_precision_is_searched_over():
+    search = GridSearchCV(
+        DSSMRetriever(**SMALL),
+        {"precision": PRECISIONS},
+        cv=LeaveLastOut(),
+        scoring=make_topk_scorer("ndcg", k=10),
+        error_score="raise",
+    ).fit(EVENTS)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 @BOTH
