@@ -43,7 +43,7 @@ BEST: dict[str, dict[str, Any]] = {
         "max_epochs": 10,
         "unknown_rate": 0.0,  # who is asked about has trained
     },
-    "sampler": {"max_length": 100},
+    "sampler": {"max_length": 100, "neg_ratio": 8},
 }
 # What the rows of `--ablation` change in it.
 ABLATION: dict[str, dict[str, dict[str, Any]]] = {
@@ -55,7 +55,7 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
     "bce": {"parameters": {"loss": "bce"}},
     "bpr": {"parameters": {"loss": "bpr"}},
     "neg-ratio-1": {"sampler": {"neg_ratio": 1}},
-    "neg-ratio-10": {"sampler": {"neg_ratio": 10}},
+    "neg-ratio-3": {"sampler": {"neg_ratio": 3}},
 }
 EPOCHS_OF_CURVE = (1, 2, 3, 4, 6)  # of the rows by which to find when skmatch reaches SASRec
 USER_FEATURES = ["gender", "age", "occupation"]
