@@ -38,9 +38,10 @@ from skmatch.metrics import ndcg_at_k, recall_at_k
 BEST: dict[str, dict[str, Any]] = {
     "parameters": {
         "embedding_dim": 128,
+        "dims": (512, 128),
         "pooling": "attention",
         "batch_size": 512,
-        "max_epochs": 10,
+        "max_epochs": 7,
         "unknown_rate": 0.0,  # who is asked about has trained
     },
     "sampler": {"max_length": 100, "neg_ratio": 8},
