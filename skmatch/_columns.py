@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Self
 
@@ -54,6 +55,11 @@ class Bag:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @cached_property
+    def longest(self) -> int:
+        """Number of codes of a row, at most; every answer asks for it."""
+        return int(np.diff(self.offsets).max(initial=0))
 
     def take(self, rows: np.ndarray) -> Bag:
         """Give some of the rows."""

@@ -179,10 +179,8 @@ class Engine:
 
     def _column(self, column: Column) -> FeatureTensor:
         if isinstance(column, Bag):
-            longest = int(np.diff(column.offsets).max(initial=0))
-            return BagTensor(
-                self._on_device(column.values), self._on_device(column.offsets), longest
-            )
+            values, offsets = self._on_device(column.values), self._on_device(column.offsets)
+            return BagTensor(values, offsets, column.longest)
         return self._on_device(column)
 
     def _item_sources(self, schema: Schema) -> list[FeatureSource]:
