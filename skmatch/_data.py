@@ -346,6 +346,7 @@ class NegativeSampling(_Shared):
     neg_ratio: int
     counts: np.ndarray  # (n_items,) events of each known item
     seed: int | None = None  # None: the retriever's generator draws
+    exclude_seen: bool = False  # whether an event's negatives leave out its history
 
 
 @dataclass(frozen=True, eq=False)

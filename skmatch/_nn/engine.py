@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from skmatch._data import FIRST_KNOWN, UNKNOWN, Bag, Column, Samples, Schema, concatenate_ranges
+from skmatch._nn import distributed
+from skmatch._nn.cooccurrence import cooccurrence_vectors
 from skmatch._nn.device import resolve_device
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.tables import INITIAL_STD
@@ -75,6 +77,16 @@ class Engine:
             self.load(weights, shared)
         self.network.to(self.device)
 
+    @torch.no_grad()
+    def place_items(self, samples: Samples, training: np.ndarray) -> None:
+        """Let items begin near those that stand near them in the sequences of rows to train on."""
+        table = self.network.item_embedding.weight
+        codes, vectors = cooccurrence_vectors(
+            samples.user[training], samples.item[training], table.shape[1], self.seed
+        )
+        table[self._on_device(codes), : vectors.shape[1]] = self._on_device(INITIAL_STD * vectors)
+        distributed.copy_of_first([table])  # sums may differ in their last bit
+
     def trainer(
         self,
         samples: Samples,
@@ -99,6 +111,7 @@ class Engine:
             self._item_sources(samples.schema),
             NegativeSampler(sampling.negatives, sampling.counts, draws),
             neg_ratio=sampling.neg_ratio,
+            exclude_seen=sampling.exclude_seen,
             rng=np.random.default_rng(self.seed),
             generator=generator,
             **vars(options),

@@ -30,21 +30,20 @@ LOSSES = (*PAIR_LOSSES, "softmax")
 
 
 class SharedNegatives(NamedTuple):
-    """Negatives that all rows share, and where one of them is a row's own positive."""
+    """Negatives that all rows share, and which of them are none of a row's own."""
 
     items: Tensor  # (N, V), in the precision of products
     correction: Tensor  # (N,), added to the scores, in the precision of these
-    column: Tensor  # (R,), which of the items may be the row's positive
-    is_own: Tensor  # (R,), whether it is
+    column: Tensor  # (R, M), where among the items those are; -1 counts for nothing
 
     def scores(self, users: Tensor) -> Tensor:
-        """Give the scores of users of vectors (R, V), (R, N); -inf at their own positives."""
+        """Give the scores of users of vectors (R, V), (R, N); -inf at what is none of theirs."""
         if self.items.dtype == self.correction.dtype:
             scores = torch.addmm(self.correction, users, self.items.T)
         else:
             scores = users.to(self.items.dtype) @ self.items.T + self.correction
-        own = torch.where(self.is_own, -torch.inf, 0.0).to(scores.dtype)
-        return scores.scatter_add_(1, self.column[:, None], own[:, None])
+        none = torch.where(self.column < 0, 0.0, -torch.inf).to(scores.dtype)
+        return scores.scatter_add_(1, self.column.clamp(min=0), none)
 
 
 def softmax(users: Tensor, positive: Tensor, negatives: SharedNegatives) -> Tensor:

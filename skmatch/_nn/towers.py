@@ -86,6 +86,7 @@ class NetworkConfig:
     pooling: str
     max_length: int
     unknown_rate: float = 0.0
+    skip_connection: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Give the values as a dict of plain values."""
@@ -202,6 +203,18 @@ def make_mlp(
     return nn.Sequential(*layers)
 
 
+def make_skip(width: int, dims: tuple[int, ...], wanted: bool) -> Linear | None:
+    """Make the linear map that goes past the layers; a single layer is one itself."""
+    return Linear(width, dims[-1], bias=False) if wanted and len(dims) > 1 else None
+
+
+def run_tower(mlp: nn.Sequential, skip: Linear | None, parts: list[Tensor]) -> Tensor:
+    """Give the vectors of length 1 that a tower makes of its parts."""
+    x = torch.cat(parts, 1)
+    vectors = mlp(x) if skip is None else mlp(x) + skip(x)
+    return normalize(vectors.float(), dim=1)
+
+
 class TwoTowers(nn.Module):
     """A user tower and an item tower, or a user tower and an item table.
 
@@ -223,9 +236,12 @@ class TwoTowers(nn.Module):
         width = self.pooling.width + 1 + self.length_vectors.shape[1]
         width += dim + self.user_features.width
         self.user_mlp = make_mlp(width, config.user_dims, *layers)
+        self.user_skip = make_skip(width, config.user_dims, config.skip_connection)
         if config.item_dims is not None:
             self.item_features = Features(config.item_features, dim)
-            self.item_mlp = make_mlp(dim + self.item_features.width, config.item_dims, *layers)
+            width = dim + self.item_features.width
+            self.item_mlp = make_mlp(width, config.item_dims, *layers)
+            self.item_skip = make_skip(width, config.item_dims, config.skip_connection)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights anew."""
@@ -234,7 +250,8 @@ class TwoTowers(nn.Module):
                 module.initialise(generator)
             elif isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.zeros_(self.length_vectors)
         self.pooling.initialise()
 
@@ -260,7 +277,7 @@ class TwoTowers(nn.Module):
         own_length = embedding(length.clamp(max=MANY_EVENTS), self.length_vectors)
         parts = [self.history_dropout(history), n_events, own_length, self.user_embedding(users)]
         parts += self.user_features([self.random_unknown(column) for column in features])
-        return normalize(self.user_mlp(torch.cat(parts, 1)).float(), dim=1)
+        return run_tower(self.user_mlp, self.user_skip, parts)
 
     def encode_items(self, items: Tensor, features: list[FeatureTensor]) -> Tensor:
         """Give the items' vectors, (M, V)."""
@@ -270,4 +287,4 @@ class TwoTowers(nn.Module):
             items = self.random_unknown(items)
         parts = [self.item_embedding(items)]
         parts += self.item_features([self.random_unknown(column) for column in features])
-        return normalize(self.item_mlp(torch.cat(parts, 1)).float(), dim=1)
+        return run_tower(self.item_mlp, self.item_skip, parts)

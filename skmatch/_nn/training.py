@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,6 +106,7 @@ class Trainer:
         *,
         loss: str,
         neg_ratio: int,
+        exclude_seen: bool,
         temperature: float,
         batch_size: int,
         lr: float,
@@ -122,6 +123,7 @@ class Trainer:
         self.sampler = sampler
         self.loss_name = loss
         self.neg_ratio = neg_ratio
+        self.exclude_seen = exclude_seen
         self.temperature = temperature
         self.batch_size = batch_size
         self.lr = lr
@@ -247,12 +249,13 @@ class Trainer:
             torch.arange(len(blocks), device=device), length, output_size=n_rows
         )
         user = self.rows.user[row].long()
-        vectors = self.network.encode_users(
-            user,
-            [source.take(row, user) for source in self.rows.features],
-            *windows(self.rows, first, row, block, BLOCK_SIZE, self.network.config.max_length),
-        )
-        losses = self._losses(vectors / self.temperature, self.targets.item[row].long())
+        max_length = self.network.config.max_length
+        tokens, place, n_seen = windows(self.rows, first, row, block, BLOCK_SIZE, max_length)
+        features = [source.take(row, user) for source in self.rows.features]
+        vectors = self.network.encode_users(user, features, tokens, place, n_seen)
+        positive = self.targets.item[row].long()
+        seen = Windows(tokens, block, place - block * BLOCK_SIZE) if self.exclude_seen else None
+        losses = self._losses(vectors / self.temperature, positive, seen)
         exact = float_for_sums(device)
         if self.targets.weight is None:
             return losses.mean(), torch.full((), n_rows, dtype=exact, device=device)
@@ -260,16 +263,18 @@ class Trainer:
         batch_weight = weight.sum()
         return (losses * weight).sum() / batch_weight, batch_weight.to(exact)
 
-    def _losses(self, users: Tensor, positive: Tensor) -> Tensor:
+    def _losses(self, users: Tensor, positive: Tensor, seen: Windows | None) -> Tensor:
         """Give the loss of each row, (R,); users come divided by the temperature."""
         if self.loss_name == "softmax":
-            return softmax(users, *self._shared(users, positive))
-        return PAIR_LOSSES[self.loss_name](*self._pairs(users, positive))
+            return softmax(users, *self._shared(users, positive, seen))
+        return PAIR_LOSSES[self.loss_name](*self._pairs(users, positive, seen))
 
-    def _pairs(self, users: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    def _pairs(
+        self, users: Tensor, positive: Tensor, seen: Windows | None
+    ) -> tuple[Tensor, Tensor]:
         """Give the scores of the positives, (R,), and of each row's own negatives, (R, N)."""
         if self.sampler.name == "all":
-            positive_score, negatives = self._shared(users, positive)
+            positive_score, negatives = self._shared(users, positive, seen)
             return positive_score, negatives.scores(users)
         n_rows = len(positive)
         # Rows pick theirs from few draws, so that the item tower encodes few items a step.
@@ -278,9 +283,14 @@ class Trainer:
         items, place = self._encode_distinct(positive, negative.flatten())
         candidates = embedding(place, items).view(1 + self.neg_ratio, n_rows, -1)
         scores = (candidates * users).sum(2)
-        return scores[0], scores[1:].masked_fill(negative == positive, -torch.inf).T
+        is_none = negative == positive
+        if seen is not None:
+            is_none |= (negative[:, :, None] == seen.of_rows(seen.tokens)).any(2)
+        return scores[0], scores[1:].masked_fill(is_none, -torch.inf).T
 
-    def _shared(self, users: Tensor, positive: Tensor) -> tuple[Tensor, SharedNegatives]:
+    def _shared(
+        self, users: Tensor, positive: Tensor, seen: Windows | None
+    ) -> tuple[Tensor, SharedNegatives]:
         """Give the scores of the positives, (R,), and the negatives that all rows share.
 
         An item drawn c times in K draws of probability q stands for c / (K q) items: with that
@@ -300,10 +310,11 @@ class Trainer:
         items, place = self._encode_distinct(positive, negative)
         n_rows = len(positive)
         positive_score = (users * embedding(place[:n_rows], items)).sum(1)
-        column = torch.searchsorted(negative, positive).clamp_(max=len(negative) - 1)
         vectors = embedding(place[n_rows:], items).to(self.product_dtype)
-        is_own = negative[column] == positive
-        return positive_score, SharedNegatives(vectors, correction, column, is_own)
+        column = columns(negative, positive)[:, None]  # of what is none of a row's own negatives
+        if seen is not None:
+            column = torch.cat([column, seen.of_rows(columns(negative, seen.tokens))], 1)
+        return positive_score, SharedNegatives(vectors, correction, column)
 
     def _draw(self, shape: tuple[int, ...], positive: Tensor) -> Tensor:
         if self.sampler.name == "in_batch":
@@ -325,6 +336,25 @@ class Trainer:
     def _encode_items(self, codes: Tensor) -> Tensor:
         features = [source.take(codes, codes) for source in self.item_features]
         return self.network.encode_items(codes, features)
+
+
+class Windows(NamedTuple):
+    """The histories of rows, within the tokens of their blocks."""
+
+    tokens: Tensor  # (B, S), as `Pooling` reads them
+    block: Tensor  # (R,), in which a row lies
+    offset: Tensor  # (R,), where its history begins
+
+    def of_rows(self, values: Tensor) -> Tensor:
+        """Turn a value a token, (B, S), into those of each row's history, (R, L)."""
+        max_length = values.shape[1] - BLOCK_SIZE + 1
+        return values.unfold(1, max_length, 1)[self.block, self.offset]
+
+
+def columns(ordered: Tensor, codes: Tensor) -> Tensor:
+    """Give the place of codes among those that are in order, and -1 where one is not there."""
+    place = torch.searchsorted(ordered, codes).clamp_(max=len(ordered) - 1)
+    return place.masked_fill_(ordered[place] != codes, -1)
 
 
 def one_cycle(progress: float) -> float:

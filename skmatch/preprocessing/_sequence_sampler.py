@@ -71,6 +71,11 @@ class SequenceSampler(
         log-uniform over the rank by popularity; "in_batch": the other positives of the step, with
         their probability estimated from the counts for the logQ correction [2]_; "all": every
         item of the catalogue. An item without events counts as if it had one.
+    exclude_seen : bool, default=True
+        Whether what a history holds is left out of its event's negatives, as `recommend` leaves
+        out what a user has seen: a retriever then need not learn that users leave behind what
+        their history says they like. Say False where users repeat themselves and answers may,
+        too.
     random_state : int, RandomState instance or None, default=None
         Seeds the draws of negatives; with None they follow the retriever's own `random_state`.
 
@@ -123,6 +128,7 @@ class SequenceSampler(
         "min_history": [Interval(Integral, 0, None, closed="left")],
         "neg_ratio": [Interval(Integral, 1, None, closed="left")],
         "negatives": [str],
+        "exclude_seen": ["boolean"],
         "random_state": ["random_state"],
     }
 
@@ -132,12 +138,14 @@ class SequenceSampler(
         min_history: int = 0,
         neg_ratio: int = 3,
         negatives: str = "popularity",
+        exclude_seen: bool = True,
         random_state: int | np.random.RandomState | None = None,
     ):
         self.max_length = max_length
         self.min_history = min_history
         self.neg_ratio = neg_ratio
         self.negatives = negatives
+        self.exclude_seen = exclude_seen
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> SequenceSampler:
@@ -211,7 +219,11 @@ class SequenceSampler(
                 "offsets_": offsets,
                 "item_counts_": item_counts,
                 "sampling_": NegativeSampling(
-                    self.negatives, int(self.neg_ratio), item_counts, seed
+                    self.negatives,
+                    int(self.neg_ratio),
+                    item_counts,
+                    seed,
+                    bool(self.exclude_seen),
                 ),
             }
         )

@@ -37,6 +37,7 @@ OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory", re
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 # Share of the learning rate for further events: with all of it they undo what was learnt of others.
 FURTHER_RATE = 0.15
+INITS = ("cooccurrence", "random")
 OF_THIS_PROCESS = ("_engine", "_unfinished")  # attributes that are not saved
 
 
@@ -50,6 +51,8 @@ class NeuralRetriever(BaseRetriever):
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "unknown_rate": [Interval(Real, 0, 1, closed="left")],
         "batch_norm": ["boolean"],
+        "skip_connection": ["boolean"],
+        "init": [str],
         "pooling": [str],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "loss": [str],
@@ -77,6 +80,8 @@ class NeuralRetriever(BaseRetriever):
         dropout: float = 0.1,
         unknown_rate: float = 0.02,
         batch_norm: bool = False,
+        skip_connection: bool = True,
+        init: str = "cooccurrence",
         pooling: str = "decay",
         temperature: float = 0.05,
         loss: str = "softmax",
@@ -101,6 +106,8 @@ class NeuralRetriever(BaseRetriever):
         self.dropout = dropout
         self.unknown_rate = unknown_rate
         self.batch_norm = batch_norm
+        self.skip_connection = skip_connection
+        self.init = init
         self.pooling = pooling
         self.temperature = temperature
         self.loss = loss
@@ -186,7 +193,10 @@ class NeuralRetriever(BaseRetriever):
         options = self._options(self.max_epochs, len(training))
         self._check_histories(samples, min(options.batch_size, len(training)))
         self._warn_of_full_softmax(samples, options.batch_size)
-        engine = Engine(config, self.device, course.seed, self._first_weights(samples, config))
+        weights = self._first_weights(samples, config)
+        engine = Engine(config, self.device, course.seed, weights)
+        if weights is None and self.init == "cooccurrence":
+            engine.place_items(samples, training)
         trainer = engine.trainer(samples, training, weight, options)
         if self.warm_start or distributed.size() > 1:
             stopping = ("early_stopping", "validation_fraction", "n_iter_no_change")
@@ -347,6 +357,7 @@ class NeuralRetriever(BaseRetriever):
             activation=self.activation,
             dropout=float(self.dropout),
             batch_norm=bool(self.batch_norm),
+            skip_connection=bool(self.skip_connection),
             pooling=self.pooling,
             max_length=samples.max_length,
             unknown_rate=float(self.unknown_rate),
@@ -378,6 +389,7 @@ class NeuralRetriever(BaseRetriever):
     def _check_names(self) -> tuple[int, ...]:
         check_choice("loss", self.loss, tuple(LOSSES))
         check_choice("pooling", self.pooling, POOLINGS)
+        check_choice("init", self.init, INITS)
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("index", self.index, METHODS)

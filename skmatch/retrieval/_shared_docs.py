@@ -16,6 +16,12 @@ unknown_rate : float, default=0.02
     of the catalogue that have no event to learn from then count as unknown, too.
 batch_norm : bool, default=False
     Whether hidden layers are batch-normalised.
+skip_connection : bool, default=True
+    Whether a linear map of what a tower reads is added to what its layers make of it [6]_.
+init : {"cooccurrence", "random"}, default="cooccurrence"
+    Where the embeddings of items begin. "cooccurrence": near those of the items that users touch
+    shortly before or after them, by a factorisation of their counts [7]_; the 100,000 items of
+    most events begin so, all others at random. Training then takes fewer epochs.
 pooling : {"mean", "sum", "max", "concat", "decay", "attention"}, default="decay"
     How a history becomes one vector. "decay": weighted means whose weights fall exponentially
     with the number of events since, side by side, at four rates that are learned. "attention":
@@ -101,7 +107,11 @@ REFERENCES = """\
 .. [4] M. Volkovs, G. Yu and T. Poutanen, "DropoutNet: Addressing cold start in recommender
    systems", NeurIPS 2017.
 .. [5] A. Vaswani et al., "Attention is all you need",
-   NeurIPS 2017."""
+   NeurIPS 2017.
+.. [6] H.-T. Cheng et al., "Wide & deep learning for recommender systems", DLRS 2016.
+.. [7] N. Halko, P. G. Martinsson and J. A. Tropp, "Finding structure with randomness:
+   Probabilistic algorithms for constructing approximate matrix decompositions",
+   SIAM Review 2011."""
 
 
 def with_shared_docs(cls: type) -> type:

@@ -29,10 +29,8 @@ def loss_of(name, positive, negative):
     losses = []
     for row in range(len(positive)):
         finite = torch.where(own[row], 0.0, negative[row])
-        column = own[row].nonzero()[:1, 0] if own[row].any() else torch.zeros(1, dtype=torch.int64)
-        shared = SharedNegatives(
-            finite[:, None], torch.zeros_like(finite), column, own[row].any()[None]
-        )
+        column = torch.where(own[row], torch.arange(len(finite)), -1)[None]
+        shared = SharedNegatives(finite[:, None], torch.zeros_like(finite), column)
         one = torch.ones(1, 1, dtype=positive.dtype)
         losses.append(softmax(one, positive[row : row + 1], shared))
     return torch.cat(losses)
@@ -96,12 +94,12 @@ def test_loss_falls_with_the_positive_and_rises_with_a_negative(name):
 def test_softmax_of_products_in_bfloat16_is_close_and_float32():
     torch.manual_seed(0)
     n_rows, n_items = 50, 40
-    correction, column = torch.randn(n_items), torch.randint(n_items, (n_rows,))
+    correction, column = torch.randn(n_items), torch.randint(-1, n_items, (n_rows, 3))
     drawn = torch.randn(n_rows, 8), torch.randn(n_rows), torch.randn(n_items, 8)
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         users, positive, items = (values.clone().requires_grad_() for values in drawn)
-        shared = SharedNegatives(items.to(dtype), correction, column, column < 20)
+        shared = SharedNegatives(items.to(dtype), correction, column)
         losses = softmax(users, positive, shared)
         losses.sum().backward()
         results.append([losses, users.grad, positive.grad, items.grad])
@@ -114,15 +112,14 @@ def test_gradients_of_the_softmax_are_those_of_autograd():
     torch.manual_seed(0)
     users, items = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 4))
     positive = torch.randn(5, dtype=torch.float64, requires_grad=True)
-    column = torch.tensor([0, 3, 1, 2, 2])
-    is_own = torch.tensor([True, False, True, True, False])
+    column = torch.tensor([[0, 1], [-1, -1], [1, 1], [2, -1], [-1, 3]])
     correction = torch.randn(4, dtype=torch.float64)
 
     def loss(users, positive, items):
-        return softmax(users, positive, SharedNegatives(items, correction, column, is_own))
+        return softmax(users, positive, SharedNegatives(items, correction, column))
 
     torch.autograd.gradcheck(loss, (users, positive, items))
-    shared = SharedNegatives(items, correction, column, is_own)
+    shared = SharedNegatives(items, correction, column)
     every = torch.cat([positive[:, None], shared.scores(users)], 1)
     expected = torch.logsumexp(every, 1) - positive
     torch.testing.assert_close(loss(users, positive, items), expected)

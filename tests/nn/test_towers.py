@@ -149,6 +149,31 @@ def test_width_is_what_the_features_give():
     assert torch.cat(features(make_columns(6)), 1).shape == (6, features.width)
 
 
+def test_a_skip_connection_adds_a_linear_map_of_what_a_tower_reads():
+    network = make_network(skip_connection=True).eval()
+    with torch.no_grad():
+        for mlp in (network.user_mlp, network.item_mlp):
+            for weight in mlp.parameters():
+                weight.zero_()
+        network.item_skip.weight.zero_()
+        network.item_skip.weight[0, :8] = 1.0
+    _, items = encode(network)
+    # All that is left is the sign of the embeddings' sums.
+    expected = network.item_embedding(torch.arange(6) + 1).sum(1).sign()
+    torch.testing.assert_close(items, torch.nn.functional.pad(expected[:, None], (0, 3)))
+    users, _ = encode(network)
+    assert len(users.unique(dim=0)) > 1
+    without = make_network(skip_connection=False)
+    assert without.user_skip is None
+    assert without.item_skip is None
+
+
+def test_a_single_layer_needs_no_skip_connection():
+    network = make_network(skip_connection=True, user_dims=(4,), item_dims=(4,))
+    assert network.user_skip is None
+    assert network.item_skip is None
+
+
 def test_a_batch_of_one_row_can_be_normalised():
     network = make_network(batch_norm=True).train()
     for vectors in encode(network, n=1):
@@ -323,6 +348,7 @@ def test_padding_stays_zero_in_training(pooling, has_item_tower):
         NegativeSampler("uniform", np.ones(5), torch.Generator().manual_seed(0)),
         loss="softmax",
         neg_ratio=2,
+        exclude_seen=True,
         temperature=0.1,
         batch_size=4,
         lr=0.01,

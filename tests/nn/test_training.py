@@ -25,6 +25,7 @@ from skmatch._nn.training import (
     encode_rows,
     mean_ndcg,
     one_cycle,
+    windows,
 )
 
 N_ITEMS = 12
@@ -50,6 +51,7 @@ def make_trainer(
     negatives="popularity",
     loss="softmax",
     neg_ratio=3,
+    exclude_seen=False,
     temperature=0.1,
     batch_size=16,
     max_epochs=3,
@@ -94,6 +96,7 @@ def make_trainer(
         NegativeSampler(negatives, counts, generator),
         loss=loss,
         neg_ratio=neg_ratio,
+        exclude_seen=exclude_seen,
         temperature=temperature,
         batch_size=batch_size,
         lr=lr,
@@ -113,9 +116,9 @@ def unit_vectors(n, seed=0):
 def scores_of(trainer, users, positive):
     """Give the scores of the positives and of the negatives as the loss reads them."""
     if trainer.loss_name != "softmax":
-        return trainer._pairs(users / trainer.temperature, positive)
+        return trainer._pairs(users / trainer.temperature, positive, seen=None)
     users = users / trainer.temperature
-    own, shared = trainer._shared(users, positive)
+    own, shared = trainer._shared(users, positive, seen=None)
     return own, shared.scores(users)
 
 
@@ -221,6 +224,42 @@ def test_all_scores_every_other_item_once():
     every = users @ items.T
     torch.testing.assert_close(own, every.gather(1, positive[:, None] - 2).squeeze(1))
     torch.testing.assert_close(own.exp() + others.exp().sum(1), every.exp().sum(1))
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("negatives", ["all", "uniform"])
+@every_loss
+def test_negatives_leave_out_the_history_if_asked(monkeypatch, loss, negatives, exclude_seen):
+    trainer = make_trainer(
+        (9, 4, 40, 7), loss=loss, negatives=negatives, exclude_seen=exclude_seen, neg_ratio=N_ITEMS
+    )
+    catalogue = torch.arange(N_ITEMS) + 2
+    monkeypatch.setattr(trainer, "_draw", lambda shape, positive: catalogue)
+    monkeypatch.setattr(
+        trainer, "_pick", lambda shape, items: catalogue[:, None].expand(-1, shape[1])
+    )
+    rows, scores = [], []
+
+    def cut(all_rows, first, row, *others):
+        rows.append(row)
+        return windows(all_rows, first, row, *others)
+
+    def losses(users, positive, seen):
+        if loss == "softmax":
+            scores.append(trainer._shared(users, positive, seen)[1].scores(users))
+        else:
+            scores.append(trainer._pairs(users, positive, seen)[1])
+        return users.sum(1)
+
+    monkeypatch.setattr(training, "windows", cut)
+    monkeypatch.setattr(trainer, "_losses", losses)
+    trainer.run_epoch()
+    data, target = trainer.rows, trainer.targets.item
+    assert len(torch.cat(rows)) == len(data)
+    for row, own in zip(torch.cat(rows), torch.cat(scores), strict=True):
+        history = data.log[data.start[row] : data.stop[row]].tolist() if exclude_seen else []
+        left_out = catalogue[own == -torch.inf].tolist()
+        assert left_out == sorted({target[row].item(), *history})
 
 
 # What an epoch covers
