@@ -78,6 +78,8 @@ def common(seed: int) -> dict:
     return {
         "embedding_dim": EMBEDDING_DIM,
         "batch_norm": True,
+        "skip_connection": False,
+        "init": "random",
         "dropout": 0.0,
         "unknown_rate": 0.0,
         "pooling": "mean",
@@ -93,7 +95,11 @@ def pipeline(retriever: object, item: str = "movie_id") -> MatchPipeline:
     return make_match_pipeline(
         MatchEncoder(item=item, user_features=USER_FEATURES, item_features=[ITEM_FEATURE]),
         SequenceSampler(
-            max_length=MAX_LENGTH, min_history=1, neg_ratio=NEG_RATIO, negatives="popularity"
+            max_length=MAX_LENGTH,
+            min_history=1,
+            neg_ratio=NEG_RATIO,
+            negatives="popularity",
+            exclude_seen=False,
         ),
         retriever,
     )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, embedding, leaky_relu, normalize
+from torch.nn.functional import batch_norm, embedding, leaky_relu, linear, normalize
 
 from skmatch._data import PADDING, UNKNOWN
 from skmatch._nn.device import is_waited_for
@@ -205,14 +205,21 @@ def make_mlp(
 
 def make_skip(width: int, dims: tuple[int, ...], wanted: bool) -> Linear | None:
     """Make the linear map that goes past the layers; a single layer is one itself."""
-    return Linear(width, dims[-1], bias=False) if wanted and len(dims) > 1 else None
+    return Linear(width, dims[-1]) if wanted and len(dims) > 1 else None
 
 
 def run_tower(mlp: nn.Sequential, skip: Linear | None, parts: list[Tensor]) -> Tensor:
     """Give the vectors of length 1 that a tower makes of its parts."""
     x = torch.cat(parts, 1)
-    vectors = mlp(x) if skip is None else mlp(x) + skip(x)
-    return normalize(vectors.float(), dim=1)
+    if skip is None:
+        return normalize(mlp(x).float(), dim=1)
+    # One product for both ways: of few columns, its bits would depend on a row's neighbours.
+    first, *others = mlp
+    weight, bias = torch.cat([first.weight, skip.weight]), torch.cat([first.bias, skip.bias])
+    vectors, past = linear(x, weight, bias).split([first.out_features, skip.out_features], 1)
+    for layer in others:
+        vectors = layer(vectors)
+    return normalize((vectors + past).float(), dim=1)
 
 
 class TwoTowers(nn.Module):
@@ -250,8 +257,7 @@ class TwoTowers(nn.Module):
                 module.initialise(generator)
             elif isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.bias)
         nn.init.zeros_(self.length_vectors)
         self.pooling.initialise()
 
