@@ -41,7 +41,7 @@ BEST: dict[str, dict[str, Any]] = {
         "dims": (512, 128),
         "pooling": "attention",
         "batch_size": 512,
-        "max_epochs": 5,
+        "max_epochs": 4,
         "unknown_rate": 0.0,  # who is asked about has trained
     },
     "sampler": {"max_length": 100, "neg_ratio": 8},

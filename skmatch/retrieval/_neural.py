@@ -33,7 +33,7 @@ from skmatch.retrieval._progress import reporting
 FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampled
 STEP_EVENTS = 2**27  # of a step's histories; more than that is a slip
 OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory", re.IGNORECASE)
-# An epoch of "auto" has about so many steps: fewer leave a small set unlearnt after the default epochs.
+# An epoch of "auto" has about so many steps: with fewer, small sets stay unlearnt.
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 # Share of the learning rate for further events: with all of it they undo what was learnt of others.
 FURTHER_RATE = 0.15
@@ -85,7 +85,7 @@ class NeuralRetriever(BaseRetriever):
         pooling: str = "decay",
         temperature: float = 0.05,
         loss: str = "softmax",
-        max_epochs: int = 7,
+        max_epochs: int = 6,
         batch_size: int | str = "auto",
         lr: float = 6e-3,
         weight_decay: float = 0.0,

@@ -34,7 +34,7 @@ loss : {"softmax", "bpr", "bce"}, default="softmax"
     "softmax" is list-wise: the step's positives share 256 times `neg_ratio` negatives, with logQ
     correction. "bpr" is pair-wise [2]_ and "bce" point-wise, with `neg_ratio` negatives for each
     positive. `SequenceSampler` says how negatives are drawn.
-max_epochs : int, default=7
+max_epochs : int, default=6
     Number of passes over the events.
 batch_size : int or "auto", default="auto"
     Number of positives in a step, about. "auto" makes 400 steps of an epoch, within the bounds
