@@ -92,9 +92,10 @@ def test_eight_threads_get_what_one_gets(pipe):
                 lambda _, of=loaded: of.similar_items(EVENTS["item_id"][:3], k=4), "ab"
             )
         for answer, wanted in zip(answers, expected * 4, strict=True):
-            pd.testing.assert_frame_equal(answer, wanted)
+            # A score near 0 is a sum of larger products, whose order depends on torch's threads.
+            pd.testing.assert_frame_equal(answer, wanted, atol=1e-6)
         for other in others:
-            pd.testing.assert_frame_equal(other, similar)
+            pd.testing.assert_frame_equal(other, similar, atol=1e-6)
 
 
 def test_threads_that_look_up_ids_first_find_all_of_them():
