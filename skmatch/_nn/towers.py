@@ -215,6 +215,7 @@ def run_tower(mlp: nn.Sequential, skip: Linear | None, parts: list[Tensor]) -> T
         return normalize(mlp(x).float(), dim=1)
     # One product for both ways: of few columns, its bits would depend on a row's neighbours.
     first, *others = mlp
+    assert isinstance(first, Linear)
     weight, bias = torch.cat([first.weight, skip.weight]), torch.cat([first.bias, skip.bias])
     vectors, past = linear(x, weight, bias).split([first.out_features, skip.out_features], 1)
     for layer in others:
