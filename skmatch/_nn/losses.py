@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from skmatch._nn.device import LEAST_EXPONENT
+
 
 def bce(positive: Tensor, negative: Tensor) -> Tensor:
     """Point-wise: binary cross-entropy, averaged over the row's pairs."""
@@ -63,7 +65,7 @@ class _Softmax(torch.autograd.Function):
     ) -> Tensor:
         shares = negatives.scores(users)
         top = torch.maximum(positive, shares.amax(1))
-        shares.sub_(top[:, None]).exp_()
+        shares.sub_(top[:, None]).clamp_(min=LEAST_EXPONENT).exp_()
         own = torch.exp(positive - top)
         total = own + shares.sum(1)
         products = (values.to(items.dtype) for values in (users, shares))
@@ -75,5 +77,6 @@ class _Softmax(torch.autograd.Function):
         users, shares, items, own, total = ctx.saved_tensors
         (gradient,) = gradients
         scale = (gradient / total)[:, None]
-        to_items = shares.T @ (users * scale).to(items.dtype)
+        # In this order twice as fast as shares.T times users.
+        to_items = ((users * scale).to(items.dtype).T @ shares).T
         return (shares @ items) * scale, (own - 1) * gradient, to_items, None

@@ -77,14 +77,16 @@ class AdamW:
             weight.grad = None
         for table, first, second in zip(self.tables, self.row_first, self.row_second, strict=True):
             codes, gradient = distributed.sum_rows(*table.take_gradient())
-            codes = without_repeats(codes)
+            codes = without_repeats(codes).long()
             gradient *= (codes != PADDING)[:, None]
-            mean = first[codes].lerp_(gradient, 1 - BETAS[0])
-            square = second[codes].lerp_(gradient.square_().mean(1, keepdim=True), 1 - BETAS[1])
-            first[codes], second[codes] = mean, square
+            old = (values.index_select(0, codes) for values in (first, second, table.weight))
+            mean, square, rows = old
+            mean.lerp_(gradient, 1 - BETAS[0])
+            square.lerp_(gradient.square_().mean(1, keepdim=True), 1 - BETAS[1])
             scale = torch.sqrt(square / bias2).add_(EPS)
-            rows = table.weight[codes].mul_(decay)
-            table.weight[codes] = rows.addcdiv_(mean, scale, value=-lr / bias1)
+            rows.mul_(decay).addcdiv_(mean, scale, value=-lr / bias1)
+            for values, new in ((first, mean), (second, square), (table.weight, rows)):
+                values.index_copy_(0, codes, new)
 
 
 def gradient_of(weight: Tensor) -> Tensor:

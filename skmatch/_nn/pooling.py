@@ -11,9 +11,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
+from skmatch._nn.device import LEAST_EXPONENT
 from skmatch._nn.linear import Linear
+from skmatch._nn.tables import rows_of
 
 POOLINGS = ("mean", "sum", "max", "concat", "decay", "attention")
 N_DECAYS = {"decay": 4, "attention": 6}
@@ -80,16 +82,17 @@ class Pooling(nn.Module):
         n_windows = n_tokens - self.max_length + 1
         lag = lags_of(n_windows, n_tokens, device)
         inside = (lag >= 0) & (lag < self.max_length)
-        weight = torch.exp(-rates[:, None] * lag[:, None].clamp(min=0)) * inside[:, None]
+        exponent = (-rates[:, None] * lag[:, None]).clamp(min=LEAST_EXPONENT, max=0)
+        weight = torch.exp(exponent) * inside[:, None]
         # torch.matmul would make one product of it, and copy tokens and result for that.
         weight = weight.flatten(0, 1).expand(len(tokens), -1, -1)  # (B, C * K, S), a view
         pooled = torch.bmm(weight, tokens)
-        pooled = embedding(place, pooled.view(-1, len(rates) * tokens.shape[2]))
+        pooled = rows_of(pooled.view(-1, len(rates) * tokens.shape[2]), place)
         if self.name == "sum":
             return pooled
         lags = torch.arange(self.max_length, device=device)
         total = torch.exp(-rates * lags[:, None]).cumsum(0)  # (L, K): of windows of 1 ... L events
-        norm = embedding((length - 1).clamp(min=0), total)  # (R, K)
+        norm = rows_of(total, (length - 1).clamp(min=0))  # (R, K)
         return (pooled.view(len(place), len(rates), -1) / norm[:, :, None]).flatten(1)
 
 

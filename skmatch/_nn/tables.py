@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
 from skmatch._columns import PADDING, UNKNOWN
+from skmatch._nn.device import is_waited_for
 from skmatch._nn.distinct import distinct
 
 INITIAL_STD = 0.1
@@ -41,10 +42,10 @@ class Table(nn.Module):
         padding: int | None = PADDING
         if self.by_row and self.training and torch.is_grad_enabled():
             touched, codes = distinct(codes)
-            rows, padding = rows[touched].requires_grad_(), None
+            rows, padding = rows_of(rows, touched).requires_grad_(), None
             self.touched.append((touched, rows))
         if offsets is None:
-            return embedding(codes, rows, padding)
+            return rows_of(rows, codes) if padding is None else embedding(codes, rows, padding)
         return embedding_bag(codes, rows, offsets, mode="mean", include_last_offset=True)
 
     def take_gradient(self) -> tuple[Tensor, Tensor]:
@@ -54,6 +55,17 @@ class Table(nn.Module):
         if not parts:  # a process that had no rows of the step
             return torch.empty_like(self.weight[:0, 0], dtype=torch.int64), self.weight[:0]
         return parts[0] if len(parts) == 1 else sum_by_code(parts)
+
+
+def rows_of(table: Tensor, codes: Tensor) -> Tensor:
+    """Give the rows of codes of any shape.
+
+    On a CPU by an operation whose gradient takes half the time; on a GPU it would not be the same
+    in each run.
+    """
+    if is_waited_for(table.device):
+        return embedding(codes, table)
+    return table.index_select(0, codes.flatten()).view(*codes.shape, *table.shape[1:])
 
 
 def sum_by_code(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

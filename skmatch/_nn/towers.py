@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import compress, pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, embedding, leaky_relu, linear, normalize
+from torch.nn.functional import batch_norm, leaky_relu, linear, normalize
 
 from skmatch._data import PADDING, UNKNOWN
 from skmatch._nn.device import is_waited_for
 from skmatch._nn.linear import Linear
 from skmatch._nn.pooling import Pooling
-from skmatch._nn.tables import Table
+from skmatch._nn.tables import Table, rows_of
 
 
 class PReLU(nn.PReLU):
@@ -188,39 +189,53 @@ class Features(nn.Module):
         return parts
 
 
-def make_mlp(
-    width: int, dims: tuple[int, ...], activation: str, dropout: float, batch_norm: bool
-) -> nn.Sequential:
-    """Make the layers of a tower; the last is linear."""
-    layers: list[nn.Module] = []
-    for i, dim in enumerate(dims):
-        layers.append(Linear(width, dim))
-        if i < len(dims) - 1:
-            if batch_norm:
+class Tower(nn.Module):
+    """Layers, the last of them linear, and a linear map that goes past them."""
+
+    def __init__(self, width: int, dims: tuple[int, ...], config: NetworkConfig):
+        super().__init__()
+        self.first = Linear(width, dims[0])
+        layers: list[nn.Module] = []
+        for dim, following in pairwise(dims):
+            if config.batch_norm:
                 layers.append(BatchNorm(dim))
-            layers += [ACTIVATIONS[activation](), Dropout(dropout)]
-        width = dim
-    return nn.Sequential(*layers)
+            layers += [ACTIVATIONS[config.activation](), Dropout(config.dropout)]
+            layers.append(Linear(dim, following))
+        self.others = nn.Sequential(*layers)
+        # A single layer is a linear map itself.
+        has_skip = config.skip_connection and len(dims) > 1
+        self.skip = Linear(width, dims[-1]) if has_skip else None
+
+    def forward(self, parts: list[Tensor], block: Tensor | None = None) -> Tensor:
+        """Give vectors of length 1, (R, V), of the parts as `side_by_side` reads them."""
+        if self.skip is None:
+            vectors = self.others(side_by_side(parts, self.first.weight, self.first.bias, block))
+            return normalize(vectors.float(), dim=1)
+        # One product for both ways: of few columns, its bits would depend on a row's neighbours.
+        weight = torch.cat([self.first.weight, self.skip.weight])
+        bias = torch.cat([self.first.bias, self.skip.bias])
+        both = side_by_side(parts, weight, bias, block)
+        vectors, past = both.split([self.first.out_features, self.skip.out_features], 1)
+        return normalize((self.others(vectors) + past).float(), dim=1)
 
 
-def make_skip(width: int, dims: tuple[int, ...], wanted: bool) -> Linear | None:
-    """Make the linear map that goes past the layers; a single layer is one itself."""
-    return Linear(width, dims[-1]) if wanted and len(dims) > 1 else None
-
-
-def run_tower(mlp: nn.Sequential, skip: Linear | None, parts: list[Tensor]) -> Tensor:
-    """Give the vectors of length 1 that a tower makes of its parts."""
-    x = torch.cat(parts, 1)
-    if skip is None:
-        return normalize(mlp(x).float(), dim=1)
-    # One product for both ways: of few columns, its bits would depend on a row's neighbours.
-    first, *others = mlp
-    assert isinstance(first, Linear)
-    weight, bias = torch.cat([first.weight, skip.weight]), torch.cat([first.bias, skip.bias])
-    vectors, past = linear(x, weight, bias).split([first.out_features, skip.out_features], 1)
-    for layer in others:
-        vectors = layer(vectors)
-    return normalize((vectors + past).float(), dim=1)
+def side_by_side(
+    parts: list[Tensor],  # (R, ...) or, where `block` is given, (B, ...)
+    weight: Tensor,
+    bias: Tensor,
+    block: Tensor | None,  # (R,), in which block a row lies
+) -> Tensor:
+    """Give a linear map of parts side by side, (R, ...); what a block shares is mapped once."""
+    n_rows = len(parts[0]) if block is None else len(block)
+    is_shared = [len(part) < n_rows for part in parts]
+    if block is None or not any(is_shared):
+        return linear(torch.cat(parts, 1), weight, bias)
+    columns = weight.split([part.shape[1] for part in parts], 1)
+    (own, own_weight), (shared, shared_weight) = (
+        [torch.cat(list(compress(tensors, which)), 1) for tensors in (parts, columns)]
+        for which in ([not shared for shared in is_shared], is_shared)
+    )
+    return torch.addmm(rows_of(linear(shared, shared_weight, bias), block), own, own_weight.T)
 
 
 class TwoTowers(nn.Module):
@@ -240,16 +255,13 @@ class TwoTowers(nn.Module):
         self.history_dropout = Dropout(config.dropout)
         self.random_unknown = RandomUnknown(config.unknown_rate)
         self.length_vectors = nn.Parameter(torch.empty(MANY_EVENTS + 1, min(dim, MAX_FEATURE_DIM)))
-        layers = (config.activation, config.dropout, config.batch_norm)
         width = self.pooling.width + 1 + self.length_vectors.shape[1]
         width += dim + self.user_features.width
-        self.user_mlp = make_mlp(width, config.user_dims, *layers)
-        self.user_skip = make_skip(width, config.user_dims, config.skip_connection)
+        self.user_tower = Tower(width, config.user_dims, config)
         if config.item_dims is not None:
             self.item_features = Features(config.item_features, dim)
             width = dim + self.item_features.width
-            self.item_mlp = make_mlp(width, config.item_dims, *layers)
-            self.item_skip = make_skip(width, config.item_dims, config.skip_connection)
+            self.item_tower = Tower(width, config.item_dims, config)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights anew."""
@@ -271,20 +283,25 @@ class TwoTowers(nn.Module):
     def encode_users(
         self,
         users: Tensor,  # (R,) codes
-        features: list[FeatureTensor],
+        features: list[FeatureTensor],  # (R, ...)
         tokens: Tensor,  # (B, S) codes of items, as `Pooling` reads them
         place: Tensor,  # (R,)
         length: Tensor,  # (R,)
+        block: Tensor | None = None,  # (R,)
     ) -> Tensor:
-        """Give the users' vectors, (R, V)."""
+        """Give the users' vectors, (R, V).
+
+        With `block`, which says in which block a row lies, users and features may be given once a
+        block.
+        """
         users, tokens = self.random_unknown(users), self.random_unknown(tokens)
         history = self.pooling(self.item_embedding(tokens), place, length)
         # Means hide how many events they are of; a newcomer's next one is another than a regular's.
         n_events = torch.log1p(length.to(history.dtype))[:, None]
-        own_length = embedding(length.clamp(max=MANY_EVENTS), self.length_vectors)
+        own_length = rows_of(self.length_vectors, length.clamp(max=MANY_EVENTS))
         parts = [self.history_dropout(history), n_events, own_length, self.user_embedding(users)]
         parts += self.user_features([self.random_unknown(column) for column in features])
-        return run_tower(self.user_mlp, self.user_skip, parts)
+        return self.user_tower(parts, block)
 
     def encode_items(self, items: Tensor, features: list[FeatureTensor]) -> Tensor:
         """Give the items' vectors, (M, V)."""
@@ -294,4 +311,4 @@ class TwoTowers(nn.Module):
             items = self.random_unknown(items)
         parts = [self.item_embedding(items)]
         parts += self.item_features([self.random_unknown(column) for column in features])
-        return run_tower(self.item_mlp, self.item_skip, parts)
+        return self.item_tower(parts)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
 
 from skmatch._columns import PADDING
 from skmatch._nn import distributed
@@ -20,6 +19,7 @@ from skmatch._nn.distinct import distinct
 from skmatch._nn.losses import PAIR_LOSSES, SharedNegatives, softmax
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.optimizer import AdamW
+from skmatch._nn.tables import rows_of
 from skmatch._nn.towers import BagTensor, FeatureTensor, TwoTowers
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
@@ -248,11 +248,11 @@ class Trainer:
         block = torch.repeat_interleave(
             torch.arange(len(blocks), device=device), length, output_size=n_rows
         )
-        user = self.rows.user[row].long()
+        user = self.rows.user[first].long()  # of each block, and what depends on nothing else
         max_length = self.network.config.max_length
         tokens, place, n_seen = windows(self.rows, first, row, block, BLOCK_SIZE, max_length)
         features = [source.take(row, user) for source in self.rows.features]
-        vectors = self.network.encode_users(user, features, tokens, place, n_seen)
+        vectors = self.network.encode_users(user, features, tokens, place, n_seen, block)
         positive = self.targets.item[row].long()
         seen = Windows(tokens, block, place - block * BLOCK_SIZE) if self.exclude_seen else None
         losses = self._losses(vectors / self.temperature, positive, seen)
@@ -281,7 +281,7 @@ class Trainer:
         drawn = self._draw((self.neg_ratio * min(n_rows, SHARED_ROWS),), positive)
         negative = self._pick((self.neg_ratio, n_rows), drawn)
         items, place = self._encode_distinct(positive, negative.flatten())
-        candidates = embedding(place, items).view(1 + self.neg_ratio, n_rows, -1)
+        candidates = rows_of(items, place).view(1 + self.neg_ratio, n_rows, -1)
         scores = (candidates * users).sum(2)
         is_none = negative == positive
         if seen is not None:
@@ -309,8 +309,8 @@ class Trainer:
             correction = torch.log(count / len(drawn)) - self.sampler.log_probability[negative - 2]
         items, place = self._encode_distinct(positive, negative)
         n_rows = len(positive)
-        positive_score = (users * embedding(place[:n_rows], items)).sum(1)
-        vectors = embedding(place[n_rows:], items).to(self.product_dtype)
+        positive_score = (users * rows_of(items, place[:n_rows])).sum(1)
+        vectors = rows_of(items, place[n_rows:]).to(self.product_dtype)
         column = columns(negative, positive)[:, None]  # of what is none of a row's own negatives
         if seen is not None:
             column = torch.cat([column, seen.of_rows(columns(negative, seen.tokens))], 1)

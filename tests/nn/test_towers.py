@@ -18,7 +18,6 @@ from skmatch._nn.towers import (
     NetworkConfig,
     RandomUnknown,
     TwoTowers,
-    make_mlp,
 )
 from skmatch._nn.training import FeatureSource, Rows, Targets, Trainer, encode_catalogue
 
@@ -152,11 +151,11 @@ def test_width_is_what_the_features_give():
 def test_a_skip_connection_adds_a_linear_map_of_what_a_tower_reads():
     network = make_network(skip_connection=True).eval()
     with torch.no_grad():
-        for mlp in (network.user_mlp, network.item_mlp):
-            for weight in mlp.parameters():
+        for tower in (network.user_tower, network.item_tower):
+            for weight in (*tower.first.parameters(), *tower.others.parameters()):
                 weight.zero_()
-        network.item_skip.weight.zero_()
-        network.item_skip.weight[0, :8] = 1.0
+        network.item_tower.skip.weight.zero_()
+        network.item_tower.skip.weight[0, :8] = 1.0
     _, items = encode(network)
     # All that is left is the sign of the embeddings' sums.
     expected = network.item_embedding(torch.arange(6) + 1).sum(1).sign()
@@ -164,14 +163,14 @@ def test_a_skip_connection_adds_a_linear_map_of_what_a_tower_reads():
     users, _ = encode(network)
     assert len(users.unique(dim=0)) > 1
     without = make_network(skip_connection=False)
-    assert without.user_skip is None
-    assert without.item_skip is None
+    assert without.user_tower.skip is None
+    assert without.item_tower.skip is None
 
 
 def test_a_single_layer_needs_no_skip_connection():
     network = make_network(skip_connection=True, user_dims=(4,), item_dims=(4,))
-    assert network.user_skip is None
-    assert network.item_skip is None
+    assert network.user_tower.skip is None
+    assert network.item_tower.skip is None
 
 
 def test_a_batch_of_one_row_can_be_normalised():
@@ -181,15 +180,24 @@ def test_a_batch_of_one_row_can_be_normalised():
 
 
 def test_batch_norm_follows_its_batches_in_training_only():
-    mlp = make_mlp(3, (4, 2), "relu", 0.0, batch_norm=True)
-    for parameter in mlp.parameters():
-        torch.nn.init.constant_(parameter, 0.5)
-    x = torch.arange(12.0).view(4, 3)
-    before = mlp[1].running_mean.clone()
-    mlp.eval()(x)
-    assert torch.equal(mlp[1].running_mean, before)
-    mlp.train()(x)
-    assert not torch.equal(mlp[1].running_mean, before)
+    tower = make_network(batch_norm=True).item_tower
+    x = [torch.arange(4.0 * tower.first.in_features).view(4, -1)]
+    norm = tower.others[0]
+    before = norm.running_mean.clone()
+    tower.eval()(x)
+    assert torch.equal(norm.running_mean, before)
+    tower.train()(x)
+    assert not torch.equal(norm.running_mean, before)
+
+
+@pytest.mark.parametrize("dims", [(16, 4), (4,)])
+@pytest.mark.parametrize("skip_connection", [True, False])
+def test_a_tower_reads_what_rows_share_once(dims, skip_connection):
+    tower = make_network(user_dims=dims, skip_connection=skip_connection).user_tower
+    block = torch.tensor([0, 0, 1, 2, 2, 2])
+    own, shared = torch.randn(6, 3), torch.randn(3, tower.first.in_features - 3)
+    expected = tower([own, shared[block]])
+    torch.testing.assert_close(tower([own, shared], block), expected)
 
 
 # Dropout

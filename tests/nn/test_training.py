@@ -298,10 +298,10 @@ def all_blocks(trainer):
 def block_vectors(trainer):
     """Give the users' vectors of all rows as a training step sees them."""
     seen = []
-    handle = trainer.network.user_mlp.register_forward_hook(lambda *call: seen.append(call[2]))
+    handle = trainer.network.user_tower.register_forward_hook(lambda *call: seen.append(call[2]))
     trainer._loss(*all_blocks(trainer))
     handle.remove()
-    return torch.nn.functional.normalize(seen[0].detach(), dim=1)
+    return seen[0].detach()
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -359,8 +359,8 @@ def test_an_epoch_encodes_each_row_once_and_each_item_once_a_step(loss, negative
     trainer = make_trainer(loss=loss, negatives=negatives)
     user_rows, item_rows, distinct = [], [], []
     network = trainer.network
-    network.user_mlp.register_forward_pre_hook(lambda _, x: user_rows.append(len(x[0])))
-    network.item_mlp.register_forward_pre_hook(lambda _, x: item_rows.append(len(x[0])))
+    network.user_tower.register_forward_hook(lambda *call: user_rows.append(len(call[2])))
+    network.item_tower.register_forward_hook(lambda *call: item_rows.append(len(call[2])))
     encode_items = trainer._encode_items
 
     def encode(codes):
@@ -372,6 +372,14 @@ def test_an_epoch_encodes_each_row_once_and_each_item_once_a_step(loss, negative
     assert sum(user_rows) == len(trainer.rows)
     assert len(item_rows) == len(user_rows) == trainer.step
     assert item_rows == distinct
+
+
+def test_what_depends_on_the_user_alone_is_read_once_a_block():
+    trainer = make_trainer()
+    read = []
+    trainer.network.user_embedding.register_forward_hook(lambda *call: read.append(len(call[2])))
+    trainer._loss(*all_blocks(trainer))
+    assert read == [len(trainer.block_length)] != [len(trainer.rows)]
 
 
 # What it learns
