@@ -60,6 +60,7 @@ def run(command: Sequence[str], environment: dict[str, str] | None = None) -> di
                 [*command, str(result)],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
+                cwd=folder,  # some write checkpoints where they run
                 env=os.environ | (environment or {}),
             )
             try:
