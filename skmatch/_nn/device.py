@@ -6,7 +6,7 @@ import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # e to the power of it is nothing beside 1 in float32. Of less, even of -inf, an exponential takes
-# ten times as long on a CPU, and products with the results do, too: they are next to 0.
+# up to ten times as long on a CPU, and products with the results are slow, too: they are next to 0.
 LEAST_EXPONENT = -50.0
 
 

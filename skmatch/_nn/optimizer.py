@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from skmatch._data import PADDING
 from skmatch._nn import distributed
 from skmatch._nn.distinct import without_repeats
-from skmatch._nn.tables import Table
+from skmatch._nn.tables import Table, rows_of
 
 BETAS = 0.9, 0.999
 EPS = 1e-8
@@ -79,14 +79,14 @@ class AdamW:
             codes, gradient = distributed.sum_rows(*table.take_gradient())
             codes = without_repeats(codes).long()
             gradient *= (codes != PADDING)[:, None]
-            old = (values.index_select(0, codes) for values in (first, second, table.weight))
-            mean, square, rows = old
+            arrays = first, second, table.weight
+            mean, square, rows = (rows_of(array, codes) for array in arrays)
             mean.lerp_(gradient, 1 - BETAS[0])
             square.lerp_(gradient.square_().mean(1, keepdim=True), 1 - BETAS[1])
             scale = torch.sqrt(square / bias2).add_(EPS)
             rows.mul_(decay).addcdiv_(mean, scale, value=-lr / bias1)
-            for values, new in ((first, mean), (second, square), (table.weight, rows)):
-                values.index_copy_(0, codes, new)
+            for array, new in zip(arrays, (mean, square, rows), strict=True):
+                array.index_copy_(0, codes, new)
 
 
 def gradient_of(weight: Tensor) -> Tensor:

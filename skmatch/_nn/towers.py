@@ -190,7 +190,7 @@ class Features(nn.Module):
 
 
 class Tower(nn.Module):
-    """Layers, the last of them linear, and a linear map that goes past them."""
+    """Layers, the last of them linear, and where wanted a linear map that goes past them."""
 
     def __init__(self, width: int, dims: tuple[int, ...], config: NetworkConfig):
         super().__init__()
@@ -226,8 +226,8 @@ def side_by_side(
     block: Tensor | None,  # (R,), in which block a row lies
 ) -> Tensor:
     """Give a linear map of parts side by side, (R, ...); what a block shares is mapped once."""
-    n_rows = len(parts[0]) if block is None else len(block)
-    is_shared = [len(part) < n_rows for part in parts]
+    # As many blocks as rows are the rows themselves.
+    is_shared = [block is not None and len(part) < len(block) for part in parts]
     if block is None or not any(is_shared):
         return linear(torch.cat(parts, 1), weight, bias)
     columns = weight.split([part.shape[1] for part in parts], 1)
