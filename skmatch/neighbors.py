@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
+from threadpoolctl import threadpool_limits
 
 from skmatch._data import FIRST_KNOWN, Samples, concatenate_ranges
 from skmatch._validation import check_choice, check_k
@@ -364,11 +365,18 @@ class _Graph:
     """Graph of neighbours of pynndescent, which one thread at a time can search."""
 
     def __init__(self, vectors: np.ndarray, random_state: int | None):
-        from pynndescent import NNDescent  # compiles for half a minute when first imported
+        n_threads = _openmp_effective_n_threads()
+        with threadpool_limits():  # numba would leave all cores to OpenMP, so that torch took them
+            from numba import get_num_threads
+            from pynndescent import NNDescent  # compiles for half a minute when first imported
 
-        # On vectors that are not normalised "dot" is wrong and "inner_product" right.
-        self._graph = NNDescent(vectors, metric="inner_product", random_state=random_state)
-        self._graph.prepare()
+            self._graph = NNDescent(
+                vectors,
+                metric="inner_product",  # "dot" is wrong on vectors that are not normalised
+                random_state=random_state,
+                n_jobs=min(n_threads, get_num_threads()),
+            )
+            self._graph.prepare()
         self._searching = Lock()
 
     def query(self, queries: np.ndarray, k: int) -> np.ndarray:

@@ -1,10 +1,12 @@
 """`ItemIndex` against a sort of all scores."""
 
 import itertools
+import os
 import pickle
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -307,6 +309,7 @@ def test_pynndescent_is_near_the_exact_answer_and_keeps_the_rules(rules):
     loaded = pickle.loads(pickle.dumps(index))
     assert not hasattr(loaded, "graph_")  # built anew by the first search
     np.testing.assert_array_equal(loaded.search(queries, 10, seen), index.search(queries, 10, seen))
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])  # numba takes all cores
     # Who has seen nearly all is answered the exact way.
     everything = leave_out(np.arange(2, 300), np.array([0]), np.array([298]))
     positions, _ = index.search(queries[:1], 5, everything)
