@@ -279,10 +279,12 @@ class Trainer:
         n_rows = len(positive)
         # Rows pick theirs from few draws, so that the item tower encodes few items a step.
         drawn = self._draw((self.neg_ratio * min(n_rows, SHARED_ROWS),), positive)
-        negative = self._pick((self.neg_ratio, n_rows), drawn)
-        items, place = self._encode_distinct(positive, negative.flatten())
-        candidates = rows_of(items, place).view(1 + self.neg_ratio, n_rows, -1)
+        picked = self._pick((self.neg_ratio, n_rows), len(drawn))
+        items, place = self._encode_distinct(positive, drawn)
+        own, others = place.split([n_rows, len(drawn)])
+        candidates = rows_of(items, torch.cat([own[None], others[picked]]))
         scores = (candidates * users).sum(2)
+        negative = drawn[picked]
         is_none = negative == positive
         if seen is not None:
             is_none |= (negative[:, :, None] == seen.of_rows(seen.tokens)).any(2)
@@ -318,12 +320,13 @@ class Trainer:
 
     def _draw(self, shape: tuple[int, ...], positive: Tensor) -> Tensor:
         if self.sampler.name == "in_batch":
-            return self._pick(shape, positive)
+            return positive[self._pick(shape, len(positive))]
         return self.sampler.draw(shape) + 2
 
-    def _pick(self, shape: tuple[int, ...], items: Tensor) -> Tensor:
-        generator = self.sampler.generator
-        return items[torch.randint(len(items), shape, generator=generator, device=items.device)]
+    def _pick(self, shape: tuple[int, ...], n_draws: int) -> Tensor:
+        """Pick places among draws."""
+        sampler = self.sampler
+        return torch.randint(n_draws, shape, generator=sampler.generator, device=sampler.device)
 
     def _encode_distinct(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
         """Encode each item of a step once; give the vectors and each item's place among them.

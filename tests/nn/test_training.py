@@ -236,7 +236,7 @@ def test_negatives_leave_out_the_history_if_asked(monkeypatch, loss, negatives, 
     catalogue = torch.arange(N_ITEMS) + 2
     monkeypatch.setattr(trainer, "_draw", lambda shape, positive: catalogue)
     monkeypatch.setattr(
-        trainer, "_pick", lambda shape, items: catalogue[:, None].expand(-1, shape[1])
+        trainer, "_pick", lambda shape, n: torch.arange(n)[:, None].expand(-1, shape[1])
     )
     rows, scores = [], []
 
