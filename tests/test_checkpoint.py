@@ -30,7 +30,8 @@ from skmatch.datasets import make_events
 
 EVENTS = make_events(n_users=60, n_items=100, n_events=500, random_state=0)
 SMALL = {
-    "embedding_dim": 4, "dims": (8, 4), "max_epochs": 6, "warm_start": True, "random_state": 0
+    "embedding_dim": 4, "dims": (8, 4), "batch_size": 128, "max_epochs": 6, "warm_start": True,
+    "random_state": 0,
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from skmatch import (
 )
 from skmatch.datasets import make_events
 
-SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
+SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "batch_size": 256, "random_state": 0}
 RETRIEVERS = [PopularityRetriever(), DSSMRetriever(**SMALL), YoutubeDNNRetriever(**SMALL)]
 EVENTS = make_events(n_users=60, n_items=40, n_events=1500, random_state=0)
 EVENTS["user_id"] = "u" + EVENTS["user_id"].astype(str)

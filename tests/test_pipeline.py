@@ -18,7 +18,7 @@ from skmatch import (
 )
 from skmatch.datasets import make_events
 
-SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 1, "random_state": 0}
+SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 1, "batch_size": 256, "random_state": 0}
 EVENTS = make_events(n_users=40, n_items=30, n_events=800, random_state=0)
 
 

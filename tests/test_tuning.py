@@ -30,7 +30,7 @@ from skmatch import (
 from skmatch.datasets import make_events
 
 EVENTS = make_events(n_users=60, n_items=40, n_events=1200, random_state=0)
-SMALL = {"embedding_dim": 4, "dims": (8, 4), "max_epochs": 1, "random_state": 0}
+SMALL = {"embedding_dim": 4, "dims": (8, 4), "max_epochs": 1, "batch_size": 256, "random_state": 0}
 BOTH = pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
 SEVERAL = make_topk_scorer(["recall", "hit", "ndcg"], k=[5, 10])
 ONE = make_topk_scorer("ndcg", k=10)

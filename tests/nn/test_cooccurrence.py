@@ -95,8 +95,9 @@ def test_a_single_item_that_users_repeat():
 def test_training_that_begins_there_is_ahead(retriever):
     events = make_events(n_users=300, n_items=200, n_events=9000, random_state=0)
     samples = SequenceSampler().fit_transform(events)
+    small = {"embedding_dim": 16, "dims": (16,), "max_epochs": 1, "random_state": 0}
     losses = {
-        init: retriever(init=init, max_epochs=1, random_state=0).fit(samples).loss_curve_[0]
+        init: retriever(init=init, **small).fit(samples).loss_curve_[0]
         for init in ("cooccurrence", "random")
     }
     assert losses["cooccurrence"] < losses["random"] - 0.02

@@ -32,7 +32,7 @@ every_sampling = pytest.mark.parametrize(
     "sampling", ["uniform", "popularity", "log", "zipf", "in_batch", "all"]
 )
 PLAIN = {"dropout": 0.0, "unknown_rate": 0.0}  # draws are others where there are repeats
-SMALL = {"embedding_dim": 4, "dims": (8, 4), "batch_size": 64, "max_epochs": 2, "random_state": 0}
+SMALL = {"embedding_dim": 4, "dims": (8, 4), "batch_size": 128, "max_epochs": 2, "random_state": 0}
 
 
 @cache

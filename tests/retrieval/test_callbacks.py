@@ -24,7 +24,7 @@ from skmatch import (
 from skmatch.datasets import make_events
 
 EVENTS = make_events(n_users=40, n_items=30, n_events=600, random_state=0)
-SMALL = {"embedding_dim": 4, "dims": (8, 4), "max_epochs": 3, "random_state": 0}
+SMALL = {"embedding_dim": 4, "dims": (8, 4), "max_epochs": 3, "batch_size": 256, "random_state": 0}
 BOTH = pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
 
 

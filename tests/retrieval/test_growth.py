@@ -21,7 +21,7 @@ from skmatch._nn.training import Trainer
 from skmatch.datasets import make_events
 from skmatch.neighbors import ItemIndex
 
-SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
+SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "batch_size": 256, "random_state": 0}
 RETRIEVERS = [PopularityRetriever(), DSSMRetriever(**SMALL), YoutubeDNNRetriever(**SMALL)]
 # The first events, which are fitted, lack some users and items of the others.
 EVENTS = make_events(n_users=80, n_items=60, n_events=1500, random_state=0)

@@ -25,7 +25,7 @@ from skmatch._nn.training import PRECISIONS, Trainer
 from skmatch.datasets import make_events
 
 EVENTS = make_events(n_users=80, n_items=60, n_events=2500, random_state=1)
-SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
+SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "batch_size": 256, "random_state": 0}
 BOTH = pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
 
 
@@ -68,7 +68,7 @@ def test_precision_is_searched_over():
 @pytest.mark.parametrize("negatives", ["uniform", "popularity", "log", "zipf", "in_batch", "all"])
 def test_every_loss_takes_every_way_of_drawing(cls, loss, negatives):
     samples = SequenceSampler(max_length=5, negatives=negatives).fit_transform(EVENTS)
-    curve = cls(**SMALL, loss=loss, batch_size=256).fit(samples).loss_curve_
+    curve = cls(**SMALL, loss=loss).fit(samples).loss_curve_
     assert np.isfinite(curve).all()
     assert curve[1] < curve[0]
 
@@ -91,7 +91,7 @@ def test_auto_makes_400_steps_of_an_epoch_within_bounds(n_rows, expected):
 
 def test_auto_is_the_size_that_it_stands_for():
     by_name, by_size = (
-        DSSMRetriever(**SMALL, **size).fit(EVENTS) for size in ({}, {"batch_size": 64})
+        DSSMRetriever(**SMALL | {"batch_size": size}).fit(EVENTS) for size in ("auto", 64)
     )
     assert by_name.loss_curve_ == by_size.loss_curve_
 
@@ -123,7 +123,7 @@ def test_an_event_without_weight_is_no_target():
     queries = EVENTS[["user_id"]].drop_duplicates()
     ranks = []
     for sample_weight in (None, weight):
-        answer = YoutubeDNNRetriever(**{**SMALL, "max_epochs": 10}, batch_size=256)
+        answer = YoutubeDNNRetriever(**SMALL | {"max_epochs": 10})
         answer.fit(EVENTS, sample_weight=sample_weight)
         table = answer.recommend(queries, k=60, exclude_seen=False)
         ranks.append(table.loc[table["item_id"] == item, "rank"].mean())
@@ -225,7 +225,7 @@ def test_a_full_softmax_that_cannot_scale_is_told(monkeypatch):
     DSSMRetriever(**SMALL).fit(samples)
     monkeypatch.setattr("skmatch.retrieval._neural.FULL_SOFTMAX_BYTES", 1000)
     n_items = EVENTS["item_id"].nunique()
-    with pytest.warns(UserWarning, match=rf"64 rows against {n_items} items .* 0\.0 GiB"):
+    with pytest.warns(UserWarning, match=rf"256 rows against {n_items} items .* 0\.0 GiB"):
         DSSMRetriever(**SMALL).fit(samples)
     DSSMRetriever(**SMALL).fit(SequenceSampler().fit_transform(EVENTS))
 

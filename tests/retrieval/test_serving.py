@@ -19,7 +19,7 @@ from skmatch import (
 from skmatch.datasets import make_events
 
 # Of networks whose scores are not near 0: there, what float32 rounds is no small share of them.
-SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
+SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "batch_size": 256, "random_state": 0}
 SMALL |= {"init": "random", "skip_connection": False}
 EVENTS = make_events(n_users=90, n_items=150, n_events=1500, random_state=0)
 EVENTS["user_id"] = "u" + EVENTS["user_id"].astype(str)

@@ -15,7 +15,7 @@ from skmatch import (
 )
 from skmatch.datasets import make_events
 
-SMALL = {"embedding_dim": 8, "dims": (8,), "max_epochs": 2, "random_state": 0}
+SMALL = {"embedding_dim": 8, "dims": (8,), "max_epochs": 2, "batch_size": 256, "random_state": 0}
 EVENTS = make_events(n_users=30, n_items=25, n_events=300, random_state=0).assign(
     user_id=lambda frame: "u" + frame["user_id"].astype(str)
 )
