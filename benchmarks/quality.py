@@ -60,8 +60,8 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
 }
 # The rows by which to find when skmatch reaches SASRec, and their epochs.
 CURVE = {f"dssm-{epochs}-epochs": epochs for epochs in (1, 2, 3, 4, 6)}
-USER_FEATURES = ["gender", "age", "occupation"]
-ITEM_FEATURES = ["genres"]
+USER_FEATURES = ["gender", "age", "occupation", "country"]
+ITEM_FEATURES = ["genres", "words"]
 FAST_USERS, FAST_EPOCHS = 1000, 2
 CUTOFFS = (10, 20, 50, 100)
 FIGURES = {f"HR@{k}": (recall_at_k, k) for k in CUTOFFS} | {
@@ -257,7 +257,8 @@ def load(path: Path) -> pd.DataFrame:
         return load_movielens(path)
     except ValueError as no_movielens:
         try:
-            return load_online_retail(path)
+            events = load_online_retail(path)
+            return events.assign(words=events["description"].str.split())
         except (ValueError, FileNotFoundError) as no_retail:
             raise ValueError(
                 f"{path} is no MovieLens ({no_movielens}) and no Online Retail ({no_retail})"
