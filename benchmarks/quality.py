@@ -57,6 +57,9 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
     "bpr": {"parameters": {"loss": "bpr"}},
     "neg-ratio-1": {"sampler": {"neg_ratio": 1}},
     "neg-ratio-3": {"sampler": {"neg_ratio": 3}},
+    "seen-as-negatives": {"sampler": {"exclude_seen": False}},
+    "random-start": {"parameters": {"init": "random"}},
+    "no-skip-connection": {"parameters": {"skip_connection": False}},
 }
 # The rows by which to find when skmatch reaches SASRec, and their epochs.
 CURVE = {f"dssm-{epochs}-epochs": epochs for epochs in (1, 2, 3, 4, 6)}
