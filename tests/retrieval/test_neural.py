@@ -225,8 +225,8 @@ def test_a_full_softmax_that_cannot_scale_is_told(monkeypatch):
     DSSMRetriever(**SMALL).fit(samples)
     monkeypatch.setattr("skmatch.retrieval._neural.FULL_SOFTMAX_BYTES", 1000)
     n_items = EVENTS["item_id"].nunique()
-    with pytest.warns(UserWarning, match=rf"256 rows against {n_items} items .* 0\.0 GiB"):
-        DSSMRetriever(**SMALL).fit(samples)
+    with pytest.warns(UserWarning, match=rf"64 rows against {n_items} items .* 0\.0 GiB"):
+        DSSMRetriever(**SMALL | {"batch_size": "auto"}).fit(samples)
     DSSMRetriever(**SMALL).fit(SequenceSampler().fit_transform(EVENTS))
 
 
