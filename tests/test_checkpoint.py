@@ -152,6 +152,7 @@ SETTINGS = {
     "youtube_dnn": YoutubeDNNRetriever(**SMALL),
     "early_stopping": DSSMRetriever(**SMALL, early_stopping=True, n_iter_no_change=2, lr=0.1),
     "other_layers": DSSMRetriever(**SMALL, batch_norm=True, activation="prelu", pooling="max"),
+    "members": DSSMRetriever(**SMALL, n_members=2),
     "bfloat16": DSSMRetriever(**SMALL, precision="bfloat16"),
 }
 

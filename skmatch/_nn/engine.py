@@ -15,7 +15,7 @@ from skmatch._nn.cooccurrence import cooccurrence_vectors
 from skmatch._nn.device import resolve_device
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.tables import INITIAL_STD
-from skmatch._nn.towers import BagTensor, FeatureTensor, NetworkConfig, TwoTowers
+from skmatch._nn.towers import BagTensor, Ensemble, FeatureTensor, NetworkConfig
 from skmatch._nn.training import (
     FeatureSource,
     Rows,
@@ -69,7 +69,7 @@ class Engine:
     ):
         self.device = resolve_device(device)
         self.seed = seed
-        self.network = TwoTowers(config)
+        self.network = Ensemble(config)
         if weights is None:
             # Drawn on the CPU, so that every device starts alike.
             self.network.initialise(torch.Generator().manual_seed(seed))
@@ -80,12 +80,15 @@ class Engine:
     @torch.no_grad()
     def place_items(self, samples: Samples, training: np.ndarray) -> None:
         """Let items begin near those that stand near them in the sequences of rows to train on."""
-        table = self.network.item_embedding.weight
+        dim = self.network.config.embedding_dim
         codes, vectors = cooccurrence_vectors(
-            samples.user[training], samples.item[training], table.shape[1], self.seed
+            samples.user[training], samples.item[training], dim, self.seed
         )
-        table[self._on_device(codes), : vectors.shape[1]] = self._on_device(INITIAL_STD * vectors)
-        distributed.copy_of_first([table])  # sums may differ in their last bit
+        tables = [member.item_embedding.weight for member in self.network.members]
+        rows, values = self._on_device(codes), self._on_device(INITIAL_STD * vectors)
+        for table in tables:
+            table[rows, : vectors.shape[1]] = values
+        distributed.copy_of_first(tables)  # sums may differ in their last bit
 
     def trainer(
         self,
@@ -152,7 +155,8 @@ class Engine:
             n_new = len(weight) - len(value) if weight.ndim == 2 else 0
             if n_new > 0:
                 rows = np.repeat(value[[UNKNOWN]], n_new, axis=0)
-                if name == "item_embedding.weight" and not self.network.config.item_features:
+                is_item = name.endswith("item_embedding.weight")
+                if is_item and not self.network.config.item_features:
                     # Nothing else tells such an item from others.
                     rng = np.random.default_rng(self.seed)
                     rows += rng.normal(0, INITIAL_STD, rows.shape).astype(rows.dtype)
@@ -162,7 +166,8 @@ class Engine:
 
     def unmet(self) -> tuple[np.ndarray, np.ndarray]:
         """Give the codes of users and items whose rows are still those of "unknown"."""
-        tables = (self.network.user_embedding.weight, self.network.item_embedding.weight)
+        member = self.network.members[0]  # all members meet the same
+        tables = (member.user_embedding.weight, member.item_embedding.weight)
         users, items = (
             FIRST_KNOWN + np.flatnonzero((rows[FIRST_KNOWN:] == rows[UNKNOWN]).all(1).cpu())
             for rows in tables
@@ -175,9 +180,9 @@ class Engine:
 
         An item without features keeps its own: nothing else tells it from others.
         """
-        unmet = [(self.network.user_embedding, users)]
+        unmet = [(member.user_embedding, users) for member in self.network.members]
         if self.network.config.item_features:
-            unmet.append((self.network.item_embedding, items))
+            unmet += [(member.item_embedding, items) for member in self.network.members]
         for table, codes in unmet:
             table.weight[self._on_device(codes)] = table.weight[UNKNOWN].clone()
 

@@ -54,6 +54,7 @@ class NeuralRetriever(BaseRetriever):
         "skip_connection": ["boolean"],
         "init": [str],
         "pooling": [str],
+        "n_members": [Interval(Integral, 1, None, closed="left")],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "loss": [str],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
@@ -83,6 +84,7 @@ class NeuralRetriever(BaseRetriever):
         skip_connection: bool = True,
         init: str = "cooccurrence",
         pooling: str = "decay",
+        n_members: int = 1,
         temperature: float = 0.05,
         loss: str = "softmax",
         max_epochs: int = 6,
@@ -109,6 +111,7 @@ class NeuralRetriever(BaseRetriever):
         self.skip_connection = skip_connection
         self.init = init
         self.pooling = pooling
+        self.n_members = n_members
         self.temperature = temperature
         self.loss = loss
         self.max_epochs = max_epochs
@@ -361,6 +364,7 @@ class NeuralRetriever(BaseRetriever):
             pooling=self.pooling,
             max_length=samples.max_length,
             unknown_rate=float(self.unknown_rate),
+            n_members=int(self.n_members),
         )
 
     def _first_weights(self, samples: Samples, config: NetworkConfig) -> Weights | None:

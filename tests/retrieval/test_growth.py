@@ -43,6 +43,10 @@ def make_pipe(cls=DSSMRetriever, **options):
     return make_match_pipeline(encoder, SequenceSampler(max_length=10), retriever)
 
 
+def table_of(pipe, name, member=0):
+    return pipe[-1].weights_[f"members.{member}.{name}.weight"]
+
+
 def histories(pipe, users=EVENTS["user_id"]):
     """Give the stored history of each user, in the user's own ids."""
     queries = pd.DataFrame({"user_id": sorted(set(users))})
@@ -235,19 +239,20 @@ def test_observed_items_are_known_once_they_are_added():
     assert not pairs & set(zip(EVENTS["user_id"], EVENTS["item_id"], strict=True))
 
 
+@pytest.mark.parametrize("member", [0, 1])
 @pytest.mark.parametrize("unknown_rate", [0, 0.3])
-def test_who_is_not_trained_on_stays_unknown(unknown_rate):
-    pipe = make_pipe(unknown_rate=unknown_rate).fit(FIRST).add_items(new_items())
+def test_who_is_not_trained_on_stays_unknown(unknown_rate, member):
+    pipe = make_pipe(unknown_rate=unknown_rate, n_members=2).fit(FIRST).add_items(new_items())
     pipe.observe(FIRST[:1].assign(user_id=999))
     pipe.partial_fit(FIRST[:200].assign(timestamp=10**12))
-    users, items = (pipe[-1].weights_[f"{side}_embedding.weight"] for side in ("user", "item"))
+    users, items = (table_of(pipe, f"{side}_embedding", member) for side in ("user", "item"))
     new = pipe.schema_.items.lookup([901, 902, 903])
     np.testing.assert_array_equal(users[pipe.schema_.users.lookup([999])], users[[1]])
     if unknown_rate:
         np.testing.assert_array_equal(items[new], items[[1, 1, 1]])
     # Once there is something to learn of them, they do.
     pipe.partial_fit(FIRST[:1].assign(user_id=999, item_id=901))
-    users, items = (pipe[-1].weights_[f"{side}_embedding.weight"] for side in ("user", "item"))
+    users, items = (table_of(pipe, f"{side}_embedding", member) for side in ("user", "item"))
     assert (users[pipe.schema_.users.lookup([999])] != users[1]).any()
     assert (items[new[0]] != items[1]).any()
     assert len(pipe[-1].item_vectors_) == len(pipe.schema_.items.values)
@@ -264,9 +269,9 @@ def test_old_ones_keep_codes_and_meaning_and_new_ones_get_rows(cls):
     if cls is DSSMRetriever:
         category = pipe.schema_.item_features[0].vocabulary.values
         assert sum(value.endswith("!") for value in category) == NEXT["category"].nunique()
-        assert len(pipe[-1].weights_["item_features.tables.0.weight"]) == len(category) + 2
-    assert len(pipe[-1].weights_["item_embedding.weight"]) == EVENTS["item_id"].nunique() + 2
-    assert len(pipe[-1].weights_["user_embedding.weight"]) == EVENTS["user_id"].nunique() + 2
+        assert len(table_of(pipe, "item_features.tables.0")) == len(category) + 2
+    assert len(table_of(pipe, "item_embedding")) == EVENTS["item_id"].nunique() + 2
+    assert len(table_of(pipe, "user_embedding")) == EVENTS["user_id"].nunique() + 2
     assert pipe[-1].n_iter_ == len(pipe[-1].loss_curve_) == 11
     if cls is YoutubeDNNRetriever:
         cosines = (pipe[-1].item_vectors_[: len(before)] * before).sum(1)
@@ -337,7 +342,7 @@ def test_new_items_are_recommended_at_once_by_their_features():
     pipe.observe(event)
     assert histories(pipe, [999]) == {999: [901]}
     pipe.partial_fit(event.assign(item_id=902, timestamp=1))
-    assert len(pipe[-1].weights_["item_embedding.weight"]) == len(pipe.schema_.items)
+    assert len(table_of(pipe, "item_embedding")) == len(pipe.schema_.items)
 
 
 def test_a_known_item_gets_new_features_and_they_outlast_events():
