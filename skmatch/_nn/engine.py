@@ -13,9 +13,10 @@ from skmatch._data import FIRST_KNOWN, UNKNOWN, Bag, Column, Samples, Schema, co
 from skmatch._nn import distributed
 from skmatch._nn.cooccurrence import cooccurrence_vectors
 from skmatch._nn.device import resolve_device
+from skmatch._nn.ensemble import Ensemble, EnsembleTrainer
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.tables import INITIAL_STD
-from skmatch._nn.towers import BagTensor, Ensemble, FeatureTensor, NetworkConfig
+from skmatch._nn.towers import BagTensor, FeatureTensor, NetworkConfig
 from skmatch._nn.training import (
     FeatureSource,
     Rows,
@@ -84,8 +85,8 @@ class Engine:
         codes, vectors = cooccurrence_vectors(
             samples.user[training], samples.item[training], dim, self.seed
         )
-        tables = [member.item_embedding.weight for member in self.network.members]
         rows, values = self._on_device(codes), self._on_device(INITIAL_STD * vectors)
+        tables = [member.item_embedding.weight for member in self.network.members]
         for table in tables:
             table[rows, : vectors.shape[1]] = values
         distributed.copy_of_first(tables)  # sums may differ in their last bit
@@ -96,29 +97,36 @@ class Engine:
         training: np.ndarray,
         weight: np.ndarray | None,
         options: TrainingOptions,
-    ) -> Trainer:
+    ) -> EnsembleTrainer:
         """Bring the rows to train on to the device."""
-        generator = torch.Generator(self.device).manual_seed(self.seed)
-        sampling, draws = samples.sampling, generator
-        if sampling.seed is not None:
-            draws = torch.Generator(self.device).manual_seed(sampling.seed)
+        sampling = samples.sampling
+        # Neighbouring rows share their histories: cut out row by row they would not.
+        rows = self._rows(samples, training, cut=False)
         targets = Targets(
             self._on_device(samples.item[training]),
             None if weight is None else self._on_device(weight[training]),
         )
-        return Trainer(
-            self.network,
-            # Neighbouring rows share their histories: cut out row by row they would not.
-            self._rows(samples, training, cut=False),
-            targets,
-            self._item_sources(samples.schema),
-            NegativeSampler(sampling.negatives, sampling.counts, draws),
-            neg_ratio=sampling.neg_ratio,
-            exclude_seen=sampling.exclude_seen,
-            rng=np.random.default_rng(self.seed),
-            generator=generator,
-            **vars(options),
-        )
+        item_sources = self._item_sources(samples.schema)
+        trainers = []
+        for number, member in enumerate(self.network.members):  # with orders and draws of their own
+            generator = draws = torch.Generator(self.device).manual_seed(self.seed + number)
+            if sampling.seed is not None:
+                draws = torch.Generator(self.device).manual_seed(sampling.seed + number)
+            trainers.append(
+                Trainer(
+                    member,
+                    rows,
+                    targets,
+                    item_sources,
+                    NegativeSampler(sampling.negatives, sampling.counts, draws),
+                    neg_ratio=sampling.neg_ratio,
+                    exclude_seen=sampling.exclude_seen,
+                    rng=np.random.default_rng(self.seed + number),
+                    generator=generator,
+                    **vars(options),
+                )
+            )
+        return EnsembleTrainer(trainers)
 
     def user_vectors(self, samples: Samples) -> np.ndarray:
         """Give the vectors of the users of rows."""

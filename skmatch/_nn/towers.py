@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import compress, pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +89,11 @@ class NetworkConfig:
     unknown_rate: float = 0.0
     skip_connection: bool = False
     n_members: int = 1
+
+    @property
+    def width(self) -> int:
+        """Of the vectors of users and of items that are served."""
+        return self.n_members * self.user_dims[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the values as a dict of plain values."""
@@ -315,40 +318,3 @@ class TwoTowers(nn.Module):
         parts = [self.item_embedding(items)]
         parts += self.item_features([self.random_unknown(column) for column in features])
         return self.item_tower(parts)
-
-
-class Ensemble(nn.Module):
-    """Networks that train side by side, each on a loss of its own; their vectors stand end to end.
-
-    Vectors are scaled to length 1 again, so that a score is the mean of the members' cosines.
-    """
-
-    def __init__(self, config: NetworkConfig):
-        super().__init__()
-        self.config = config
-        members = nn.ModuleList(TwoTowers(config) for _ in range(config.n_members))
-        self.members = cast(Sequence[TwoTowers], members)  # a ModuleList does not say of what
-        self.width = config.n_members * config.user_dims[-1]  # of users' vectors and of items'
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights anew."""
-        for member in self.members:
-            member.initialise(generator)
-
-    def set_generator(self, generator: torch.Generator) -> None:
-        """Give all that draws in training its generator."""
-        for member in self.members:
-            member.set_generator(generator)
-
-    def encode_users(self, *columns: Any) -> Tensor:
-        """Give the users' vectors, (R, width), of what `TwoTowers.encode_users` takes."""
-        return end_to_end([member.encode_users(*columns) for member in self.members])
-
-    def encode_items(self, *columns: Any) -> Tensor:
-        """Give the items' vectors, (M, width), of what `TwoTowers.encode_items` takes."""
-        return end_to_end([member.encode_items(*columns) for member in self.members])
-
-
-def end_to_end(vectors: list[Tensor]) -> Tensor:
-    """Give vectors of length 1, of as many of length 1."""
-    return torch.cat(vectors, 1) / math.sqrt(len(vectors))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,10 @@ from skmatch._nn.losses import PAIR_LOSSES, SharedNegatives, softmax
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.optimizer import AdamW
 from skmatch._nn.tables import rows_of
-from skmatch._nn.towers import BagTensor, Ensemble, FeatureTensor, TwoTowers
+from skmatch._nn.towers import BagTensor, FeatureTensor, TwoTowers
+
+if TYPE_CHECKING:
+    from skmatch._nn.ensemble import Ensemble
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 SHARED_ROWS = 256  # a step draws negatives for so many rows, and all of its rows share them
@@ -98,7 +101,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: Ensemble,
+        network: TwoTowers,
         rows: Rows,
         targets: Targets,
         item_features: list[FeatureSource],
@@ -252,13 +255,10 @@ class Trainer:
         max_length = self.network.config.max_length
         tokens, place, n_seen = windows(self.rows, first, row, block, BLOCK_SIZE, max_length)
         features = [source.take(row, user) for source in self.rows.features]
+        vectors = self.network.encode_users(user, features, tokens, place, n_seen, block)
         positive = self.targets.item[row].long()
         seen = Windows(tokens, block, place - block * BLOCK_SIZE) if self.exclude_seen else None
-        of_members = []
-        for member in self.network.members:  # with draws of their own
-            vectors = member.encode_users(user, features, tokens, place, n_seen, block)
-            of_members.append(self._losses(member, vectors / self.temperature, positive, seen))
-        losses = torch.stack(of_members).mean(0)
+        losses = self._losses(vectors / self.temperature, positive, seen)
         exact = float_for_sums(device)
         if self.targets.weight is None:
             return losses.mean(), torch.full((), n_rows, dtype=exact, device=device)
@@ -266,26 +266,24 @@ class Trainer:
         batch_weight = weight.sum()
         return (losses * weight).sum() / batch_weight, batch_weight.to(exact)
 
-    def _losses(
-        self, network: TwoTowers, users: Tensor, positive: Tensor, seen: Windows | None
-    ) -> Tensor:
+    def _losses(self, users: Tensor, positive: Tensor, seen: Windows | None) -> Tensor:
         """Give the loss of each row, (R,); users come divided by the temperature."""
         if self.loss_name == "softmax":
-            return softmax(users, *self._shared(network, users, positive, seen))
-        return PAIR_LOSSES[self.loss_name](*self._pairs(network, users, positive, seen))
+            return softmax(users, *self._shared(users, positive, seen))
+        return PAIR_LOSSES[self.loss_name](*self._pairs(users, positive, seen))
 
     def _pairs(
-        self, network: TwoTowers, users: Tensor, positive: Tensor, seen: Windows | None
+        self, users: Tensor, positive: Tensor, seen: Windows | None
     ) -> tuple[Tensor, Tensor]:
         """Give the scores of the positives, (R,), and of each row's own negatives, (R, N)."""
         if self.sampler.name == "all":
-            positive_score, negatives = self._shared(network, users, positive, seen)
+            positive_score, negatives = self._shared(users, positive, seen)
             return positive_score, negatives.scores(users)
         n_rows = len(positive)
         # Rows pick theirs from few draws, so that the item tower encodes few items a step.
         drawn = self._draw((self.neg_ratio * min(n_rows, SHARED_ROWS),), positive)
         picked = self._pick((self.neg_ratio, n_rows), len(drawn))
-        items, place = self._encode_distinct(network, positive, drawn)
+        items, place = self._encode_distinct(positive, drawn)
         own, others = place.split([n_rows, len(drawn)])
         candidates = rows_of(items, torch.cat([own[None], others[picked]]))
         scores = (candidates * users).sum(2)
@@ -296,7 +294,7 @@ class Trainer:
         return scores[0], scores[1:].masked_fill(is_none, -torch.inf).T
 
     def _shared(
-        self, network: TwoTowers, users: Tensor, positive: Tensor, seen: Windows | None
+        self, users: Tensor, positive: Tensor, seen: Windows | None
     ) -> tuple[Tensor, SharedNegatives]:
         """Give the scores of the positives, (R,), and the negatives that all rows share.
 
@@ -314,7 +312,7 @@ class Trainer:
             # Repeats that are left count 0 times; their correction of -inf takes them out.
             count = torch.zeros_like(negative).index_add_(0, place, torch.ones_like(place))
             correction = torch.log(count / len(drawn)) - self.sampler.log_probability[negative - 2]
-        items, place = self._encode_distinct(network, positive, negative)
+        items, place = self._encode_distinct(positive, negative)
         n_rows = len(positive)
         positive_score = (users * rows_of(items, place[:n_rows])).sum(1)
         vectors = rows_of(items, place[n_rows:]).to(self.product_dtype)
@@ -333,16 +331,17 @@ class Trainer:
         sampler = self.sampler
         return torch.randint(n_draws, shape, generator=sampler.generator, device=sampler.device)
 
-    def _encode_distinct(
-        self, network: TwoTowers, positive: Tensor, negative: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _encode_distinct(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
         """Encode each item of a step once; give the vectors and each item's place among them.
 
         Repeats that `distinct` left are encoded, too, and count in batch normalisation.
         """
         codes, place = distinct(torch.cat([positive, negative]))
+        return self._encode_items(codes), place
+
+    def _encode_items(self, codes: Tensor) -> Tensor:
         features = [source.take(codes, codes) for source in self.item_features]
-        return network.encode_items(codes, features), place
+        return self.network.encode_items(codes, features)
 
 
 class Windows(NamedTuple):
@@ -393,7 +392,7 @@ def windows(
 
 
 @torch.no_grad()
-def encode_rows(network: Ensemble, rows: Rows) -> Tensor:
+def encode_rows(network: TwoTowers | Ensemble, rows: Rows) -> Tensor:
     """Give the users' vectors of rows, in blocks of bounded memory."""
     network.eval()
     max_length, dim = network.config.max_length, network.config.embedding_dim
@@ -411,11 +410,14 @@ def encode_rows(network: Ensemble, rows: Rows) -> Tensor:
 
 @torch.no_grad()
 def encode_catalogue(
-    network: Ensemble, features: list[FeatureSource], codes: Tensor, block: int = CATALOGUE_BLOCK
+    network: TwoTowers | Ensemble,
+    features: list[FeatureSource],
+    codes: Tensor,
+    block: int = CATALOGUE_BLOCK,
 ) -> Tensor:
     """Give the vectors of items, in blocks of bounded memory."""
     network.eval()
-    vectors = torch.empty(len(codes), network.width, device=codes.device)
+    vectors = torch.empty(len(codes), network.config.width, device=codes.device)
     for part, own in zip(codes.split(block), vectors.split(block), strict=True):
         own.copy_(network.encode_items(part, [source.take(part, part) for source in features]))
     return vectors

@@ -28,7 +28,7 @@ class Course:
     best_epoch: int = 0
     best_weights: Weights | None = None
     setting: dict[str, Any] = field(default_factory=dict)
-    trainer: dict[str, Any] | None = None  # its state, where this is an interrupted fit
+    trainer: list[dict[str, Any]] | None = None  # its state, where this is an interrupted fit
 
     def check(self, setting: dict[str, Any]) -> None:
         """Refuse to go on with another setting than that of the interrupted fit."""

@@ -20,10 +20,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Feature, Samples, Schema, place_dtype
 from skmatch._nn import distributed
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
+from skmatch._nn.ensemble import EnsembleTrainer
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.towers import ACTIVATIONS, FeatureSpec, NetworkConfig
-from skmatch._nn.training import PRECISIONS, Trainer
+from skmatch._nn.training import PRECISIONS
 from skmatch._validation import check_choice, check_weights
 from skmatch.neighbors import METHODS, ItemIndex, ItemLists
 from skmatch.retrieval._base import BaseRetriever
@@ -434,7 +435,7 @@ class NeuralRetriever(BaseRetriever):
     def _train(
         self,
         engine: Engine,
-        trainer: Trainer,
+        trainer: EnsembleTrainer,
         validate: Callable[[], float] | None,
         course: Course,
         fitted: Callable[[], dict[str, Any]],

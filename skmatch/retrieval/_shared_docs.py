@@ -29,9 +29,9 @@ pooling : {"mean", "sum", "max", "concat", "decay", "attention"}, default="decay
     [5]_; it learns more, and takes more time. "mean", "sum" and "max": of the embeddings;
     "concat": the embeddings side by side, newest first.
 n_members : int, default=1
-    Number of networks that train side by side, each from weights and on draws of its own [8]_.
+    Number of networks that train, each from weights, in an order and on draws of its own [8]_.
     Their vectors stand end to end, so that a score is the mean of the members' cosines. Two rank
-    better than one, and take twice the time and memory.
+    better than one, and take twice the time.
 temperature : float, default=0.05
     What cosines are divided by, in every loss.
 loss : {"softmax", "bpr", "bce"}, default="softmax"

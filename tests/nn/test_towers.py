@@ -14,10 +14,10 @@ from skmatch._nn.towers import (
     MANY_EVENTS,
     BagTensor,
     Dropout,
-    Ensemble,
     FeatureSpec,
     NetworkConfig,
     RandomUnknown,
+    TwoTowers,
 )
 from skmatch._nn.training import FeatureSource, Rows, Targets, Trainer, encode_catalogue
 
@@ -40,10 +40,6 @@ def make_columns(n):
 
 
 def make_network(seed=0, **changes):
-    return make_ensemble(seed, **changes).members[0]
-
-
-def make_ensemble(seed=0, **changes):
     values = {
         "n_users": N_CODES,
         "n_items": N_CODES,
@@ -58,10 +54,10 @@ def make_ensemble(seed=0, **changes):
         "pooling": "mean",
         "max_length": 3,
     }
-    ensemble = Ensemble(NetworkConfig(**values | changes))
-    ensemble.initialise(torch.Generator().manual_seed(seed))
-    ensemble.set_generator(torch.Generator().manual_seed(seed))
-    return ensemble
+    network = TwoTowers(NetworkConfig(**values | changes))
+    network.initialise(torch.Generator().manual_seed(seed))
+    network.set_generator(torch.Generator().manual_seed(seed))
+    return network
 
 
 def encode(network, n=6):
@@ -329,18 +325,6 @@ def test_an_item_without_features_keeps_its_id(config):
     assert torch.equal(vectors, network.eval().encode_items(items, []))
 
 
-@pytest.mark.parametrize("has_item_tower", [True, False])
-def test_the_score_of_an_ensemble_is_the_mean_of_its_members(has_item_tower):
-    items = {} if has_item_tower else {"item_dims": None, "user_dims": (16, 8)}
-    ensemble = make_ensemble(n_members=3, **items).eval()
-    users, items = encode(ensemble)
-    assert users.shape == items.shape == (6, ensemble.width)
-    torch.testing.assert_close(users.norm(dim=1), torch.ones(6))
-    of_members = torch.stack([a @ b.T for a, b in map(encode, ensemble.members)])
-    torch.testing.assert_close(users @ items.T, of_members.mean(0))
-    assert (of_members[1:] != of_members[0]).any(2).all()
-
-
 # Weights
 
 
@@ -360,12 +344,12 @@ def test_padding_and_unknown_start_at_zero_and_all_else_does_not():
 @pytest.mark.parametrize("has_item_tower", [True, False])
 def test_padding_stays_zero_in_training(pooling, has_item_tower):
     items = {} if has_item_tower else {"item_dims": None, "user_dims": (16, 8)}
-    ensemble = make_ensemble(pooling=pooling, item_features=(), **items)
+    network = make_network(pooling=pooling, item_features=(), **items)
     log = torch.tensor([2, 3, 1, 4, 5, 2, 6, 3])
     row = torch.arange(8)
     columns = [FeatureSource(column, by_code=False) for column in make_columns(8)]
     trainer = Trainer(
-        ensemble,
+        network,
         Rows(row // 4 + 2, torch.maximum(row // 4 * 4, row - 3), row, log, columns),
         Targets(log.clamp(min=2), None),
         [],
@@ -384,7 +368,6 @@ def test_padding_stays_zero_in_training(pooling, has_item_tower):
     )
     for _ in range(3):
         trainer.run_epoch()
-    (network,) = ensemble.members
     assert (network.item_embedding.weight[1] != 0).any()  # unknown items in histories do learn
     for weight in tables(network):
         assert (weight[0] == 0).all()
@@ -404,7 +387,7 @@ def test_config_survives_plain_values():
 
 
 def test_serving_does_not_learn():
-    ensemble = make_ensemble(item_features=())
-    vectors = encode_catalogue(ensemble, [], torch.arange(2, 7))
+    network = make_network(item_features=())
+    vectors = encode_catalogue(network, [], torch.arange(2, 7))
     assert not vectors.requires_grad
-    assert not any(module.training for module in ensemble.modules())
+    assert not network.training

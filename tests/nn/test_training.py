@@ -12,7 +12,7 @@ from skmatch._nn.device import resolve_device
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.pooling import POOLINGS
-from skmatch._nn.towers import Ensemble, FeatureSpec, NetworkConfig
+from skmatch._nn.towers import FeatureSpec, NetworkConfig, TwoTowers
 from skmatch._nn.training import (
     BLOCK_SIZE,
     PRECISIONS,
@@ -63,7 +63,6 @@ def make_trainer(
     unknown_rate=0.0,
     batch_norm=False,
     precision="float32",
-    n_members=1,
     seed=0,
 ):
     user, start, stop, log = (torch.as_tensor(c) for c in make_log(np.array(lengths)))
@@ -84,9 +83,8 @@ def make_trainer(
         batch_norm=batch_norm,
         pooling=pooling,
         max_length=int((stop - start).max()),
-        n_members=n_members,
     )
-    network = Ensemble(config)
+    network = TwoTowers(config)
     network.initialise(torch.Generator().manual_seed(seed))
     generator = torch.Generator().manual_seed(seed)
     counts = np.bincount(target.numpy(), minlength=N_ITEMS + 2)[2:]
@@ -117,10 +115,10 @@ def unit_vectors(n, seed=0):
 
 def scores_of(trainer, users, positive):
     """Give the scores of the positives and of the negatives as the loss reads them."""
-    network, users = trainer.network.members[0], users / trainer.temperature
     if trainer.loss_name != "softmax":
-        return trainer._pairs(network, users, positive, seen=None)
-    own, shared = trainer._shared(network, users, positive, seen=None)
+        return trainer._pairs(users / trainer.temperature, positive, seen=None)
+    users = users / trainer.temperature
+    own, shared = trainer._shared(users, positive, seen=None)
     return own, shared.scores(users)
 
 
@@ -180,8 +178,7 @@ def test_shared_draws_estimate_the_sum_over_the_catalogue(monkeypatch, negatives
     counts = np.arange(N_ITEMS) ** 2
     trainer.sampler = NegativeSampler(negatives, counts, generator)
     table = unit_vectors(N_ITEMS, seed=1)
-    (network,) = trainer.network.members
-    monkeypatch.setattr(network, "encode_items", lambda codes, features: table[codes - 2])
+    monkeypatch.setattr(trainer, "_encode_items", lambda codes: table[codes - 2])
     users, own = unit_vectors(3), torch.tensor([2, 6, 13])
     share = trainer.sampler.log_probability.exp()
     # In a batch, the other rows' positives are the draws.
@@ -205,12 +202,9 @@ def test_rows_pick_their_negatives_from_few_draws(monkeypatch, loss):
     trainer = make_trainer(loss=loss, neg_ratio=2, negatives="uniform", temperature=1.0)
     table = torch.eye(N_ITEMS)  # the score of an item's own unit vector is 1, all others' 0
     encoded = []
-
-    def encode(codes, features):
-        encoded.append(len(codes))
-        return table[codes - 2]
-
-    monkeypatch.setattr(trainer.network.members[0], "encode_items", encode)
+    monkeypatch.setattr(
+        trainer, "_encode_items", lambda codes: encoded.append(len(codes)) or table[codes - 2]
+    )
     n_rows, n_steps = 8, 2000
     positive = torch.full((n_rows,), 2)
     asked = table[3].expand(n_rows, -1)
@@ -250,11 +244,11 @@ def test_negatives_leave_out_the_history_if_asked(monkeypatch, loss, negatives, 
         rows.append(row)
         return windows(all_rows, first, row, *others)
 
-    def losses(network, users, positive, seen):
+    def losses(users, positive, seen):
         if loss == "softmax":
-            scores.append(trainer._shared(network, users, positive, seen)[1].scores(users))
+            scores.append(trainer._shared(users, positive, seen)[1].scores(users))
         else:
-            scores.append(trainer._pairs(network, users, positive, seen)[1])
+            scores.append(trainer._pairs(users, positive, seen)[1])
         return users.sum(1)
 
     monkeypatch.setattr(training, "windows", cut)
@@ -304,8 +298,7 @@ def all_blocks(trainer):
 def block_vectors(trainer):
     """Give the users' vectors of all rows as a training step sees them."""
     seen = []
-    tower = trainer.network.members[0].user_tower
-    handle = tower.register_forward_hook(lambda *call: seen.append(call[2]))
+    handle = trainer.network.user_tower.register_forward_hook(lambda *call: seen.append(call[2]))
     trainer._loss(*all_blocks(trainer))
     handle.remove()
     return seen[0].detach()
@@ -365,16 +358,16 @@ def test_of_a_history_longer_than_the_network_knows_the_newest_counts():
 def test_an_epoch_encodes_each_row_once_and_each_item_once_a_step(loss, negatives):
     trainer = make_trainer(loss=loss, negatives=negatives)
     user_rows, item_rows, distinct = [], [], []
-    network = trainer.network.members[0]
+    network = trainer.network
     network.user_tower.register_forward_hook(lambda *call: user_rows.append(len(call[2])))
     network.item_tower.register_forward_hook(lambda *call: item_rows.append(len(call[2])))
-    encode_items = network.encode_items
+    encode_items = trainer._encode_items
 
-    def encode(codes, features):
+    def encode(codes):
         distinct.append(len(codes.unique()))
-        return encode_items(codes, features)
+        return encode_items(codes)
 
-    network.encode_items = encode
+    trainer._encode_items = encode
     trainer.run_epoch()
     assert sum(user_rows) == len(trainer.rows)
     assert len(item_rows) == len(user_rows) == trainer.step
@@ -384,23 +377,9 @@ def test_an_epoch_encodes_each_row_once_and_each_item_once_a_step(loss, negative
 def test_what_depends_on_the_user_alone_is_read_once_a_block():
     trainer = make_trainer()
     read = []
-    embedding = trainer.network.members[0].user_embedding
-    embedding.register_forward_hook(lambda *call: read.append(len(call[2])))
+    trainer.network.user_embedding.register_forward_hook(lambda *call: read.append(len(call[2])))
     trainer._loss(*all_blocks(trainer))
     assert read == [len(trainer.block_length)] != [len(trainer.rows)]
-
-
-def test_members_train_side_by_side_and_apart():
-    trainer = make_trainer(n_members=3)
-    before = weights_of(trainer)
-    loss, _ = trainer._loss(*all_blocks(trainer))
-    first, *others = (
-        torch.autograd.grad(loss, member.user_tower.first.weight, retain_graph=True)[0]
-        for member in trainer.network.members
-    )
-    assert all((other != first).any() for other in others)
-    trainer.run_epoch()
-    assert all((value != before[name]).any() for name, value in weights_of(trainer).items())
 
 
 # What it learns

@@ -56,7 +56,8 @@ def make_trainer(model, samples, weight=None):
     config = model._network_config(samples, model._check_names())
     rows, _ = _rows_to_train(samples, None)
     options = model._options(model.max_epochs, len(rows))
-    return Engine(config, "cpu").trainer(samples, rows, weight, options)
+    (trainer,) = Engine(config, "cpu").trainer(samples, rows, weight, options).members
+    return trainer
 
 
 def to_meta(column):
