@@ -46,8 +46,8 @@ BEST: dict[str, dict[str, Any]] = {
     },
     "sampler": {"max_length": 100, "neg_ratio": 8},
 }
-# The defaults with more networks and epochs, chosen likewise: better on small sets.
-ENSEMBLE: dict[str, dict[str, Any]] = {"parameters": {"max_epochs": 8, "n_members": 4}}
+# The same by four networks: better still, in four times the time.
+ENSEMBLE = BEST | {"parameters": BEST["parameters"] | {"n_members": 4}}
 # What the rows of `--ablation` change in the best recipe.
 ABLATION: dict[str, dict[str, dict[str, Any]]] = {
     "mean": {"parameters": {"pooling": "mean"}},
