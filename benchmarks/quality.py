@@ -92,9 +92,10 @@ def rows() -> dict[str, Row]:
     for name, retriever in {"dssm": "DSSMRetriever", "youtube-dnn": "YoutubeDNNRetriever"}.items():
         table[name] = own(retriever)
         table[f"{name}-features"] = own(retriever, features=True)
-        for recipe_name, recipe in {"best": BEST, "ensemble": ENSEMBLE}.items():
-            table[f"{name}-{recipe_name}"] = own(retriever, recipe)
-            table[f"{name}-{recipe_name}-features"] = own(retriever, recipe, features=True)
+        table[f"{name}-best"] = own(retriever, BEST)
+        table[f"{name}-best-features"] = own(retriever, BEST, features=True)
+        table[f"{name}-ensemble"] = own(retriever, ENSEMBLE, group="slow")
+        table[f"{name}-ensemble-features"] = own(retriever, ENSEMBLE, group="slow", features=True)
         for change, its in ABLATION.items():
             recipe = {part: BEST[part] | its.get(part, {}) for part in BEST}
             table[f"{name}-best-{change}"] = own(retriever, recipe, group="ablation", features=True)
@@ -152,7 +153,7 @@ def main() -> None:
         help="what is to be found: the event before a user's last, to choose by, or the last",
     )
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="NAME", help=", ".join(ROWS))
-    parser.add_argument("--slow", action="store_true", help="also the networks of others")
+    parser.add_argument("--slow", action="store_true", help="also ensembles, networks of others")
     parser.add_argument("--ablation", action="store_true", help="also changes of the best recipe")
     parser.add_argument(
         "--fast",
