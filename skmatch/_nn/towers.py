@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, leaky_relu, linear, normalize
+from torch.nn.functional import batch_norm, leaky_relu, linear
 
 from skmatch._data import PADDING, UNKNOWN
 from skmatch._nn.device import is_waited_for
@@ -42,6 +42,29 @@ class _PReLU(torch.autograd.Function):
         below = input.clamp(max=0).flatten().to(slope.dtype)
         to_slope = torch.dot(gradient.flatten().to(slope.dtype), below)
         return to_input, to_slope[None]
+
+
+class _Normalize(torch.autograd.Function):
+    """Vectors (R, V) to length 1: with the gradient in one, which autograd makes in ten parts."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_(min=1e-12)
+        unit = vectors / length
+        ctx.save_for_backward(unit, length)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        unit, length = ctx.saved_tensors
+        along = torch.linalg.vecdot(gradient, unit)[:, None]
+        return torch.addcmul(gradient, unit, along, value=-1).div_(length)
+
+
+def normalize(vectors: Tensor) -> Tensor:
+    """Give vectors (R, V) of length 1."""
+    return _Normalize.apply(vectors)
 
 
 ACTIVATIONS = {"relu": nn.ReLU, "prelu": PReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
@@ -216,13 +239,13 @@ class Tower(nn.Module):
         """Give vectors of length 1, (R, V), of the parts as `side_by_side` reads them."""
         if self.skip is None:
             vectors = self.others(side_by_side(parts, self.first.weight, self.first.bias, block))
-            return normalize(vectors.float(), dim=1)
+            return normalize(vectors.float())
         # One product for both ways: of few columns, its bits would depend on a row's neighbours.
         weight = torch.cat([self.first.weight, self.skip.weight])
         bias = torch.cat([self.first.bias, self.skip.bias])
         both = side_by_side(parts, weight, bias, block)
         vectors, past = both.split([self.first.out_features, self.skip.out_features], 1)
-        return normalize((self.others(vectors) + past).float(), dim=1)
+        return normalize((self.others(vectors) + past).float())
 
 
 def side_by_side(
@@ -312,7 +335,7 @@ class TwoTowers(nn.Module):
     def encode_items(self, items: Tensor, features: list[FeatureTensor]) -> Tensor:
         """Give the items' vectors, (M, V)."""
         if self.config.item_dims is None:
-            return normalize(self.item_embedding(items), dim=1)
+            return normalize(self.item_embedding(items))
         if features:  # which must do for an item that is unknown
             items = self.random_unknown(items)
         parts = [self.item_embedding(items)]

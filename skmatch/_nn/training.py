@@ -57,6 +57,22 @@ def take(column: FeatureTensor, rows: Tensor) -> FeatureTensor:
     return BagTensor(column.values[positions], offsets, column.longest)
 
 
+def is_same_in_blocks(column: FeatureTensor, is_first: np.ndarray) -> bool:
+    """Tell whether each row that is no block's first has the value of the row before."""
+    follows = ~is_first[1:]
+    if isinstance(column, BagTensor):
+        values, lengths = column.values.cpu().numpy(), np.diff(column.offsets.cpu().numpy())
+        if (lengths[1:] != lengths[:-1])[follows].any():
+            return False
+        inside = np.flatnonzero(np.repeat(~is_first, lengths))
+        before = inside - np.repeat(lengths, lengths)[inside]
+        return bool((values[inside] == values[before]).all())
+    values = column.cpu().numpy()
+    is_same = values[1:] == values[:-1]
+    is_same |= (values[1:] != values[1:]) & (values[:-1] != values[:-1])  # both missing
+    return bool(is_same[follows].all())
+
+
 def ranges(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
     """Give the integers of all ranges one after another, and the offsets of the ranges.
 
@@ -179,6 +195,11 @@ class Trainer:
         is_first[1:] |= grid[1:] != grid[:-1]
         block_row = np.flatnonzero(is_first)
         self.block_length = np.diff(np.append(block_row, len(user)))
+        # What users bring along seldom changes: then a block reads and maps it once.
+        self.is_of_block = [
+            source.by_code or is_same_in_blocks(source.column, is_first)
+            for source in self.rows.features
+        ]
         self.block_weight = self.block_length
         if self.targets.weight is not None:
             weight = self.targets.weight.cpu().numpy()
@@ -254,7 +275,10 @@ class Trainer:
         user = self.rows.user[first].long()  # of each block, and what depends on nothing else
         max_length = self.network.config.max_length
         tokens, place, n_seen = windows(self.rows, first, row, block, BLOCK_SIZE, max_length)
-        features = [source.take(row, user) for source in self.rows.features]
+        features = [
+            source.take(first if is_of_block else row, user)
+            for source, is_of_block in zip(self.rows.features, self.is_of_block, strict=True)
+        ]
         vectors = self.network.encode_users(user, features, tokens, place, n_seen, block)
         positive = self.targets.item[row].long()
         seen = Windows(tokens, block, place - block * BLOCK_SIZE) if self.exclude_seen else None
@@ -377,7 +401,8 @@ def windows(
 
     `first` (B,) is the first row of each block; `block` (R,) says in which block a row lies.
     """
-    origin = rows.stop[first] - max_length
+    first_stop, stop = rows.stop[first], rows.stop[row]
+    origin = first_stop - max_length
     span = torch.arange(max_length + block_size - 1, device=first.device)
     position = origin[:, None] + span
     inside = (position >= rows.start[first, None]) & (position < len(rows.log))
@@ -386,8 +411,8 @@ def windows(
         if len(rows.log)
         else (torch.zeros_like(position))
     )
-    place = block * block_size + (rows.stop[row] - rows.stop[first][block])
-    length = (rows.stop[row] - rows.start[row]).clamp(max=max_length)
+    place = block * block_size + (stop - first_stop[block])
+    length = (stop - rows.start[row]).clamp(max=max_length)
     return tokens, place, length
 
 

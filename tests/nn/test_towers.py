@@ -18,6 +18,7 @@ from skmatch._nn.towers import (
     NetworkConfig,
     RandomUnknown,
     TwoTowers,
+    normalize,
 )
 from skmatch._nn.training import FeatureSource, Rows, Targets, Trainer, encode_catalogue
 
@@ -58,6 +59,19 @@ def make_network(seed=0, **changes):
     network.initialise(torch.Generator().manual_seed(seed))
     network.set_generator(torch.Generator().manual_seed(seed))
     return network
+
+
+def test_normalized_vectors_and_their_gradients_are_those_of_torch():
+    generator = torch.Generator().manual_seed(0)
+    vectors, weight = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64)
+    vectors[3] = 0
+    results = []
+    for function in (normalize, torch.nn.functional.normalize):
+        own = vectors.clone().requires_grad_()
+        unit = function(own)
+        (unit * weight).sum().backward()
+        results.append((unit, own.grad))
+    torch.testing.assert_close(*results)
 
 
 def encode(network, n=6):

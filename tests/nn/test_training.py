@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skmatch._nn import tables, training
@@ -12,7 +14,7 @@ from skmatch._nn.device import resolve_device
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.pooling import POOLINGS
-from skmatch._nn.towers import FeatureSpec, NetworkConfig, TwoTowers
+from skmatch._nn.towers import BagTensor, FeatureSpec, NetworkConfig, TwoTowers
 from skmatch._nn.training import (
     BLOCK_SIZE,
     PRECISIONS,
@@ -23,6 +25,7 @@ from skmatch._nn.training import (
     Trainer,
     encode_catalogue,
     encode_rows,
+    is_same_in_blocks,
     mean_ndcg,
     one_cycle,
     windows,
@@ -380,6 +383,49 @@ def test_what_depends_on_the_user_alone_is_read_once_a_block():
     trainer.network.user_embedding.register_forward_hook(lambda *call: read.append(len(call[2])))
     trainer._loss(*all_blocks(trainer))
     assert read == [len(trainer.block_length)] != [len(trainer.rows)]
+
+
+def test_a_feature_that_does_not_change_is_read_once_a_block():
+    changing = make_trainer()
+    n_rows = len(changing.rows)
+    changing.rows.features[0].column.copy_(changing.rows.user / 7)
+    steady = make_trainer()
+    steady.rows.features[0].column.copy_(changing.rows.user / 7)
+    steady._cut_blocks()
+    read = {"changing": [], "steady": []}
+    losses = []
+    for name, trainer in (("changing", changing), ("steady", steady)):
+        trainer.network.user_features.register_forward_pre_hook(
+            lambda module, args, name=name: read[name].append(len(args[0][0]))
+        )
+        losses.append(trainer._loss(*all_blocks(trainer))[0])
+    assert read == {"changing": [n_rows], "steady": [len(steady.block_length)]}
+    torch.testing.assert_close(*losses)
+
+
+# Few values, so that neighbours are often the same.
+few_values = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 1.5, math.nan]),
+        st.lists(st.integers(2, 3), max_size=2),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(few_values)
+def test_whether_a_feature_is_the_same_in_each_block(rows):
+    numbers, bags, is_first = zip(*rows, strict=True)
+    is_first = np.array([True, *is_first[1:]])
+    inside = [i for i in range(1, len(rows)) if not is_first[i]]
+    values = torch.tensor([code for bag in bags for code in bag], dtype=torch.int32)
+    offsets = torch.tensor(np.cumsum([0, *map(len, bags)]))
+    expected = all(str(numbers[i]) == str(numbers[i - 1]) for i in inside)
+    assert is_same_in_blocks(torch.tensor(numbers), is_first) == expected
+    expected = all(bags[i] == bags[i - 1] for i in inside)
+    assert is_same_in_blocks(BagTensor(values, offsets, 2), is_first) == expected
 
 
 # What it learns
