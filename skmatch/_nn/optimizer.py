@@ -6,6 +6,7 @@ second in every process that fits.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -66,13 +67,15 @@ class AdamW:
         """Update what the last step's gradients reach, at this learning rate."""
         self.n_steps += 1
         bias1, bias2 = (1 - beta**self.n_steps for beta in BETAS)
+        # The second moment's bias goes into two numbers, in place of a division of all.
+        size, eps = lr * math.sqrt(bias2) / bias1, EPS * math.sqrt(bias2)
         decay = 1 - lr * self.weight_decay
         gradient = torch.cat([gradient_of(weight) for weight in self.weights])
         distributed.sum_(gradient)
         self.first.lerp_(gradient, 1 - BETAS[0])
         self.second.lerp_(gradient.square_(), 1 - BETAS[1])
-        scale = torch.sqrt(self.second / bias2).add_(EPS)
-        self.values.mul_(decay).addcdiv_(self.first, scale, value=-lr / bias1)
+        scale = torch.sqrt(self.second).add_(eps)
+        self.values.mul_(decay).addcdiv_(self.first, scale, value=-size)
         for weight in self.weights:
             weight.grad = None
         for table, first, second in zip(self.tables, self.row_first, self.row_second, strict=True):
@@ -83,8 +86,8 @@ class AdamW:
             mean, square, rows = (rows_of(array, codes) for array in arrays)
             mean.lerp_(gradient, 1 - BETAS[0])
             square.lerp_(gradient.square_().mean(1, keepdim=True), 1 - BETAS[1])
-            scale = torch.sqrt(square / bias2).add_(EPS)
-            rows.mul_(decay).addcdiv_(mean, scale, value=-lr / bias1)
+            scale = torch.sqrt(square).add_(eps)
+            rows.mul_(decay).addcdiv_(mean, scale, value=-size)
             for array, new in zip(arrays, (mean, square, rows), strict=True):
                 array.index_copy_(0, codes, new)
 

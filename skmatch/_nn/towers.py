@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from itertools import compress, pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, leaky_relu, linear
+from torch.nn.functional import batch_norm, leaky_relu
 
 from skmatch._data import PADDING, UNKNOWN
 from skmatch._nn.device import is_waited_for
@@ -255,16 +255,25 @@ def side_by_side(
     block: Tensor | None,  # (R,), in which block a row lies
 ) -> Tensor:
     """Give a linear map of parts side by side, (R, ...); what a block shares is mapped once."""
-    # As many blocks as rows are the rows themselves.
-    is_shared = [block is not None and len(part) < len(block) for part in parts]
-    if block is None or not any(is_shared):
-        return linear(torch.cat(parts, 1), weight, bias)
-    columns = weight.split([part.shape[1] for part in parts], 1)
-    (own, own_weight), (shared, shared_weight) = (
-        [torch.cat(list(compress(tensors, which)), 1) for tensors in (parts, columns)]
-        for which in ([not shared for shared in is_shared], is_shared)
+
+    def is_shared(part: Tensor) -> bool:  # as many blocks as rows are the rows themselves
+        return block is not None and len(part) < len(block)
+
+    # Neighbouring parts in one product.
+    runs = [(shared, torch.cat(list(run), 1)) for shared, run in groupby(parts, is_shared)]
+    columns = weight.T.split([run.shape[1] for _, run in runs])
+    of_block, own = (
+        [(run, rows) for (shared, run), rows in zip(runs, columns, strict=True) if shared is which]
+        for which in (True, False)
     )
-    return torch.addmm(rows_of(linear(shared, shared_weight, bias), block), own, own_weight.T)
+    mapped = bias
+    for run, rows in of_block:
+        mapped = torch.addmm(mapped, run, rows)
+    if block is not None and of_block:
+        mapped = rows_of(mapped, block)
+    for run, rows in own:
+        mapped = torch.addmm(mapped, run, rows)
+    return mapped
 
 
 class TwoTowers(nn.Module):
