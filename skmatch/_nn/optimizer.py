@@ -7,6 +7,7 @@ second in every process that fits.
 from __future__ import annotations
 
 import math
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,19 @@ class AdamW:
             weight.data = part.view_as(weight)
         self.first = torch.zeros_like(self.values)
         self.second = torch.zeros_like(self.values)
-        self.tables = [
-            module for module in network.modules() if isinstance(module, Table) and module.by_row
-        ]
-        self.row_first = [torch.zeros_like(table.weight) for table in self.tables]
-        self.row_second = [torch.zeros_like(table.weight[:, :1]) for table in self.tables]
+        tables = [module for module in network.modules() if isinstance(module, Table)]
+        self.padding = torch.tensor(
+            [
+                table.weight.storage_offset() + PADDING * width_of(table) + i
+                for table in tables
+                if not table.by_row
+                for i in range(width_of(table))
+            ],
+            dtype=torch.int64,
+            device=self.values.device,
+        )
+        by_row = sorted((table for table in tables if table.by_row), key=width_of)
+        self.stacks = [Stack(list(alike)) for _, alike in groupby(by_row, width_of)]
         self.n_steps = 0
 
     def state(self) -> dict[str, Any]:
@@ -60,7 +69,11 @@ class AdamW:
         self.n_steps = state["n_steps"]
 
     def _moments(self) -> list[list[Tensor]]:
-        return [[self.first, self.second], self.row_first, self.row_second]
+        return [
+            [self.first, self.second],
+            [stack.first for stack in self.stacks],
+            [stack.second for stack in self.stacks],
+        ]
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -76,20 +89,49 @@ class AdamW:
         self.second.lerp_(gradient.square_(), 1 - BETAS[1])
         scale = torch.sqrt(self.second).add_(eps)
         self.values.mul_(decay).addcdiv_(self.first, scale, value=-size)
+        self.values.index_fill_(0, self.padding, 0)
         for weight in self.weights:
             weight.grad = None
-        for table, first, second in zip(self.tables, self.row_first, self.row_second, strict=True):
-            codes, gradient = distributed.sum_rows(*table.take_gradient())
-            codes = without_repeats(codes).long()
-            gradient *= (codes != PADDING)[:, None]
-            arrays = first, second, table.weight
-            mean, square, rows = (rows_of(array, codes) for array in arrays)
+        for stack in self.stacks:
+            place, gradient = stack.take_gradient()
+            arrays = stack.first, stack.second, stack.values
+            mean, square, rows = (rows_of(array, place) for array in arrays)
             mean.lerp_(gradient, 1 - BETAS[0])
             square.lerp_(gradient.square_().mean(1, keepdim=True), 1 - BETAS[1])
             scale = torch.sqrt(square).add_(eps)
             rows.mul_(decay).addcdiv_(mean, scale, value=-size)
             for array, new in zip(arrays, (mean, square, rows), strict=True):
-                array.index_copy_(0, codes, new)
+                array.index_copy_(0, place, new)
+            stack.values.index_fill_(0, stack.padding, 0)
+
+
+class Stack:
+    """Tables of one width as one array, which takes no more calls a step than one table does."""
+
+    def __init__(self, tables: list[Table]):
+        self.tables = tables
+        self.values = torch.cat([table.weight for table in tables])
+        sizes = [len(table.weight) for table in tables]
+        self.first_rows = np.cumsum([0, *sizes[:-1]]).tolist()
+        self.padding = torch.tensor(self.first_rows, device=self.values.device) + PADDING
+        for table, part in zip(tables, self.values.split(sizes), strict=True):
+            table.weight.data = part
+        self.first = torch.zeros_like(self.values)
+        self.second = torch.zeros_like(self.values[:, :1])
+
+    def take_gradient(self) -> tuple[Tensor, Tensor]:
+        """Give the places of the rows that a step touched, and their gradients; forget."""
+        parts = [distributed.sum_rows(*table.take_gradient()) for table in self.tables]
+        place = [
+            without_repeats(codes).long() + first
+            for (codes, _), first in zip(parts, self.first_rows, strict=True)
+        ]
+        return torch.cat(place), torch.cat([gradient for _, gradient in parts])
+
+
+def width_of(table: Table) -> int:
+    """Give the length of a table's rows."""
+    return table.weight.shape[1]
 
 
 def gradient_of(weight: Tensor) -> Tensor:

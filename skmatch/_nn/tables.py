@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
-from skmatch._columns import PADDING, UNKNOWN
+from skmatch._columns import UNKNOWN
 from skmatch._nn.device import is_waited_for
 from skmatch._nn.distinct import distinct
 
@@ -19,7 +19,7 @@ SMALL = 1024  # rows; to update so few costs less than to find out which were to
 
 
 class Table(nn.Module):
-    """One vector a code; that of padding is zero and stays so."""
+    """One vector a code; that of padding is zero, and the optimizer keeps it so."""
 
     def __init__(self, size: int, dim: int):
         super().__init__()
@@ -39,13 +39,12 @@ class Table(nn.Module):
         if not self.training:  # what came after the last training is unknown
             codes = codes.masked_fill(codes >= len(self.weight), UNKNOWN)
         rows: Tensor = self.weight
-        padding: int | None = PADDING
         if self.by_row and self.training and torch.is_grad_enabled():
             touched, codes = distinct(codes)
-            rows, padding = rows_of(rows, touched).requires_grad_(), None
+            rows = rows_of(rows, touched).requires_grad_()
             self.touched.append((touched, rows))
         if offsets is None:
-            return rows_of(rows, codes) if padding is None else embedding(codes, rows, padding)
+            return rows_of(rows, codes)
         return embedding_bag(codes, rows, offsets, mode="mean", include_last_offset=True)
 
     def take_gradient(self) -> tuple[Tensor, Tensor]:
@@ -65,6 +64,8 @@ def rows_of(table: Tensor, codes: Tensor) -> Tensor:
     """
     if is_waited_for(table.device):
         return embedding(codes, table)
+    if codes.dim() == 1:
+        return table.index_select(0, codes)
     return table.index_select(0, codes.flatten()).view(*codes.shape, *table.shape[1:])
 
 

@@ -181,11 +181,14 @@ class RandomUnknown(nn.Module):
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation that takes a batch of one row, which has no variance, as in serving."""
 
+    momentum: float  # a number: batches need no count
+
     def forward(self, input: Tensor) -> Tensor:
-        if len(input) > 1:
-            return super().forward(input)
         statistics = self.running_mean, self.running_var
-        return batch_norm(input, *statistics, self.weight, self.bias, eps=self.eps)
+        is_batch = self.training and len(input) > 1
+        return batch_norm(
+            input, *statistics, self.weight, self.bias, is_batch, self.momentum, self.eps
+        )
 
 
 class Features(nn.Module):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 SHARED_ROWS = 256  # a step draws negatives for so many rows, and all of its rows share them
 BLOCK_SIZE = 32  # events of a user that share their histories' tokens
+ROWS_READ = 2**14  # of the steps that are read at once: their calls take longer than what they do
 PRECISIONS = ("float32", "bfloat16")
 CATALOGUE_BLOCK = 4096  # items encoded at a time; more take memory and are no faster
 
@@ -104,6 +105,19 @@ class Targets:
 
     item: Tensor  # (n,) codes
     weight: Tensor | None  # (n,)
+
+
+class Step(NamedTuple):
+    """What a step trains on: R rows in B blocks of neighbours, as `pooling` explains them."""
+
+    first: Tensor  # (B,), the first row of each block
+    user: Tensor  # (B,) codes
+    tokens: Tensor  # (B, S) codes of items
+    row: Tensor  # (R,)
+    block: Tensor  # (R,), in which a row lies
+    place: Tensor  # (R,), of its history among the windows of the blocks
+    n_seen: Tensor  # (R,), events in it
+    positive: Tensor  # (R,) codes of items
 
 
 class Trainer:
@@ -215,21 +229,49 @@ class Trainer:
         bounds = np.flatnonzero(np.diff(first_row // self.batch_size)) + 1
         yield from np.split(order, bounds)
 
-    def _steps(self) -> Iterator[tuple[Tensor, int, float]]:
-        """Give the blocks of each step that are this process's, their rows and share of weight.
+    def _groups(self) -> Iterator[tuple[Tensor, list[int], list[int], list[float]]]:
+        """Give the blocks of neighbouring steps that are this process's, each with its number in
+        its step, (2, B), and each step's numbers of blocks and rows and its share of weight.
 
         The order of an epoch is brought to the device once: what each step brought would wait for
         the step before.
         """
         batches = list(self._batches())
         parts = [blocks[distributed.rank() :: distributed.size()] for blocks in batches]
-        order = torch.as_tensor(np.concatenate(parts), device=self.rows.user.device)
-        on_device = order.split([len(part) for part in parts])
-        for blocks, part, own in zip(batches, parts, on_device, strict=True):
-            share = 1.0
-            if len(part) < len(blocks):
-                share = self.block_weight[part].sum() / self.block_weight[blocks].sum()
-            yield own, int(self.block_length[part].sum()), share
+        n_blocks = [len(part) for part in parts]
+        n_rows = [int(self.block_length[part].sum()) for part in parts]
+        shares = [1.0] * len(parts)
+        if distributed.size() > 1:
+            weight = self.block_weight
+            shares = [
+                weight[own].sum() / weight[blocks].sum()
+                for own, blocks in zip(parts, batches, strict=True)
+            ]
+        number = np.concatenate([np.arange(n) for n in n_blocks])
+        order = torch.as_tensor(
+            np.stack([np.concatenate(parts), number]), device=self.rows.user.device
+        )
+        size = max(1, ROWS_READ // self.batch_size)
+        groups = [slice(a, a + size) for a in range(0, len(parts), size)]
+        blocks = order.split([sum(n_blocks[group]) for group in groups], 1)
+        for group, own in zip(groups, blocks, strict=True):
+            yield own, n_blocks[group], n_rows[group], shares[group]
+
+    def _read(self, blocks: Tensor, n_blocks: list[int], n_rows: list[int]) -> Iterator[Step]:
+        """Read what some steps train on, all in as many calls as one step would take."""
+        numbers, number_in_step = blocks
+        first, length = self.block_rows[:, numbers]
+        row, _ = ranges(first, length, sum(n_rows))
+        number = torch.arange(len(first), device=first.device)
+        block = torch.repeat_interleave(number, length, output_size=sum(n_rows))
+        max_length = self.network.config.max_length
+        tokens, place, n_seen = windows(self.rows, first, row, block, BLOCK_SIZE, max_length)
+        own_block = number_in_step[block]
+        place -= (block - own_block) * BLOCK_SIZE
+        user, positive = self.rows.user[first].long(), self.targets.item[row].long()
+        of_blocks = (column.split(n_blocks) for column in (first, user, tokens))
+        of_rows = (column.split(n_rows) for column in (row, own_block, place, n_seen, positive))
+        return map(Step, *of_blocks, *of_rows)
 
     def run_epoch(self) -> float:
         """Train on every row once; give the mean loss."""
@@ -238,17 +280,18 @@ class Trainer:
         device = self.rows.user.device
         total = torch.zeros((), dtype=float_for_sums(device), device=device)
         weight = torch.zeros_like(total)
-        for blocks, n_rows, share in self._steps():
-            if n_rows:
-                with self._precision():
-                    loss, batch_weight = self._loss(blocks, n_rows)
-                total += loss.detach() * batch_weight
-                weight += batch_weight
-                if share < 1:  # the parts of the other processes come on top
-                    loss = loss * share
-                loss.backward()
-            self.optimizer.step(self.lr * one_cycle(self.step / self.n_steps))
-            self.step += 1
+        for blocks, n_blocks, n_rows, shares in self._groups():
+            for step, share in zip(self._read(blocks, n_blocks, n_rows), shares, strict=True):
+                if len(step.row):
+                    with self._precision():
+                        loss, batch_weight = self._loss(step)
+                    total += loss.detach() * batch_weight
+                    weight += batch_weight
+                    if share < 1:  # the parts of the other processes come on top
+                        loss = loss * share
+                    loss.backward()
+                self.optimizer.step(self.lr * one_cycle(self.step / self.n_steps))
+                self.step += 1
         distributed.copy_of_first(self.network.buffers())
         return float(distributed.sum_(total) / distributed.sum_(weight))
 
@@ -265,28 +308,22 @@ class Trainer:
             for generator, seed in zip(self.generators, seeds[distributed.rank()], strict=True):
                 generator.manual_seed(int(seed))
 
-    def _loss(self, blocks: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-        device = blocks.device
-        first, length = self.block_rows[:, blocks]
-        row, _ = ranges(first, length, n_rows)
-        block = torch.repeat_interleave(
-            torch.arange(len(blocks), device=device), length, output_size=n_rows
-        )
-        user = self.rows.user[first].long()  # of each block, and what depends on nothing else
-        max_length = self.network.config.max_length
-        tokens, place, n_seen = windows(self.rows, first, row, block, BLOCK_SIZE, max_length)
+    def _loss(self, step: Step) -> tuple[Tensor, Tensor]:
         features = [
-            source.take(first if is_of_block else row, user)
+            source.take(step.first if is_of_block else step.row, step.user)
             for source, is_of_block in zip(self.rows.features, self.is_of_block, strict=True)
         ]
-        vectors = self.network.encode_users(user, features, tokens, place, n_seen, block)
-        positive = self.targets.item[row].long()
-        seen = Windows(tokens, block, place - block * BLOCK_SIZE) if self.exclude_seen else None
-        losses = self._losses(vectors / self.temperature, positive, seen)
-        exact = float_for_sums(device)
+        vectors = self.network.encode_users(
+            step.user, features, step.tokens, step.place, step.n_seen, step.block
+        )
+        seen = None
+        if self.exclude_seen:
+            seen = Windows(step.tokens, step.block, step.place - step.block * BLOCK_SIZE)
+        losses = self._losses(vectors / self.temperature, step.positive, seen)
+        exact = float_for_sums(losses.device)
         if self.targets.weight is None:
-            return losses.mean(), torch.full((), n_rows, dtype=exact, device=device)
-        weight = self.targets.weight[row]
+            return losses.mean(), torch.full((), len(losses), dtype=exact, device=losses.device)
+        weight = self.targets.weight[step.row]
         batch_weight = weight.sum()
         return (losses * weight).sum() / batch_weight, batch_weight.to(exact)
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -41,8 +42,8 @@ def row_by_hand(row, steps, weight_decay):
     return row
 
 
-def make_network():
-    table = Table(2000, 3)
+def make_network(size=2000):
+    table = Table(size, 3)
     table.initialise(torch.Generator().manual_seed(0))
     return table, nn.ModuleList([table.train(), nn.Linear(3, 1)])
 
@@ -64,8 +65,24 @@ def test_rows_change_as_computed_by_hand_and_only_where_touched():
     np.testing.assert_array_equal(table.weight[untouched], before[untouched])
 
 
-def test_padding_never_learns():
-    table, network = make_network()
+def test_tables_of_one_width_change_as_each_does_alone():
+    codes = [[4, 7], [7, 1, 7]]
+    apart = [make_network()[1] for _ in codes]
+    together = nn.ModuleList([make_network()[0] for _ in codes] + [nn.Linear(1, 1)])
+    optimizers = [AdamW(network, weight_decay=0.1) for network in (*apart, together)]
+    for lr in (0.1, 0.2):
+        for tables in ([network[0] for network in apart], together[:2]):
+            for factor, (table, own) in enumerate(zip(tables, codes, strict=True), start=1):
+                (factor * table(torch.tensor(own)).square()).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step(lr)
+    for network, table in zip(apart, together[:2], strict=True):
+        torch.testing.assert_close(network[0].weight, table.weight)
+
+
+@pytest.mark.parametrize("size", [10, 2000])
+def test_padding_never_learns(size):
+    table, network = make_network(size)
     optimizer = AdamW(network, weight_decay=0.1)
     table(torch.tensor([0, 1])).sum().backward()
     optimizer.step(0.1)

@@ -294,15 +294,19 @@ def test_batches_are_drawn_anew_every_epoch():
     assert not np.array_equal(first, second)
 
 
-def all_blocks(trainer):
-    return torch.arange(len(trainer.block_length)), len(trainer.rows)
+def all_rows(trainer):
+    """Give one step of all rows."""
+    n_blocks = len(trainer.block_length)
+    order = torch.arange(n_blocks).expand(2, -1)
+    (step,) = trainer._read(order, [n_blocks], [len(trainer.rows)])
+    return step
 
 
 def block_vectors(trainer):
     """Give the users' vectors of all rows as a training step sees them."""
     seen = []
     handle = trainer.network.user_tower.register_forward_hook(lambda *call: seen.append(call[2]))
-    trainer._loss(*all_blocks(trainer))
+    trainer._loss(all_rows(trainer))
     handle.remove()
     return seen[0].detach()
 
@@ -381,7 +385,7 @@ def test_what_depends_on_the_user_alone_is_read_once_a_block():
     trainer = make_trainer()
     read = []
     trainer.network.user_embedding.register_forward_hook(lambda *call: read.append(len(call[2])))
-    trainer._loss(*all_blocks(trainer))
+    trainer._loss(all_rows(trainer))
     assert read == [len(trainer.block_length)] != [len(trainer.rows)]
 
 
@@ -398,7 +402,7 @@ def test_a_feature_that_does_not_change_is_read_once_a_block():
         trainer.network.user_features.register_forward_pre_hook(
             lambda module, args, name=name: read[name].append(len(args[0][0]))
         )
-        losses.append(trainer._loss(*all_blocks(trainer))[0])
+        losses.append(trainer._loss(all_rows(trainer))[0])
     assert read == {"changing": [n_rows], "steady": [len(steady.block_length)]}
     torch.testing.assert_close(*losses)
 
@@ -523,7 +527,7 @@ def test_a_weight_counts_as_so_many_rows():
     losses = []
     for weight in (torch.ones(60), torch.arange(60.0), torch.arange(60.0) * 5):
         trainer.targets.weight = weight
-        losses.append(trainer._loss(*all_blocks(trainer))[0].item())
+        losses.append(trainer._loss(all_rows(trainer))[0].item())
     assert losses[0] != pytest.approx(losses[1])
     assert losses[1] == pytest.approx(losses[2])
 

@@ -111,13 +111,13 @@ def run_epoch_on_meta(trainer):
     """Run all steps of an epoch; give the dtypes that they met."""
     move_to_meta(trainer)
     with CountCopies() as copies:
-        steps = list(trainer._steps())  # brings the order of the epoch
-        trainer._steps = lambda: steps
+        groups = list(trainer._groups())  # brings the order of the epoch
+        trainer._groups = lambda: groups
         # The first value that is read is the mean loss, after the last step.
         read = pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta")
         with Watch() as watch, read:
             trainer.run_epoch()
-    assert trainer.step == len(steps) > 1
+    assert trainer.step == sum(len(shares) for *_, shares in groups) > 1
     assert copies.n_copies == 1
     return watch.dtypes
 
