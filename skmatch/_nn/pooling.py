@@ -92,8 +92,9 @@ class Pooling(nn.Module):
             return pooled
         lags = torch.arange(self.max_length, device=device)
         total = torch.exp(-rates * lags[:, None]).cumsum(0)  # (L, K): of windows of 1 ... L events
-        norm = rows_of(total, (length - 1).clamp(min=0))  # (R, K)
-        return (pooled.view(len(place), len(rates), -1) / norm[:, :, None]).flatten(1)
+        # A product, whose gradient takes half the time of a division's.
+        scale = rows_of(total.reciprocal(), (length - 1).clamp(min=0))  # (R, K)
+        return (pooled.view(len(place), len(rates), -1) * scale[:, :, None]).flatten(1)
 
 
 def lags_of(n_windows: int, n_tokens: int, device: torch.device) -> Tensor:

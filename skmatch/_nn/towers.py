@@ -151,8 +151,9 @@ class Dropout(nn.Module):
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None, generator=self.generator)
         n_dropped = min(round(self.rate * 256), 255)  # of the 256 values of a byte
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= n_dropped
-        return x * kept.to(x.dtype).mul_(1 / (1 - n_dropped / 256))
+        drawn = words.view(torch.uint8)[: x.numel()].view(x.shape)
+        # As floats at once: booleans take three times as long to make and to read.
+        return x * drawn.to(x.dtype).ge_(n_dropped).mul_(1 / (1 - n_dropped / 256))
 
 
 class RandomUnknown(nn.Module):
