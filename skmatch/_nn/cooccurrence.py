@@ -48,13 +48,16 @@ def cooccurrence_vectors(
     scale = 1 / np.sqrt(np.maximum(n_near, 1))
 
     def product(vectors: np.ndarray) -> np.ndarray:
-        return scale * count(scale * vectors)
+        total = count(scale * vectors)
+        total *= scale
+        return total
 
     # Subspace iteration (Halko, Martinsson and Tropp, 2011), for which the matrix need not be held.
     width = min(dim + N_MORE, len(codes))
     basis = np.random.default_rng(seed).standard_normal((len(codes), width), dtype=np.float32)
     for _ in range(N_ITERATIONS):
-        basis, _ = np.linalg.qr(product(basis))
+        basis = product(basis)  # let go of the one before: here a fit of many items has its peak
+        basis = np.linalg.qr(basis)[0]
     values, rotation = np.linalg.eigh(basis.T @ product(basis))
     main = np.argsort(-np.abs(values), kind="stable")[:dim]
     placed = basis @ (rotation[:, main] * np.abs(values[main]))
