@@ -42,6 +42,7 @@ class AdamW:
         self.first = torch.zeros_like(self.values)
         self.second = torch.zeros_like(self.values)
         tables = [module for module in network.modules() if isinstance(module, Table)]
+        # Where the vectors of padding stand in that array.
         self.padding = torch.tensor(
             [
                 table.weight.storage_offset() + PADDING * width_of(table) + i

@@ -64,7 +64,7 @@ def rows_of(table: Tensor, codes: Tensor) -> Tensor:
     """
     if is_waited_for(table.device):
         return embedding(codes, table)
-    if codes.dim() == 1:
+    if codes.dim() == 1:  # without views, each of which takes a call in the gradient
         return table.index_select(0, codes)
     return table.index_select(0, codes.flatten()).view(*codes.shape, *table.shape[1:])
 

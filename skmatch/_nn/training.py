@@ -115,7 +115,7 @@ class Step(NamedTuple):
     tokens: Tensor  # (B, S) codes of items
     row: Tensor  # (R,)
     block: Tensor  # (R,), in which a row lies
-    place: Tensor  # (R,), of its history among the windows of the blocks
+    offset: Tensor  # (R,), where its history begins in its block
     n_seen: Tensor  # (R,), events in it
     positive: Tensor  # (R,) codes of items
 
@@ -265,12 +265,11 @@ class Trainer:
         number = torch.arange(len(first), device=first.device)
         block = torch.repeat_interleave(number, length, output_size=sum(n_rows))
         max_length = self.network.config.max_length
-        tokens, place, n_seen = windows(self.rows, first, row, block, BLOCK_SIZE, max_length)
-        own_block = number_in_step[block]
-        place -= (block - own_block) * BLOCK_SIZE
+        tokens, offset, n_seen = windows(self.rows, first, row, block, BLOCK_SIZE, max_length)
         user, positive = self.rows.user[first].long(), self.targets.item[row].long()
         of_blocks = (column.split(n_blocks) for column in (first, user, tokens))
-        of_rows = (column.split(n_rows) for column in (row, own_block, place, n_seen, positive))
+        columns_of_rows = row, number_in_step[block], offset, n_seen, positive
+        of_rows = (column.split(n_rows) for column in columns_of_rows)
         return map(Step, *of_blocks, *of_rows)
 
     def run_epoch(self) -> float:
@@ -313,12 +312,11 @@ class Trainer:
             source.take(step.first if is_of_block else step.row, step.user)
             for source, is_of_block in zip(self.rows.features, self.is_of_block, strict=True)
         ]
+        place = step.block * BLOCK_SIZE + step.offset
         vectors = self.network.encode_users(
-            step.user, features, step.tokens, step.place, step.n_seen, step.block
+            step.user, features, step.tokens, place, step.n_seen, step.block
         )
-        seen = None
-        if self.exclude_seen:
-            seen = Windows(step.tokens, step.block, step.place - step.block * BLOCK_SIZE)
+        seen = Windows(step.tokens, step.block, step.offset) if self.exclude_seen else None
         losses = self._losses(vectors / self.temperature, step.positive, seen)
         exact = float_for_sums(losses.device)
         if self.targets.weight is None:
@@ -434,7 +432,7 @@ def one_cycle(progress: float) -> float:
 def windows(
     rows: Rows, first: Tensor, row: Tensor, block: Tensor, block_size: int, max_length: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the tokens of blocks, (B, S), with the place, (R,), and length, (R,), of each window.
+    """Give the tokens of blocks, (B, S), with where each window begins and its length, (R,).
 
     `first` (B,) is the first row of each block; `block` (R,) says in which block a row lies.
     """
@@ -448,9 +446,9 @@ def windows(
         if len(rows.log)
         else (torch.zeros_like(position))
     )
-    place = block * block_size + (stop - first_stop[block])
+    offset = stop - first_stop[block]
     length = (stop - rows.start[row]).clamp(max=max_length)
-    return tokens, place, length
+    return tokens, offset, length
 
 
 @torch.no_grad()
@@ -464,9 +462,8 @@ def encode_rows(network: TwoTowers | Ensemble, rows: Rows) -> Tensor:
         user = rows.user[row].long()
         features = [source.take(row, user) for source in rows.features]
         block = torch.arange(len(row), device=row.device)
-        vectors.append(
-            network.encode_users(user, features, *windows(rows, row, row, block, 1, max_length))
-        )
+        tokens, offset, length = windows(rows, row, row, block, 1, max_length)
+        vectors.append(network.encode_users(user, features, tokens, block + offset, length))
     return torch.cat(vectors)
 
 
