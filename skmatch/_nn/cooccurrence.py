@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 NEAR = 10  # events on either side of one
 MOST_ITEMS = 100_000  # the most frequent ones; what is left has few events to learn this from
 N_ITERATIONS, N_MORE = 3, 16  # of the search for the main directions, which looks for some more
+WEAK = 1e-5  # of the square of the largest direction: what is smaller is mostly rounding
 CHUNK = 2**12  # events whose vectors are held, and summed, at a time
 
 
@@ -43,12 +44,13 @@ def cooccurrence_vectors(
     place[codes] = np.arange(len(codes))
     is_kept = place[items] >= 0
     count = partial(_count_near, users[is_kept], place[items[is_kept]])
-    n_near = count(np.ones((len(codes), 1), dtype=np.float32))
+    ones = np.ones((len(codes), 1), dtype=np.float32)
+    n_near = count(ones, ones)
     # As in a walk from item to item: what is frequent would else be near to everything.
     scale = 1 / np.sqrt(np.maximum(n_near, 1))
 
     def product(vectors: np.ndarray) -> np.ndarray:
-        total = count(scale * vectors)
+        total = count(scale, vectors)
         total *= scale
         return total
 
@@ -57,7 +59,7 @@ def cooccurrence_vectors(
     basis = np.random.default_rng(seed).standard_normal((len(codes), width), dtype=np.float32)
     for _ in range(N_ITERATIONS):
         basis = product(basis)  # let go of the one before: here a fit of many items has its peak
-        basis = np.linalg.qr(basis)[0]
+        basis = _orthonormal(basis)
     values, rotation = np.linalg.eigh(basis.T @ product(basis))
     main = np.argsort(-np.abs(values), kind="stable")[:dim]
     placed = basis @ (rotation[:, main] * np.abs(values[main]))
@@ -67,8 +69,21 @@ def cooccurrence_vectors(
     return codes[has_near], placed / size if size > 0 else placed
 
 
-def _count_near(users: np.ndarray, items: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Give for each item the sum of the vectors, (n_items, D), of what lies near its events.
+def _orthonormal(vectors: np.ndarray) -> np.ndarray:
+    """Give an orthonormal basis of the columns, without directions that are mostly rounding.
+
+    By the eigenvectors of their products (Stathopoulos and Wu, 2002): numpy's QR would hold
+    several copies in double precision.
+    """
+    values, rotation = np.linalg.eigh(vectors.T @ vectors)
+    is_clear = values > WEAK * values.max(initial=0)
+    return vectors @ (rotation[:, is_clear] / np.sqrt(values[is_clear]))
+
+
+def _count_near(
+    users: np.ndarray, items: np.ndarray, weights: np.ndarray, vectors: np.ndarray
+) -> np.ndarray:
+    """Give for each item the sum of the weighted vectors, (n_items, D), near its events.
 
     It is the product of the matrix of counts, which would take more memory than the events.
     """
@@ -76,7 +91,9 @@ def _count_near(users: np.ndarray, items: np.ndarray, vectors: np.ndarray) -> np
     for start in range(0, len(items), CHUNK):
         stop = min(start + CHUNK, len(items))
         low, high = max(start - NEAR, 0), min(stop + NEAR, len(items))
-        own = vectors[items[low:high]]
+        near_items = items[low:high]
+        own = vectors[near_items]
+        own *= weights[near_items]
         sums = np.zeros((high - low + 1, own.shape[1]), dtype=np.float32)
         np.cumsum(own, axis=0, out=sums[1:])
         event = np.arange(start, stop) - low

@@ -1,5 +1,7 @@
 """First vectors of items against the matrix of counts, written out."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,12 +32,14 @@ def make_log(lengths, n_items, seed=0):
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 4), st.integers(1, 40))
 def test_sums_of_what_is_near_are_products_with_the_counts(lengths, near, chunk):
     users, items = make_log(lengths, 5)
-    vectors = np.random.default_rng(1).normal(size=(items.max() + 1, 3)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(items.max() + 1, 3)).astype(np.float32)
+    weights = rng.random((items.max() + 1, 1), dtype=np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cooccurrence, "NEAR", near)
         patch.setattr(cooccurrence, "CHUNK", chunk)
-        near_items = cooccurrence._count_near(users, items, vectors)
-    expected = counts_of(users, items, near) @ vectors
+        near_items = cooccurrence._count_near(users, items, weights, vectors)
+    expected = counts_of(users, items, near) @ (weights * vectors)
     np.testing.assert_allclose(near_items, expected, rtol=0, atol=1e-4)
 
 
@@ -117,3 +121,14 @@ def test_events_held_out_place_nothing(monkeypatch):
     DSSMRetriever(**options, early_stopping=True, validation_fraction=0.5).fit(samples)
     DSSMRetriever(**options, init="random").fit(samples)
     assert seen == [1000 - 25]
+
+
+def test_many_items_take_the_memory_of_a_few_copies_of_their_vectors():
+    items = np.arange(20_000, dtype=np.int32).repeat(2) + 2
+    users = np.arange(len(items)) // 50 + 2
+    tracemalloc.start()
+    _, vectors = cooccurrence_vectors(users, items, dim=48, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(vectors) == 20_000
+    assert peak < 4 * len(vectors) * (48 + cooccurrence.N_MORE) * vectors.itemsize
