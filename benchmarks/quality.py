@@ -51,6 +51,7 @@ BEST: dict[str, dict[str, Any]] = {
 ENSEMBLE = BEST | {"parameters": BEST["parameters"] | {"n_members": 4}}
 # What else both take on a set, chosen in the same way.
 OF_SET: dict[str, dict[str, Any]] = {
+    "ml-100k": {"max_epochs": 4},
     "online-retail": {"max_epochs": 4, "dropout": 0.2, "temperature": 0.07},
 }
 # What the rows of `--ablation` change in the defaults, with features.
