@@ -95,7 +95,8 @@ def test_everybody_may_stand_in_one_frame(pipe):
 def test_nobody_is_answered_otherwise_for_who_asks_beside_them(pipe, row):
     together = answers(pipe, QUERIES)[row].reset_index(drop=True)
     alone = answers(pipe, QUERIES.iloc[[row]])[0].reset_index(drop=True)
-    pd.testing.assert_frame_equal(together, alone, check_dtype=False)
+    # Cosines, of which one next to 0 is rounded as much as any other.
+    pd.testing.assert_frame_equal(together, alone, check_dtype=False, atol=1e-6)
 
 
 def test_columns_that_nobody_needs_may_be_left_out(pipe):
