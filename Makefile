@@ -12,6 +12,9 @@ BENCH ?=
 QUALITY ?=
 PEERS := .venv-rechub .venv-rectools
 
+# Compiling all modules of all packages takes longer than to install them; few are ever imported.
+INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
+
 .PHONY: demo explore tune test lint docs bench quality growth parquet cold-start neighbors latency clean
 
 demo: $(VENV)/demo.done
@@ -58,11 +61,11 @@ latency: $(VENV)/bench.done
 
 .venv-%/done: benchmarks/requirements-%.txt constraints.txt
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
+	.venv-$*/bin/python $(INSTALL) --requirement $<
 	@touch $@
 
 $(VENV)/%.done: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	$(BIN)/python $(INSTALL) --editable ".[$*]"
 	@touch $@
 
 $(BIN)/python:

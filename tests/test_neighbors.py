@@ -3,6 +3,7 @@
 import itertools
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -315,6 +316,20 @@ def test_pynndescent_is_near_the_exact_answer_and_keeps_the_rules(rules):
     positions, _ = index.search(queries[:1], 5, everything)
     assert {*positions[0].tolist()} == {298, 299, -1}
     assert (positions[0] == -1).sum() == 3
+
+
+def test_eight_threads_build_and_search_one_graph():
+    queries, vectors, seen = make_problem(n_items=300, n_dims=8, n_seen=30)
+    index = ItemIndex("pynndescent", random_state=0).fit(vectors)
+    expected = [index.search(queries[i : i + 1], 10, seen.take(np.array([i]))) for i in range(20)]
+    loaded = pickle.loads(pickle.dumps(index))  # its graph is built by the first that searches
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(
+            lambda i: loaded.search(queries[i : i + 1], 10, seen.take(np.array([i]))),
+            [*range(20)] * 4,
+        )
+    for answer, wanted in zip(answers, expected * 4, strict=True):
+        assert_found(answer, wanted)
 
 
 def test_threads_change_nothing(monkeypatch):

@@ -15,6 +15,7 @@ from skmatch import (
     SequenceSampler,
     YoutubeDNNRetriever,
     make_match_pipeline,
+    neighbors,
 )
 from skmatch.datasets import make_events
 
@@ -31,11 +32,23 @@ RETRIEVERS = {
 }
 
 
+class Graph:
+    """Stand-in for pynndescent's, which takes a minute to compile: test_neighbors has that."""
+
+    def __init__(self, vectors, random_state):
+        self.vectors = vectors
+
+    def query(self, queries, k):
+        return np.argsort(-queries @ self.vectors.T, axis=1)[:, :k]
+
+
 @pytest.fixture(params=RETRIEVERS.values(), ids=RETRIEVERS, scope="module")
 def pipe(request):
     encoder = MatchEncoder(user_features=["segment", "age"], item_features=["category"])
     sampler = SequenceSampler(exclude_seen=False)
-    return make_match_pipeline(encoder, sampler, request.param).fit(EVENTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbors, "_Graph", Graph)
+        yield make_match_pipeline(encoder, sampler, request.param).fit(EVENTS)
 
 
 @pytest.mark.parametrize("batch_size", [1, 40, 45, 1000])
