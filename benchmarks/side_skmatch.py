@@ -226,15 +226,20 @@ def quality(
     encoder: dict,
     sampler: dict,
     parameters: dict,
+    repeat_weight: float | None = None,
 ) -> None:
-    """Fit the named retriever and write what it recommends."""
+    """Fit the named retriever and write what it recommends; a repeat may weigh less as a target."""
     events = read_training(inputs)
     last = getattr(skmatch, retriever)(**parameters)
     if "random_state" in last.get_params():
         last.set_params(random_state=seed)
     model = make_match_pipeline(MatchEncoder(**encoder), SequenceSampler(**sampler), last)
+    weights = {}
+    if repeat_weight is not None:
+        is_repeat = events.duplicated(["user_id", "item_id"])
+        weights[f"{model.steps[-1][0]}__sample_weight"] = np.where(is_repeat, repeat_weight, 1.0)
     with clock("total"):
-        model.fit(events)
+        model.fit(events, **weights)
     write_lists(
         inputs,
         lambda users, exclude_seen: as_lists(
