@@ -12,8 +12,10 @@ BENCH ?=
 QUALITY ?=
 PEERS := .venv-rechub .venv-rectools
 
-# Compiling all modules of all packages takes longer than to install them; few are ever imported.
+# To compile all modules of all packages takes longer than to install them; few are ever imported.
 INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
+# Those are compiled when first imported, and kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo explore tune test lint docs bench quality growth parquet cold-start neighbors latency clean
 

@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -111,14 +110,6 @@ def test_score_equals_the_scorer(pipe):
     assert fitted.score(test) == pytest.approx(make_topk_scorer("ndcg", k=10)(fitted, test))
 
 
-def test_a_saved_pipeline_answers_alike_in_a_fresh_process(pipe, tmp_path):
-    path, answer = tmp_path / "pipe.joblib", tmp_path / "answer.pkl"
-    joblib.dump(pipe, path)
-    code = "import sys, joblib; joblib.load(sys.argv[1]).recommend(k=3).to_pickle(sys.argv[2])"
-    subprocess.run([sys.executable, "-c", code, str(path), str(answer)], check=True)
-    pd.testing.assert_frame_equal(pd.read_pickle(answer), pipe.recommend(k=3))
-
-
 def test_pandas_output_all_the_way_gives_the_same(pipe):
     framed = clone(pipe).set_output(transform="pandas").fit(EVENTS)
     np.testing.assert_array_equal(framed.predict(EVENTS[:9]), pipe.predict(EVENTS[:9]))
@@ -186,7 +177,6 @@ def test_importing_skmatch_is_quick_and_popularity_needs_no_torch():
         "import skmatch.retrieval; skmatch.PopularityRetriever;"
         "assert 'torch' not in sys.modules"
     )
-    # The best of three: a busy machine may delay any one of them.
     command = [sys.executable, "-c", code]
-    runs = [subprocess.run(command, check=True, capture_output=True) for _ in range(3)]
-    assert min(float(run.stdout) for run in runs) < 0.3
+    runs = (subprocess.run(command, check=True, capture_output=True) for _ in range(3))
+    assert any(float(run.stdout) < 0.3 for run in runs)  # a busy machine may delay one of them
