@@ -7,8 +7,6 @@ import pytest
 
 # The tests run in several processes: one thread each, or they contend for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What numba compiles is small and runs a few times: to optimise it takes longer.
-os.environ.setdefault("NUMBA_OPT", "0")
 # No test draws on a screen.
 os.environ.setdefault("MPLBACKEND", "agg")
 
