@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -108,6 +109,14 @@ def test_score_equals_the_scorer(pipe):
     train, test = (EVENTS.iloc[rows] for rows in next(LeaveLastOut().split(EVENTS)))
     fitted = clone(pipe).fit(train)
     assert fitted.score(test) == pytest.approx(make_topk_scorer("ndcg", k=10)(fitted, test))
+
+
+def test_a_saved_pipeline_answers_alike_in_a_fresh_process(pipe, tmp_path):
+    path, answer = tmp_path / "pipe.joblib", tmp_path / "answer.pkl"
+    joblib.dump(pipe, path)
+    code = "import sys, joblib; joblib.load(sys.argv[1]).recommend(k=3).to_pickle(sys.argv[2])"
+    subprocess.run([sys.executable, "-c", code, str(path), str(answer)], check=True)
+    pd.testing.assert_frame_equal(pd.read_pickle(answer), pipe.recommend(k=3))
 
 
 def test_pandas_output_all_the_way_gives_the_same(pipe):

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from skmatch import neighbors
+from skmatch import DSSMRetriever, neighbors
+from skmatch.datasets import make_events
 from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists, top_k
 
 
@@ -321,15 +322,30 @@ def test_pynndescent_is_near_the_exact_answer_and_keeps_the_rules(rules):
 def test_eight_threads_build_and_search_one_graph():
     queries, vectors, seen = make_problem(n_items=300, n_dims=8, n_seen=30)
     index = ItemIndex("pynndescent", random_state=0).fit(vectors)
-    expected = [index.search(queries[i : i + 1], 10, seen.take(np.array([i]))) for i in range(20)]
-    loaded = pickle.loads(pickle.dumps(index))  # its graph is built by the first that searches
-    with ThreadPoolExecutor(8) as pool:
-        answers = pool.map(
-            lambda i: loaded.search(queries[i : i + 1], 10, seen.take(np.array([i]))),
-            [*range(20)] * 4,
-        )
-    for answer, wanted in zip(answers, expected * 4, strict=True):
-        assert_found(answer, wanted)
+
+    def ask(index, i):
+        return index.search(queries[i : i + 1], 10, seen.take(np.array([i])))
+
+    expected = [ask(index, i) for i in range(20)]
+    for _ in range(3):
+        loaded = pickle.loads(pickle.dumps(index))  # its graph is built by the first that searches
+        with ThreadPoolExecutor(8) as pool:
+            answers = pool.map(ask, itertools.repeat(loaded), [*range(20)] * 4)
+        for answer, wanted in zip(answers, expected * 4, strict=True):
+            assert_found(answer, wanted)
+
+
+def test_a_retriever_answers_by_the_graph():
+    events = make_events(n_users=90, n_items=150, n_events=1500, random_state=0)
+    small = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
+    exact, by_graph = (
+        DSSMRetriever(**small, index=index).fit(events) for index in ("exact", "pynndescent")
+    )
+    assert by_graph.index_.method_ == "pynndescent"
+    found, expected = (model.recommend(k=10) for model in (by_graph, exact))
+    assert found["user_id"].tolist() == expected["user_id"].tolist()
+    pairs = ["user_id", "item_id"]
+    assert len(found[pairs].merge(expected[pairs])) > 0.9 * len(expected)
 
 
 def test_threads_change_nothing(monkeypatch):
