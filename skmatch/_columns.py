@@ -27,6 +27,24 @@ def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray,
     return np.arange(offsets[-1], dtype=np.int64) + shift, offsets
 
 
+def check_offsets(offsets: np.ndarray, n_values: int) -> None:
+    """Raise if loaded offsets do not ascend from 0 to the number of values.
+
+    Offsets that fall would let a small file ask for any amount of memory.
+    """
+    is_valid = offsets.ndim == 1 and offsets.dtype.kind in "iu" and len(offsets) > 0
+    if not (
+        is_valid
+        and offsets[0] == 0
+        and offsets[-1] == n_values
+        and (offsets[:-1] <= offsets[1:]).all()
+    ):
+        raise ValueError(
+            f"The file is damaged: the offsets of its rows do not ascend from 0 to {n_values}. "
+            "Copy it again from where it was saved."
+        )
+
+
 def order_by_code(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Give rows in the order of their codes, and in the given order where codes are equal.
 
@@ -45,6 +63,11 @@ class Bag:
 
     values: np.ndarray
     offsets: np.ndarray
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        values, offsets = state["values"], state["offsets"]
+        check_offsets(offsets, len(values))
+        self.__dict__.update(values=values, offsets=offsets)
 
     @classmethod
     def from_lists(cls, rows: list[np.ndarray] | list[list[int]]) -> Self:

@@ -7,10 +7,10 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-import joblib
 from sklearn.pipeline import Pipeline
 
 from skmatch._validation import check_k
+from skmatch.persistence import save
 
 # What scikit-learn's callbacks put on an estimator while it is fitted.
 _OF_A_RUNNING_FIT = (
@@ -31,8 +31,9 @@ class Checkpoint:
     Parameters
     ----------
     path : str or path-like
-        File to write, in a folder that is there. It is replaced as a whole: whenever the fit dies,
-        the file is that of the last epoch that was saved.
+        File to write, in a folder that exists. It is replaced as a whole, as by
+        `skmatch.persistence.save`: whenever the fit dies, and whatever else writes to the same
+        path, the file is that of the last epoch that was saved.
     every : int, default=1
         Number of epochs from one saving to the next.
 
@@ -120,26 +121,12 @@ class Checkpoint:
             *steps, (name, _) = pipeline.steps
             pipeline.steps = [*steps, (name, saved)]
             saved = pipeline
-        _write(saved.set_callbacks(Checkpoint(self.path, self.every)), self.path)
+        save(saved.set_callbacks(Checkpoint(self.path, self.every)), self.path)
 
 
 def _at_rest(estimator: Any) -> Any:
-    """Give a shallow copy of an estimator without the traces of its running fit."""
+    """Return a shallow copy of an estimator without the traces of its running fit."""
     at_rest = copy(estimator)
     for name in _OF_A_RUNNING_FIT:
         vars(at_rest).pop(name, None)
     return at_rest
-
-
-def _write(value: Any, path: str | os.PathLike) -> None:
-    """Write a file whole, or leave the one that is there."""
-    temporary = f"{os.fspath(path)}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            joblib.dump(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

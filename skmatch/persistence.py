@@ -5,9 +5,12 @@ pipelines and searches over them. A loaded one recommends as the saved one did, 
 where it was trained on a GPU and there is none.
 
 joblib
-    ``joblib.dump(pipe, "pipe.joblib")``, then `load`. For your own files: the fastest, and it takes
-    ids of every type. Loading such a file runs code that the file names, so never load one from
-    elsewhere. The modules ``pickle`` and ``cloudpickle`` save the same; `load` reads theirs, too.
+    ``save(pipe, "pipe.joblib")``, then `load`. For your own files: the fastest, and it takes ids of
+    every type. The file is one of joblib with a checksum at its end, which `load` compares, so that
+    no damaged file is loaded. Loading such a file runs code that the file names, so never load one
+    from elsewhere. `load` also reads what ``joblib.dump``, ``pickle`` and ``cloudpickle`` save.
+    Their files have no checksum, unless compressed: one with a changed byte may load without an
+    error and recommend other items.
 skops
     ``skops.io.dump(pipe, "pipe.skops")``, then
     ``skops.io.load("pipe.skops", trusted=skmatch.persistence.TRUSTED_TYPES)``. For files from
@@ -36,15 +39,25 @@ Each file carries the version of skmatch that made it; another version warns whe
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import re
+import secrets
 import warnings
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import joblib
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 
 from skmatch._version import __version__
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 TRUSTED_TYPES = [
     "skmatch._columns.Bag",
@@ -81,6 +94,12 @@ _COMPRESSED = (
     b"\x04\x22M\x18",  # lz4
 )
 _ZIP = b"PK\x03\x04"
+# What `save` appends: these bytes, then the SHA-256 of all before them. Unpickling stops earlier.
+_MARK = b"\nskmatch sha256:"
+_FOOTER_SIZE = len(_MARK) + 32
+_COPY_OR_SAVE = (
+    "Copy it again from where it was saved, or save it again with skmatch.persistence.save."
+)
 
 
 class SkmatchVersionWarning(InconsistentVersionWarning):
@@ -113,6 +132,10 @@ class SkmatchVersionWarning(InconsistentVersionWarning):
         )
 
 
+class _MissingParameterError(ValueError):
+    """Error of a saved estimator that lacks a parameter of this version of skmatch."""
+
+
 class VersionedMixin:
     """State of an estimator with the version of skmatch that saved it.
 
@@ -131,11 +154,111 @@ class VersionedMixin:
                 SkmatchVersionWarning(estimator_name=type(self).__name__, original_version=version),
                 stacklevel=2,
             )
+        missing = [name for name in self._get_param_names() if name not in state]  # type: ignore[attr-defined]
+        if missing:
+            raise _MissingParameterError(
+                f"{type(self).__name__} was saved by skmatch {version} without the parameters "
+                f"{', '.join(missing)} of skmatch {__version__}. Install skmatch=={version}, or "
+                "fit and save it again with this version."
+            )
         super().__setstate__(state)  # type: ignore[misc]
 
 
+def save(estimator: Any, path: str | os.PathLike) -> None:
+    """Save an estimator as ``joblib.dump`` does, with a checksum that `load` compares.
+
+    The file is replaced as a whole: should writing fail or the process die, the one that was there
+    stays. Where `path` is a symbolic link, the file that it points to is replaced. ``joblib.load``
+    reads the file, too, and does not compare the checksum.
+
+    Parameters
+    ----------
+    estimator : estimator instance
+        A transformer, retriever, pipeline or search, fitted or not.
+    path : str or path-like
+        File to write, in a folder that exists.
+
+    See Also
+    --------
+    load : Loads the file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from skmatch import PopularityRetriever
+    >>> from skmatch.persistence import load, save
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "popularity.joblib"
+    ...     save(PopularityRetriever(k=3), path)
+    ...     load(path)
+    PopularityRetriever(k=3)
+    """
+    target = Path(os.path.realpath(path))
+    _remove_stale(target)
+    file = _open_temporary(target)
+    try:
+        joblib.dump(estimator, file)
+        size = file.tell()
+        file.seek(0)
+        digest = _sha256(file, size)
+        file.write(_MARK + digest)
+        file.flush()
+        os.fsync(file.fileno())
+        if fcntl is None:
+            file.close()  # Windows renames no open file; elsewhere closing ends the lock
+        os.replace(file.name, target)
+    except BaseException:
+        file.close()
+        Path(file.name).unlink(missing_ok=True)
+        raise
+    finally:
+        file.close()
+
+
+def _open_temporary(target: Path) -> IO[bytes]:
+    """Open a new file beside a target, locked for as long as it is open."""
+    while True:
+        file = open(f"{target}.{secrets.token_hex(8)}.tmp", "x+b")  # noqa: SIM115
+        _lock(file)
+        if os.path.exists(file.name):  # else another process took it for stale before the lock
+            return file
+        file.close()
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove the temporary files that processes left which died while they wrote a target."""
+    name = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.tmp")
+    with contextlib.suppress(OSError):
+        for path in target.parent.iterdir():
+            if name.fullmatch(path.name):
+                with contextlib.suppress(OSError), open(path, "rb") as file:
+                    if _lock(file, wait=False):
+                        path.unlink()
+
+
+def _lock(file: IO[bytes], wait: bool = True) -> bool:
+    """Lock an open file; return whether it is locked, which not every system can do."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _sha256(file: IO[bytes], size: int) -> bytes:
+    """Compute the checksum of the next `size` bytes."""
+    digest = hashlib.sha256()
+    while size > 0 and (block := file.read(min(size, 2**20))):
+        digest.update(block)
+        size -= len(block)
+    return digest.digest()
+
+
 def load(path: str | os.PathLike) -> Any:
-    """Load what ``joblib.dump`` saved, with an error that says what is wrong with another file.
+    """Load what `save` or ``joblib.dump`` saved, with an error that says what is wrong with a file.
 
     Parameters
     ----------
@@ -151,36 +274,47 @@ def load(path: str | os.PathLike) -> Any:
     Raises
     ------
     ValueError
-        If the file is truncated or damaged, is no file of joblib, needs what is not installed,
-        or holds something that has no part of skmatch.
+        If the file is damaged, is no file of joblib, needs what is not installed, lacks a parameter
+        of this version of skmatch, or holds something that has no part of skmatch. Any damage is
+        found in a file of `save`; in one of ``joblib.dump``, where it keeps the file from loading.
 
     Warns
     -----
     SkmatchVersionWarning
         If another version of skmatch saved the file.
 
+    See Also
+    --------
+    save : Saves an estimator with a checksum.
+
     Examples
     --------
     >>> import tempfile
     >>> from pathlib import Path
-    >>> import joblib
     >>> from skmatch import PopularityRetriever
-    >>> from skmatch.persistence import load
+    >>> from skmatch.persistence import load, save
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "popularity.joblib"
-    ...     _ = joblib.dump(PopularityRetriever(k=3), path)
+    ...     save(PopularityRetriever(k=3), path)
     ...     load(path)
     PopularityRetriever(k=3)
     """
     path = os.fspath(path)
     with open(path, "rb") as file:
         head = file.read(8)
+        is_whole = _is_whole(file)
     if not head.startswith((_PICKLE, *_COMPRESSED)):
         raise ValueError(f"{path!r} {_describe(head)}")
+    if not is_whole:
+        raise ValueError(
+            f"{path!r} is damaged: its checksum is not that of its content. {_COPY_OR_SAVE}"
+        )
     try:
         loaded = joblib.load(path)
     except MemoryError:
         raise
+    except _MissingParameterError as error:
+        raise ValueError(f"{path!r} cannot be loaded: {error}") from error
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"{path!r} needs what is not here ({type(error).__name__}: {error}). Install the "
@@ -190,7 +324,7 @@ def load(path: str | os.PathLike) -> Any:
     except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(
             f"{path!r} is truncated or damaged: reading it failed with {type(error).__name__} "
-            f"({error}). Copy it again from where it was saved, or save it again with joblib.dump."
+            f"({error}). {_COPY_OR_SAVE}"
         ) from error
     if not _is_of_skmatch(loaded):
         kind = type(loaded)
@@ -202,10 +336,21 @@ def load(path: str | os.PathLike) -> Any:
     return loaded
 
 
+def _is_whole(file: IO[bytes]) -> bool:
+    """Compare the checksum at the end of an open file; True for a file without one."""
+    size = file.seek(0, os.SEEK_END) - _FOOTER_SIZE
+    if size < 0:
+        return True
+    file.seek(size)
+    footer = file.read()
+    file.seek(0)
+    return not footer.startswith(_MARK) or footer == _MARK + _sha256(file, size)
+
+
 def _describe(head: bytes) -> str:
     """Say what a file is that joblib did not make, and what to do."""
     if not head:
-        return "is empty. Copy it again from where it was saved, or save it with joblib.dump."
+        return f"is empty. {_COPY_OR_SAVE}"
     if head.startswith(_ZIP):
         return (
             "is a zip archive, as skops makes them; load it with "

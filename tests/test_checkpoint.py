@@ -1,6 +1,7 @@
 """A fit that dies goes on from its last checkpoint, as if nothing had stopped it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -309,6 +310,33 @@ def test_a_writing_that_fails_leaves_the_file_that_was_there(content, tmp_path, 
     with pytest.raises(OSError, match="disk full"):
         DSSMRetriever(**SMALL).set_callbacks(Checkpoint(tmp_path / "fit")).fit(EVENTS)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [content] * bool(content)
+
+
+def test_a_checkpoint_is_written_as_save_does(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    DSSMRetriever(**SMALL).set_callbacks(Checkpoint(tmp_path / "link")).fit(EVENTS)
+    assert (tmp_path / "link").is_symlink()
+    content = bytearray((tmp_path / "file").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match=r"link' is damaged: its checksum"):
+        persistence.load(tmp_path / "link")
+
+
+def test_two_fits_with_one_path_leave_whole_files(tmp_path, monkeypatch):
+    """A second fit that writes while the first is about to replace the file harms neither."""
+    path, replace = tmp_path / "fit", os.replace
+
+    def second_fit(temporary, target):
+        monkeypatch.setattr(os, "replace", replace)
+        DSSMRetriever(**SMALL | {"lr": 0.1}).set_callbacks(Checkpoint(path)).fit(EVENTS)
+        assert persistence.load(path).lr == 0.1
+        replace(temporary, target)
+
+    monkeypatch.setattr(os, "replace", second_fit)
+    saved = interrupted(DSSMRetriever(**SMALL), path, at=1)
+    assert_same(saved.fit(EVENTS), DSSMRetriever(**SMALL).fit(EVENTS))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_cannot_be_gone_on_with_is_refused_before_the_first_epoch(tmp_path):

@@ -7,10 +7,13 @@ optimizer's state, training rows and batches are not among them.
 """
 
 import io
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import cloudpickle
 import joblib
@@ -72,6 +75,7 @@ MAKERS = {
     "search": make_search,
 }
 FORMATS = {
+    "saved": persistence.save,
     "joblib": joblib.dump,
     "pickle": lambda value, path: path.write_bytes(pickle.dumps(value)),
     "cloudpickle": lambda value, path: path.write_bytes(cloudpickle.dumps(value)),
@@ -262,6 +266,114 @@ def test_a_file_cut_at_an_end_is_named(tmp_path, fitted, n_bytes):
     path.write_bytes(pickle.dumps(fitted)[:n_bytes])
     with pytest.raises(ValueError, match=r"cut\.joblib.*truncated or damaged.*again"):
         persistence.load(path)
+
+
+def test_any_flipped_bit_of_a_saved_file_is_found(tmp_path, fitted):
+    path = tmp_path / "pipe.saved"
+    persistence.save(fitted, path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in [0, len(whole) - 1, *rng.integers(len(whole) - 40, size=60)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"pipe\.saved.*again|pipe\.saved.*no file of joblib"):
+            persistence.load(path)
+
+
+def test_joblib_reads_a_saved_file(tmp_path, fitted):
+    persistence.save(fitted, tmp_path / "pipe.saved")
+    for mmap_mode in (None, "r"):
+        loaded = joblib.load(tmp_path / "pipe.saved", mmap_mode=mmap_mode)
+        np.testing.assert_array_equal(answer(loaded), answer(fitted))
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe.saved"]
+
+
+def test_saving_through_a_link_replaces_what_it_points_to(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "model").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "model")
+    persistence.save(PopularityRetriever(k=3), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert persistence.load(tmp_path / "disk" / "model").k == 3
+    (tmp_path / "dangling").symlink_to(tmp_path / "disk" / "new")
+    persistence.save(PopularityRetriever(k=4), tmp_path / "dangling")
+    assert persistence.load(tmp_path / "disk" / "new").k == 4
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "dangling", "disk", "link", "model", "new",
+    ]  # fmt: skip
+
+
+def test_two_that_save_to_one_path_never_leave_it_unreadable(tmp_path):
+    path = tmp_path / "model"
+
+    def save(k):
+        for _ in range(150):
+            persistence.save(PopularityRetriever(k=k), path)
+
+    save(1)
+    with ThreadPoolExecutor() as pool:
+        writers = [pool.submit(save, k) for k in (1, 2)]
+        while not all(writer.done() for writer in writers):
+            assert persistence.load(path).k in (1, 2)
+    for writer in writers:
+        writer.result()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    for _ in range(2):
+        if not (child := os.fork()):
+            monkeypatch.setattr(os, "replace", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            persistence.save(PopularityRetriever(), path)
+        os.waitpid(child, 0)
+        assert len(list(tmp_path.iterdir())) == 1  # the next process removes what this one left
+    for name in ("model.tmp", "model.backup.tmp", "model2.0123456789abcdef.tmp"):
+        (tmp_path / name).touch()
+    persistence.save(PopularityRetriever(), path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "model", "model.backup.tmp", "model.tmp", "model2.0123456789abcdef.tmp",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("name", ["popularity", "plain_pipeline", "match_pipeline", "search"])
+def test_a_file_without_a_parameter_of_today_is_named(tmp_path, name, suffix):
+    estimator = MAKERS[name]()
+    part = getattr(estimator, "estimator", estimator)
+    part = part.steps[1][1] if hasattr(part, "steps") else part
+    parameter = next(iter(part.get_params()))
+    vars(part).pop(parameter)
+    FORMATS[suffix](estimator, tmp_path / f"old.{suffix}")
+    message = rf"{type(part).__name__} was saved by .* without the parameters {parameter} of .*fit"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / f"old.{suffix}")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda offsets: np.where(np.arange(len(offsets)) % 2, 0, offsets.max()),
+        lambda offsets: offsets[::-1],
+        lambda offsets: offsets + 1,
+        lambda offsets: offsets // 2,
+        lambda offsets: offsets - np.where(np.arange(len(offsets)) == 5, 2**40, 0),
+    ],
+    ids=["fall and rise", "reversed", "first", "last", "negative"],
+)
+@pytest.mark.parametrize("where", ["tags", "history"])
+def test_offsets_that_do_not_ascend_are_refused(tmp_path, fitted, suffix, change, where):
+    crafted = pickle.loads(pickle.dumps(fitted))
+    offsets = (
+        crafted[1].offsets_ if where == "history" else crafted.schema_.item_table["tags"].offsets
+    )
+    offsets[:] = change(offsets.copy())
+    path = tmp_path / f"crafted.{suffix}"
+    FORMATS[suffix](crafted, path)
+    with pytest.raises(ValueError, match="offsets of its rows do not ascend from 0"):
+        load(path)
 
 
 FOREIGN = {

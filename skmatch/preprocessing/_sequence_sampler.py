@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from skmatch._columns import order_by_code
+from skmatch._columns import check_offsets, order_by_code
 from skmatch._data import (
     FIRST_KNOWN,
     CatalogueRows,
@@ -147,6 +147,11 @@ class SequenceSampler(
         self.negatives = negatives
         self.exclude_seen = exclude_seen
         self.random_state = random_state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if hasattr(self, "offsets_"):
+            check_offsets(self.offsets_, len(self.log_.items))
 
     def fit(self, X: Any, y: Any = None) -> SequenceSampler:
         """Store the events of every user in the order of time.
