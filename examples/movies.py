@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import joblib
 import pandas as pd
 
 from skmatch import (
@@ -21,6 +20,7 @@ from skmatch import (
     YoutubeDNNRetriever,
     evaluate,
     make_match_pipeline,
+    persistence,
 )
 from skmatch.datasets import load_movielens, load_movielens_small
 
@@ -28,8 +28,9 @@ OUTPUT = Path("demo-output")
 MODEL = OUTPUT / "movies.joblib"
 ITEMS = OUTPUT / "movies.csv"  # titles and features, for `make explore`
 LOAD_AND_RECOMMEND = """
-import sys, joblib, pandas as pd
-pipeline = joblib.load(sys.argv[1])
+import sys, pandas as pd
+from skmatch import persistence
+pipeline = persistence.load(sys.argv[1])
 pipeline.recommend(pd.read_json(sys.argv[2])["user_id"], k=5).to_pickle(sys.argv[3])
 """
 
@@ -87,7 +88,7 @@ def main() -> None:
         print("  recommended:  " + "; ".join(titles[answer]))
 
     OUTPUT.mkdir(exist_ok=True)
-    joblib.dump(best, MODEL)
+    persistence.save(best, MODEL)
     movies = events.drop_duplicates("item_id").assign(genres=lambda t: t["genres"].map("|".join))
     columns = ["item_id", "title", "genres", "year"]
     movies[[name for name in columns if name in movies]].to_csv(ITEMS, index=False)

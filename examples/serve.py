@@ -9,16 +9,25 @@ changes the pipeline, such as `observe`, and the answers under a lock of yours.
 """
 
 import argparse
-from typing import Any
+import asyncio
+import json
+from typing import Annotated, Any
 
 import pandas as pd
 import uvicorn
-from fastapi import FastAPI, HTTPException
-from pydantic import BaseModel, Field
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, FiniteFloat, StringConstraints
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse, Response
 
 from skmatch import persistence
 
-Id = int | float | str
+MAX_BODY = 2**20  # bytes
+BODY_SECONDS = 10  # for a body to arrive in; and for open requests to end when the service stops
+Text = Annotated[str, StringConstraints(max_length=1000)]
+Id = int | FiniteFloat | Text
+Value = bool | Id | None
 
 
 class Query(BaseModel):
@@ -26,13 +35,21 @@ class Query(BaseModel):
 
     user: Id | None = Field(None, description="id of the user; none for a session")
     history: list[Id] | None = Field(
-        None, description="items, the newest last, in place of those that are stored of the user"
+        None,
+        max_length=1000,
+        description="items, the newest last, in place of those that are stored of the user",
     )
-    features: dict[str, Any] = Field({}, description="features of the user, by their columns")
+    features: dict[Text, Value | Annotated[list[Value], Field(max_length=100)]] = Field(
+        {}, max_length=100, description="features of the user, by their columns"
+    )
     k: int = Field(10, ge=1, le=1000, description="number of items")
     exclude_seen: bool = Field(True, description="whether to leave out what the user has seen")
-    candidates: list[Id] | None = Field(None, description="the only items that may be answered")
-    exclude: list[Id] | None = Field(None, description="items that are never answered")
+    candidates: list[Id] | None = Field(
+        None, max_length=10_000, description="the only items that may be answered"
+    )
+    exclude: list[Id] | None = Field(
+        None, max_length=10_000, description="items that are never answered"
+    )
 
 
 class Answer(BaseModel):
@@ -45,10 +62,49 @@ class Answer(BaseModel):
     )
 
 
-def make_app(pipeline: Any) -> FastAPI:
-    """Make the service of a fitted `MatchPipeline`."""
+class LimitBody:
+    """Middleware that refuses a body that is too large, or takes too long to arrive."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Read the whole body, and hand it on."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        body, more = b"", True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more and len(body) <= MAX_BODY:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            return await PlainTextResponse("The body is late.", 408)(scope, receive, send)
+        if len(body) > MAX_BODY:
+            text = f"The body has more than {MAX_BODY} bytes."
+            return await PlainTextResponse(text, 413)(scope, receive, send)
+        whole = iter([{"type": "http.request", "body": body}])
+
+        async def replay() -> Any:
+            return next(whole, None) or await receive()
+
+        await self.app(scope, replay, send)
+
+
+def make_app(pipeline: Any, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> FastAPI:
+    """Make the service of a fitted `MatchPipeline`, for requests to some names of this host."""
     app = FastAPI(title="skmatch")
+    app.add_middleware(LimitBody)
+    # A page of another site cannot reach the service under a name of its own.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     schema = pipeline.schema_
+
+    # FastAPI's own handler repeats the input, and fails where JSON has no form of it, as of NaN.
+    @app.exception_handler(RequestValidationError)
+    def explain(request: Request, error: RequestValidationError) -> Response:
+        detail = [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
+        return Response(json.dumps({"detail": detail}), 422, media_type="application/json")
 
     # Not "async": FastAPI then answers requests in threads.
     @app.post("/recommend")
@@ -81,8 +137,15 @@ def main() -> None:
     parser.add_argument("path", help="a fitted MatchPipeline, a file of your own")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument(
+        "--name", action="append", default=[],
+        help="host name that requests use, beside localhost and --host; may be repeated",
+    )  # fmt: skip
     options = parser.parse_args()
-    uvicorn.run(make_app(persistence.load(options.path)), host=options.host, port=options.port)
+    app = make_app(
+        persistence.load(options.path), ("127.0.0.1", "localhost", options.host, *options.name)
+    )
+    uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=BODY_SECONDS)
 
 
 if __name__ == "__main__":

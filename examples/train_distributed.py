@@ -9,7 +9,6 @@ import os
 import sys
 from pathlib import Path
 
-import joblib
 import torch
 import torch.distributed as dist
 
@@ -33,7 +32,7 @@ def main(folder: Path) -> None:
     retriever.fit(events)
     if dist.get_rank() == 0:
         print("loss of each epoch:", ", ".join(f"{loss:.3f}" for loss in retriever.loss_curve_))
-        joblib.dump(retriever.set_callbacks(), folder / "retriever.joblib")
+        persistence.save(retriever.set_callbacks(), folder / "retriever.joblib")
         path.unlink(missing_ok=True)
     dist.destroy_process_group()
 

@@ -7,14 +7,20 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from skmatch import DSSMRetriever, LeaveLastOut, MatchEncoder, SequenceSampler, make_topk_scorer
+from skmatch import (
+    DSSMRetriever,
+    LeaveLastOut,
+    MatchEncoder,
+    SequenceSampler,
+    make_topk_scorer,
+    persistence,
+)
 from skmatch.datasets import load_movielens, load_movielens_small
 
 GRID = {
@@ -77,7 +83,7 @@ def main() -> None:
     print()
     for user, items in zip(users["user_id"], best.predict(users, k=5), strict=True):
         print(f"To user {user}: " + "; ".join(titles[items]))
-    joblib.dump(best, options.output / "tune.joblib")
+    persistence.save(best, options.output / "tune.joblib")
     print(f"\nWrote {options.output / 'tune.png'} and {options.output / 'tune.joblib'}.")
 
 
