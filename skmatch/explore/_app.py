@@ -26,7 +26,7 @@ POLICY = (
 
 
 def make_app(explorer: Explorer) -> Starlette:
-    """Give the application that shows what an explorer knows."""
+    """Make the application that shows what an explorer knows."""
     page = files("skmatch.explore").joinpath("page.html").read_text(encoding="utf-8")
 
     async def show_page(request: Request) -> Response:
@@ -66,7 +66,7 @@ def _endpoint(answer: Callable[..., dict], readers: Mapping[str, Any]) -> Callab
 
 
 def _read_parameters(query: QueryParams, readers: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the parameters of a query, each read by its reader; `list` takes all of a name."""
+    """Return the parameters of a query, each read by its reader; `list` takes all of a name."""
     values: dict[str, Any] = {}
     for name in query:
         if name not in readers:

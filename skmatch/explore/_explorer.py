@@ -105,7 +105,7 @@ class Explorer:
             self._features[str(name)] = self._features.get(str(name), {}) | cells
 
     def overview(self) -> dict:
-        """Give the models and the features to filter by."""
+        """Return the models and the features to filter by."""
         return {
             "models": [
                 {"name": model.name, "kind": type(model.retriever).__name__}
@@ -129,7 +129,7 @@ class Explorer:
     def recommend(
         self, user: str | None = None, session: Iterable[str] = (), k: int = 10, **filters: Any
     ) -> dict:
-        """Give a user's history, or that of a session, and what each model recommends."""
+        """Return a user's history, or that of a session, and what each model recommends."""
         session = list(session)
         if (user is None) == (not session):
             raise ParameterError("user", "Give either user or session, one or more item ids.")
@@ -160,7 +160,7 @@ class Explorer:
         }
 
     def similar(self, item: str | None = None, k: int = 10, **filters: Any) -> dict:
-        """Give the neighbours of an item in each model."""
+        """Return the neighbours of an item in each model."""
         if item is None:
             raise ParameterError("item", "item is missing; give an item id.")
         self._require_item("item", item)
@@ -185,7 +185,7 @@ class Explorer:
         min: float | None = None,
         max: float | None = None,
     ) -> set[str] | None:
-        """Give the items that a filter lets through; None for all."""
+        """Return the items that a filter lets through; None for all."""
         bounds = {"min": min, "max": max}
         given = [name for name, one in {"value": value, **bounds}.items() if one is not None]
         if feature is None:
@@ -248,7 +248,7 @@ def _union(dicts: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _search(q: str, texts: dict[str, str]) -> list[str]:
-    """Give the id that is asked for, and those whose text has it as a part, early ones first."""
+    """Return the id that is asked for, and those whose text has it as a part, early ones first."""
     q = q.strip().casefold()
     places = {one: text.casefold().find(q) for one, text in texts.items()}
     places |= {one: -2 for one in texts if one.casefold() == q}
@@ -256,7 +256,7 @@ def _search(q: str, texts: dict[str, str]) -> list[str]:
 
 
 def _among(model: _Model, allowed: set[str] | None) -> list | None:
-    """Give a model's own ids of the items that a filter lets through."""
+    """Return a model's own ids of the items that a filter lets through."""
     if allowed is None:
         return None
     return [one for text, one in model.items.items() if text in allowed]
@@ -268,7 +268,7 @@ def _values_of(value: Any) -> list:
 
 
 def _read_cells(column: pd.Series) -> list[list]:
-    """Give the values of each cell of a column of text: numbers where all of them are."""
+    """Return the values of each cell of a column of text: numbers where all of them are."""
     numbers = pd.to_numeric(column, errors="coerce")
     if (numbers.notna() == column.notna()).all():
         return [_values_of(number) for number in numbers.astype(float)]
@@ -281,11 +281,12 @@ def _text(value: Any) -> str:
 
 
 def _choices(cells: dict[str, list]) -> dict:
-    """Give what to choose from: values, or the range of many numbers; nothing of much text."""
+    """Return what to choose from: values, or the range of many numbers; nothing of much text."""
     values = {value for cell in cells.values() for value in cell}
     is_number = all(isinstance(value, (int, float)) for value in values)
     if is_number and len(values) > MAX_NUMBERS:
-        return {"min": min(values), "max": max(values)}
+        finite = [value for value in values if np.isfinite(value)]  # JSON knows no other
+        return {"min": min(finite), "max": max(finite)}
     if not values or len(values) > MAX_VALUES:
         return {}
     ordered = map(_text, sorted(values)) if is_number else sorted(map(_text, values))

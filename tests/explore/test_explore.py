@@ -5,6 +5,8 @@ import socket
 import sys
 import threading
 import time
+from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection
 from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
@@ -55,12 +57,10 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def address(files):
-    """Give the address of a running server."""
-    arguments = [str(files / "dssm.joblib"), str(files / "popular.joblib")]
-    arguments += ["--items", str(files / "items.csv"), "--port", "0"]
-    explorer, port = read_arguments(arguments)
+@contextmanager
+def serving(*arguments):
+    """Run the server of the command's arguments on a free port; give its address."""
+    explorer, port = read_arguments([*map(str, arguments), "--port", "0"])
     server = uvicorn.Server(uvicorn.Config(make_app(explorer), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [port]}, daemon=True)
     thread.start()
@@ -76,14 +76,22 @@ def address(files):
         assert probe.connect_ex((host, number))
 
 
+@pytest.fixture(scope="module")
+def address(files):
+    models = files / "dssm.joblib", files / "popular.joblib"
+    with serving(*models, "--items", files / "items.csv") as address:
+        yield address
+
+
+def ask_at(address, path, *parameters, **more):
+    query = urlencode([*parameters, *more.items()])
+    with urlopen(f"{address}/api/{path}?{query}") as response:
+        return json.load(response)
+
+
 @pytest.fixture
 def ask(address):
-    def run(path, *parameters, **more):
-        query = urlencode([*parameters, *more.items()])
-        with urlopen(f"{address}/api/{path}?{query}") as response:
-            return json.load(response)
-
-    return run
+    return partial(ask_at, address)
 
 
 @pytest.fixture
@@ -265,6 +273,23 @@ def test_a_retriever_that_was_fitted_on_plain_events_needs_no_pipeline():
     assert ids(answer) == retriever.recommend([3], k=2)["item_id"].astype(str).tolist()
 
 
+def test_infinite_numbers_of_items_pass_the_filters_that_they_fit(files, tmp_path):
+    prices = ["inf", "-inf", "1e999", "", *map(str, range(26))]
+    items = pd.DataFrame({"item_id": range(1, 31), "price": prices})
+    items.to_csv(tmp_path / "items.csv", index=False)
+    with serving(files / "popular.joblib", "--items", tmp_path / "items.csv") as address:
+        features = {one.pop("name"): one for one in ask_at(address, "overview")["features"]}
+        assert features["price"] == {"min": 0, "max": 25}
+
+        def similar(**filters):
+            answer = ask_at(address, "similar", item="9", k=30, feature="price", **filters)
+            return set(ids(answer["answers"][0]))
+
+        assert similar(min=24) == {"1", "3", "29", "30"}
+        assert similar(max=1) == {"2", "5", "6"}
+        assert similar(min=24, max=25) == {"29", "30"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -375,8 +400,101 @@ def test_page_shows_errors_as_alerts(page):
     page.get_by_role("alert").get_by_text("No item fits “nothing like it”").wait_for()
 
 
+def suggested(page, ids):
+    """Wait until the page suggests these ids and no others."""
+    page.wait_for_function(
+        "ids => ids.join() === [...document.querySelectorAll('datalist option')]"
+        ".map(option => option.value).join()",
+        arg=ids,
+    )
+
+
 def test_page_suggests_users(page, ask):
     page.get_by_label("User id").press_sequentially("4")
-    page.locator("#users option").nth(4).wait_for(state="attached")
-    values = [option.get_attribute("value") for option in page.locator("#users option").all()]
-    assert values == ask("users", q="4")["users"]
+    suggested(page, ask("users", q="4")["users"])
+
+
+@pytest.fixture
+def hold(page):
+    """Keep questions back: those whose address ends so wait in the returned list."""
+
+    def run(path, **parameters):
+        held = []
+        page.route(f"**/api/{path}?{urlencode(parameters)}", lambda route: held.append(route))
+        return held
+
+    return run
+
+
+def wait_for(page, held, n=1):
+    deadline = time.monotonic() + 30
+    while len(held) < n:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(5)
+
+
+def release(page, held):
+    """Let the server answer the questions that were held back, and the page read the answers."""
+    for route in held:
+        route.continue_()
+    page.evaluate("fetch('/api/overview').then(response => response.json())")
+    page.wait_for_timeout(50)
+
+
+def test_page_shows_no_older_suggestions_over_newer_ones(page, ask, hold):
+    older = hold("users", q="4")
+    page.get_by_label("User id").press_sequentially("4")
+    wait_for(page, older)
+    page.get_by_label("User id").press_sequentially("0")
+    suggested(page, ["40"])
+    release(page, older)
+    suggested(page, ["40"])
+    page.route("**/api/users?q=409", lambda route: route.fulfill(json={"users": []}))
+    page.get_by_label("User id").press_sequentially("9")
+    suggested(page, [])
+
+
+def test_page_shows_no_older_recommendations_over_newer_ones(page, ask, hold):
+    older = hold("recommend", user="3", k="10")
+    for user in ("3", "4"):
+        page.get_by_label("User id").fill(user)
+        page.keyboard.press("Enter")
+        wait_for(page, older)
+    page.get_by_role("status").get_by_text("10 of dssm").wait_for()
+    release(page, older)
+    assert labels(page, "History") == titles(ask("recommend", user="4")["history"])
+    assert page.locator("#results").get_attribute("aria-busy") is None
+
+
+def test_page_shows_no_older_neighbours_over_newer_ones(page, ask, hold):
+    page.get_by_label("User id").fill("3")
+    page.keyboard.press("Enter")
+    first, second = ask("recommend", user="3")["answers"][0]["items"][:2]
+    older = hold("similar", item=first["id"], k="10")
+    buttons = page.get_by_role("region", name="dssm").get_by_role("button")
+    buttons.nth(0).click()
+    wait_for(page, older)
+    page.keyboard.press("Escape")
+    buttons.nth(1).click()
+    dialog = page.get_by_role("dialog", name=f"Neighbours of {second['label']}")
+    dialog.get_by_role("region", name="dssm").wait_for()
+    release(page, older)
+    shown = dialog.get_by_role("region", name="dssm").locator(".label").all_inner_texts()
+    assert shown == titles(ask("similar", item=second["id"])["answers"][0]["items"])
+    assert dialog.get_by_role("region").count() == 2
+
+
+def test_page_adds_items_in_the_order_in_which_they_were_typed(page, ask, hold):
+    page.get_by_label("A session of items").check()
+    slow = hold("items", q="12", limit="1")
+    for text in ("12", "7"):
+        page.get_by_label("Add an item").fill(text)
+        page.keyboard.press("Enter")
+    page.keyboard.press("Enter")  # nothing is left to add
+    page.get_by_role("button", name="Show").click()  # of the whole session
+    wait_for(page, slow)
+    page.get_by_label("Add an item").fill("9")
+    release(page, slow)
+    page.get_by_role("status").get_by_text("of dssm").wait_for()
+    assert labels(page, "History") == ["<b>Item & 7</b>", "<b>Item & 12</b>"]
+    assert page.get_by_label("Add an item").input_value() == "9"
