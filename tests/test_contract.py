@@ -179,13 +179,11 @@ def test_documented_attributes_exist_and_parameters_are_untouched(retriever):
     assert fitted.get_params() == retriever.get_params()
 
 
-def test_importing_skmatch_is_quick_and_popularity_needs_no_torch():
+def test_importing_skmatch_loads_nothing_else_and_popularity_needs_no_torch():
     code = (
-        "import sys, time; start = time.perf_counter(); import skmatch;"
-        "print(time.perf_counter() - start);"
+        "import sys, importlib, typing; before = set(sys.modules); import skmatch;"
+        "assert set(sys.modules) - before == {'skmatch', 'skmatch._version'};"
         "import skmatch.retrieval; skmatch.PopularityRetriever;"
         "assert 'torch' not in sys.modules"
     )
-    command = [sys.executable, "-c", code]
-    runs = (subprocess.run(command, check=True, capture_output=True) for _ in range(3))
-    assert any(float(run.stdout) < 0.3 for run in runs)  # a busy machine may delay one of them
+    subprocess.run([sys.executable, "-c", code], check=True)
