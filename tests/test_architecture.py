@@ -24,7 +24,7 @@ ARROWS = {
     "metrics": {"_validation", "metrics"},
     "model_selection": {"_columns", "_validation"},
     "datasets": {"datasets"},
-    "callbacks": {"_validation"},
+    "callbacks": {"_validation", "persistence"},
     "retrieval": {
         "_nn", "_data", "_growth", "_validation", "neighbors", "persistence", "preprocessing",
         "metrics", "retrieval",
