@@ -5,6 +5,7 @@ Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
@@ -232,6 +233,26 @@ class Vocabulary:
             return self._find(column)  # as fast as to tell distinct ones apart first
         codes, distinct = _factorize(column)  # so that each distinct value is looked up once
         return np.append(self._find(distinct), np.int32(UNKNOWN))[codes]  # code -1: missing
+
+    def warn_of_another_dtype(self, values: pd.Series, codes: np.ndarray) -> None:
+        """Warn where none of looked up values is known, and one that reads the same is."""
+        if not len(codes) or (codes != UNKNOWN).any():
+            return
+        values = values.dropna()
+        try:
+            converted = values.astype(pd.api.types.pandas_dtype(self.dtype))
+            reads_same = converted.astype(str) == values.astype(str)
+            same = ((self.lookup(converted) != UNKNOWN) & reads_same).to_numpy()
+        except (TypeError, ValueError, OverflowError):
+            return
+        if same.any():
+            one, other = (column[same].tolist()[0] for column in (values, converted))
+            warnings.warn(
+                f"Column {values.name!r} holds {one!r}, and fit got {other!r}: nothing in it is "
+                f"known. Convert it to {self.dtype}.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _find(self, values: Any) -> np.ndarray:
         plain = _plain_values(values)

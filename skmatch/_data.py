@@ -173,9 +173,11 @@ class _Rows:
     time: np.ndarray | None = None  # (n,) int64 or float64; None: the order of the rows
     features: Columns = field(default_factory=dict)  # user features that the rows bring along
     user_ids: pd.Series | None = None  # as the caller wrote them, for the answer
+    item_ids: pd.Series | None = None  # as the caller wrote them, to tell unknown ones apart
 
     _SCHEMA_KEY: ClassVar[str] = "skmatch_schema"
     _USER_KEY: ClassVar[str] = "user_as_given"
+    _ITEM_KEY: ClassVar[str] = "item_as_given"
 
     def __len__(self) -> int:
         return len(self.user)
@@ -202,6 +204,7 @@ class _Rows:
             "time": None if self.time is None else self.time[rows],
             "features": {name: take_rows(col, rows) for name, col in self.features.items()},
             "user_ids": None if self.user_ids is None else self.user_ids.iloc[rows],
+            "item_ids": None if self.item_ids is None else self.item_ids.iloc[rows],
         }
 
     @staticmethod
@@ -215,16 +218,20 @@ class _Rows:
         names = self.column_names(self.schema, tuple(self.features))
         if self.time is None and self.schema.time is not None:
             names.remove(self.schema.time)
-        return names + [self._USER_KEY] * self._has_unknown_user()
+        names += [self._USER_KEY] * self._has_unknown_user()
+        return names + [self._ITEM_KEY] * self._has_unknown_item()
 
     def _has_unknown_user(self) -> bool:
         return self.user_ids is not None and bool((self.user == UNKNOWN).any())
+
+    def _has_unknown_item(self) -> bool:
+        return self.item_ids is not None and bool((self.item == UNKNOWN).any())
 
     def to_frame(self) -> pd.DataFrame:
         """Give the codes as a frame that carries the schema, so that the next step can read it.
 
         Queries lack the column of a time that they do not have, and have an additional one where
-        codes are not enough: ``user_as_given`` where a user is unknown.
+        codes are not enough: ``user_as_given`` and ``item_as_given`` where one is unknown.
         """
         columns: dict[Hashable, Any] = {self.schema.user: self.user, self.schema.item: self.item}
         if self.time is not None:
@@ -236,6 +243,8 @@ class _Rows:
             frame.index = self.user_ids.index
             if self._has_unknown_user():
                 frame[self._USER_KEY] = self.user_ids.array
+        if self.item_ids is not None and self._has_unknown_item():
+            frame[self._ITEM_KEY] = self.item_ids.array
         frame.attrs[self._SCHEMA_KEY] = self.schema
         return frame
 
@@ -263,6 +272,7 @@ class _Rows:
             "time": frame[schema.time].to_numpy() if schema.time in frame.columns else None,
             "features": features,
             "user_ids": frame[cls._USER_KEY] if cls._USER_KEY in frame.columns else None,
+            "item_ids": frame[cls._ITEM_KEY] if cls._ITEM_KEY in frame.columns else None,
         }
 
     def user_columns(self) -> Columns:
@@ -310,7 +320,8 @@ class Events(_Rows):
         """Give the codes as a frame that carries the schema, so that the next step can read it.
 
         Queries lack the column of a time that they do not have, and have additional ones where
-        codes are not enough: ``user_as_given`` where a user is unknown, and their own ``history``.
+        codes are not enough: ``user_as_given`` and ``item_as_given`` where one is unknown, and
+        their own ``history``.
         """
         frame = super().to_frame()
         if self.history is not None and self.has_history is not None:
@@ -346,7 +357,7 @@ class NegativeSampling(_Shared):
     neg_ratio: int
     counts: np.ndarray  # (n_items,) events of each known item
     seed: int | None = None  # None: the retriever's generator draws
-    exclude_seen: bool = False  # whether an event's negatives leave out its history
+    exclude_history: bool = False  # whether an event's negatives leave out its history
 
 
 @dataclass(frozen=True, eq=False)
@@ -398,13 +409,21 @@ class Samples(_Rows):
     sampling: NegativeSampling
     max_length: int
     min_history: int = 0
+    event_stop: np.ndarray | None = None  # `stop` of held-out events, where it differs
 
     _SAMPLES_KEY: ClassVar[str] = "skmatch_samples"
     WINDOW: ClassVar[tuple[str, ...]] = ("seen_start", "history_start", "history_stop")
+    _EVENT_KEY: ClassVar[str] = "event_stop"
 
     def _taken(self, rows: np.ndarray) -> dict[str, Any]:
         window = {"seen": self.seen[rows], "start": self.start[rows], "stop": self.stop[rows]}
+        if self.event_stop is not None:
+            window["event_stop"] = self.event_stop[rows]
         return super()._taken(rows) | window
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        # Whether any row has an event_stop depends on the others, and the columns must not.
+        return np.asarray(replace(self, event_stop=None).to_frame(), dtype=dtype)
 
     @staticmethod
     def column_names(schema: Schema, features: tuple) -> list:
@@ -416,6 +435,8 @@ class Samples(_Rows):
         frame = super().to_frame()
         for name, column in zip(self.WINDOW, (self.seen, self.start, self.stop), strict=True):
             frame[name] = column
+        if self.event_stop is not None:
+            frame[self._EVENT_KEY] = self.event_stop
         frame.attrs[self._SAMPLES_KEY] = (
             self.log,
             self.sampling,
@@ -438,7 +459,30 @@ class Samples(_Rows):
             sampling=sampling,
             max_length=max_length,
             min_history=min_history,
+            event_stop=frame[cls._EVENT_KEY].to_numpy() if cls._EVENT_KEY in frame else None,
         )
+
+    def by_user(self) -> tuple[Samples, np.ndarray, np.ndarray]:
+        """Return a query per user, and for each row its query and its item, as held-out events.
+
+        A user's query is the earliest of the user's rows, so that none of the others is in its
+        history; stored events of the same time are. Items are positions in the catalogue; each
+        unknown item has a number below -1.
+        """
+        query, _ = pd.factorize(self.original_users(), use_na_sentinel=False)
+        keys = (query,) if self.time is None else (self.time, query)
+        order = np.lexsort(keys)
+        _, first = np.unique(query[order], return_index=True)
+        item = self.item.astype(np.int64) - FIRST_KNOWN
+        unknown = np.flatnonzero(item < 0)
+        ids = unknown if self.item_ids is None else self.item_ids.iloc[unknown]
+        item[unknown] = -2 - pd.factorize(ids, use_na_sentinel=False)[0]
+        queries = self.take(order[first])
+        if queries.event_stop is not None:
+            stop = queries.event_stop
+            start = np.maximum(queries.seen, stop - self.max_length)
+            queries = replace(queries, start=start, stop=stop, event_stop=None)
+        return queries, query, item
 
     def decode(self) -> pd.DataFrame:
         """Give the rows in the user's own ids, with each history as a list, newest last."""

@@ -240,6 +240,16 @@ def last_step(estimator: Any) -> Any:
     return inner
 
 
+def transform_steps(estimator: Any, X: Any) -> Any:
+    """Return X as the estimator at the end of pipelines and searches gets it."""
+    inner = unwrap_searches(estimator)
+    while hasattr(inner, "steps"):
+        if len(inner.steps) > 1:
+            X = inner[:-1].transform(X)
+        inner = unwrap_searches(inner.steps[-1][1])
+    return X
+
+
 def fitted_retriever(estimator: Any, attribute: str) -> Any:
     """Give the retriever at the end of pipelines and searches, if it has a fitted attribute."""
     retriever = last_step(estimator)

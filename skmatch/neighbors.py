@@ -76,6 +76,11 @@ class ItemFilter(NamedTuple):
     limited: np.ndarray | None = None  # (n_queries,) bool
     never: tuple[ItemLists, ...] = ()  # what each query leaves out
 
+    @classmethod
+    def without_seen(cls, samples: Samples, exclude_seen: bool) -> ItemFilter:
+        """Leave out what the users of samples have seen, or nothing."""
+        return cls(never=(ItemLists.seen_by(samples),) if exclude_seen else ())
+
     def apply(self, scores: np.ndarray, a: int, places: np.ndarray | None = None) -> None:
         """Give all that may not answer queries a, a + 1, ... a score of -inf, in place.
 

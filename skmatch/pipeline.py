@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skmatch._data import Schema
 from skmatch._growth import GrowingMixin
 from skmatch.persistence import VersionedMixin
-from skmatch.retrieval._base import BATCH_SIZE, queries_of
+from skmatch.retrieval._base import BATCH_SIZE, queries_of, score_held_out
 
 
 class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
@@ -94,7 +94,7 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
         X: Any = None,
         k: int | None = None,
         *,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         candidates: Any = None,
         exclude: Any = None,
     ) -> pd.DataFrame:
@@ -108,8 +108,9 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
             features for what is known of the user. None stands for all known users.
         k : int or None, default=None
             Number of items a query; None takes the retriever's `k`.
-        exclude_seen : bool, default=True
-            Whether to leave out the items that the user has seen.
+        exclude_seen : bool or None, default=None
+            Whether to leave out what the user has interacted with; None takes the retriever's
+            `exclude_seen`.
         candidates : list of item ids, mapping, column of lists or None, default=None
             The only items that may be answered; None allows all. A list holds for every query; a
             mapping from user ids to lists, or a column of lists, one a query, for those that have
@@ -158,7 +159,7 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
         k: int | None = None,
         *,
         batch_size: int = BATCH_SIZE,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         candidates: Any = None,
         exclude: Any = None,
     ) -> Iterator[pd.DataFrame]:
@@ -172,8 +173,9 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
             Number of items a query; None takes the retriever's `k`.
         batch_size : int, default=10_000
             Number of queries that a frame answers.
-        exclude_seen : bool, default=True
-            Whether to leave out the items that the user has seen.
+        exclude_seen : bool or None, default=None
+            Whether to leave out what the user has interacted with; None takes the retriever's
+            `exclude_seen`.
         candidates, exclude : list of item ids, mapping, column of lists or None, default=None
             The only items that may be answered, and those that never are, as in `recommend`.
 
@@ -210,6 +212,42 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
         for _, _, step in self._iter(with_final=False):
             X = step.transform(X)
         return X
+
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        exclude_seen: bool | None = None,
+        candidates: Any = None,
+        gain: Hashable | None = None,
+    ) -> float:
+        """Return the mean NDCG@k of held-out events.
+
+        It is what ``make_topk_scorer("ndcg", k)`` returns with the retriever's `k`.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_events, n_columns)
+            Held-out events.
+        y : None
+            Ignored.
+        exclude_seen : bool or None, default=None
+            Whether to leave out what the user has interacted with; None takes the retriever's
+            `exclude_seen`.
+        candidates : list of item ids, mapping or None, default=None
+            The only items that are ranked.
+        gain : label or None, default=None
+            Column of `X` with the gains of the held-out events; None stands for 1 each.
+
+        Returns
+        -------
+        ndcg : float
+        """
+        check_is_fitted(self)
+        return score_held_out(
+            self, X, self[-1].k, exclude_seen=exclude_seen, candidates=candidates, gain=gain
+        )
 
     def similar_items(
         self, items: Any, k: int | None = None, *, candidates: Any = None, exclude: Any = None

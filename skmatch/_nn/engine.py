@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from skmatch._nn.training import (
     Trainer,
     encode_catalogue,
     encode_rows,
-    mean_ndcg,
 )
 
 Weights = dict[str, np.ndarray]
@@ -120,7 +118,7 @@ class Engine:
                     item_sources,
                     NegativeSampler(sampling.negatives, sampling.counts, draws),
                     neg_ratio=sampling.neg_ratio,
-                    exclude_seen=sampling.exclude_seen,
+                    exclude_history=sampling.exclude_history,
                     rng=np.random.default_rng(self.seed + number),
                     generator=generator,
                     **vars(options),
@@ -135,18 +133,6 @@ class Engine:
     def item_vectors(self, schema: Schema, codes: np.ndarray | None = None) -> np.ndarray:
         """Give the vectors of items, of the whole catalogue where no codes are given."""
         return self._encode_items(schema, codes).cpu().numpy()
-
-    def ndcg(self, samples: Samples, seen: Any) -> float:
-        """Give the mean NDCG@10 of rows' own items, among those that `seen.keys` leaves."""
-        users = encode_rows(self.network, self._rows(samples, np.arange(len(samples))))
-        target = self._on_device(samples.item).long() - FIRST_KNOWN
-        n_items = len(samples.schema.items.values)
-
-        def pairs(a: int, b: int) -> tuple[Tensor, Tensor]:
-            row, position = np.divmod(seen.keys(a, b, n_items), n_items)
-            return self._on_device(row), self._on_device(position)
-
-        return mean_ndcg(users, self._encode_items(samples.schema), target, pairs)
 
     def weights(self, copy: bool = True) -> Weights:
         """Give the weights; without a copy, they change with the next step."""

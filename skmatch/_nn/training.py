@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -139,7 +139,7 @@ class Trainer:
         *,
         loss: str,
         neg_ratio: int,
-        exclude_seen: bool,
+        exclude_history: bool,
         temperature: float,
         batch_size: int,
         lr: float,
@@ -156,7 +156,7 @@ class Trainer:
         self.sampler = sampler
         self.loss_name = loss
         self.neg_ratio = neg_ratio
-        self.exclude_seen = exclude_seen
+        self.exclude_history = exclude_history
         self.temperature = temperature
         self.batch_size = batch_size
         self.lr = lr
@@ -316,7 +316,7 @@ class Trainer:
         vectors = self.network.encode_users(
             step.user, features, step.tokens, place, step.n_seen, step.block
         )
-        seen = Windows(step.tokens, step.block, step.offset) if self.exclude_seen else None
+        seen = Windows(step.tokens, step.block, step.offset) if self.exclude_history else None
         losses = self._losses(vectors / self.temperature, step.positive, seen)
         exact = float_for_sums(losses.device)
         if self.targets.weight is None:
@@ -480,28 +480,3 @@ def encode_catalogue(
     for part, own in zip(codes.split(block), vectors.split(block), strict=True):
         own.copy_(network.encode_items(part, [source.take(part, part) for source in features]))
     return vectors
-
-
-def mean_ndcg(
-    users: Tensor,
-    items: Tensor,
-    target: Tensor,
-    seen: Callable[[int, int], tuple[Tensor, Tensor]],
-    k: int = 10,
-    block: int = 1024,
-) -> float:
-    """Give the mean NDCG@k of one target a user, ranked among the items that it has not seen.
-
-    `seen(a, b)` gives rows (counted from `a`) and items to leave out for the users a ... b - 1.
-    """
-    gains = []
-    for a in range(0, len(users), block):
-        part = slice(a, a + block)
-        scores = users[part] @ items.T
-        own = scores.gather(1, target[part, None])
-        scores[seen(a, min(a + block, len(users)))] = -torch.inf
-        scores.scatter_(1, target[part, None], -torch.inf)
-        # Equal scores count against the target: a network that gives one vector to all scores 0.
-        rank = (scores >= own).sum(1)
-        gains.append(torch.where(rank < k, 1 / torch.log2(rank + 2.0), 0.0))
-    return float(torch.cat(gains).mean())

@@ -1,164 +1,107 @@
-"""Ranking metrics on arrays of item ids: binary relevance, one value a query."""
+"""Metrics of rankings, as functions of arrays of item ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, zip_longest
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from skmatch._validation import check_k
-
-# ---------------------------------------------------------------------------------------------
-# The metrics proper: functions of the hits of all rankings and of the number of relevant items
-# (n_queries,), at least one a query. Hits are few where rankings are long, so they come as pairs.
-# ---------------------------------------------------------------------------------------------
+from skmatch.metrics._hits import METRICS, find_hits
 
 
-class Hits(NamedTuple):
-    """Where rankings hold relevant items, sorted by query and rank."""
-
-    query: np.ndarray  # (n_hits,)
-    rank: np.ndarray  # (n_hits,), from 0
-
-    def total(self, n_queries: int, k: int, weight: np.ndarray | None = None) -> np.ndarray:
-        """Sum the hits among the first k of each query, each with a weight (1)."""
-        top = self.rank < k
-        weights = None if weight is None else weight[top]
-        return np.bincount(self.query[top], weights, minlength=n_queries)
-
-    def nth(self) -> np.ndarray:
-        """Give how many hits of its query end with each one."""
-        start = np.searchsorted(self.query, self.query)
-        return np.arange(1, len(self.query) + 1) - start
-
-
-def _recall(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    return hits.total(len(n_relevant), k) / n_relevant
-
-
-def _hit(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    return np.minimum(hits.total(len(n_relevant), k), 1).astype(float)
-
-
-def _ndcg(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    # Summed rank by rank, as the ideal is: the best ranking scores 1 to the last bit.
-    ideal = np.cumsum(_discount(np.arange(k)))[np.minimum(n_relevant, k) - 1]
-    return hits.total(len(n_relevant), k, _discount(hits.rank)) / ideal
+def _read_rows(values: Any, name: str, shape: str) -> Any:
+    """Return a frame as an array, and raise where values are not one row a query."""
+    if hasattr(values, "columns"):
+        is_one_column = name == "y_true" and len(values.columns) == 1
+        is_wide = isinstance(values, pd.DataFrame) and list(values.columns) == [
+            *range(values.shape[1])
+        ]
+        if not isinstance(values, pd.DataFrame) or not (is_one_column or is_wide):
+            raise ValueError(
+                f"{name} is a frame with the columns {list(values.columns)[:5]}: give {shape}. Of "
+                "a long frame, with a row per item, make one list per query: "
+                "frame.groupby(user)[item].agg(list). Of one with a row per query, give the array."
+            )
+        return values.iloc[:, 0] if is_one_column else values.to_numpy()
+    is_unordered = isinstance(values, (Mapping, set, frozenset, str, bytes))
+    if is_unordered or not (hasattr(values, "__iter__") or hasattr(values, "__array__")):
+        raise ValueError(
+            f"{name} is a {type(values).__name__}: give {shape}, in the same order in y_true and "
+            "y_pred."
+        )
+    if np.ndim(values) > 2 if isinstance(values, np.ndarray) else False:
+        raise ValueError(f"{name} has shape {values.shape}: give {shape}.")
+    return values
 
 
-def _discount(rank: np.ndarray) -> np.ndarray:
-    return 1.0 / np.log2(rank + 2)
+RELEVANT = "a collection of the relevant item ids per query, or an array of one id per query"
 
 
-def _mrr(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    return hits.total(len(n_relevant), k, (hits.nth() == 1) / (hits.rank + 1.0))
-
-
-def _precision(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    return hits.total(len(n_relevant), k) / k
-
-
-def _map(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    precision = hits.nth() / (hits.rank + 1.0)
-    return hits.total(len(n_relevant), k, precision) / np.minimum(n_relevant, k)
-
-
-METRICS: dict[str, Callable[[Hits, np.ndarray, int], np.ndarray]] = {
-    "recall": _recall,
-    "hit": _hit,
-    "ndcg": _ndcg,
-    "mrr": _mrr,
-    "precision": _precision,
-    "map": _map,
-}
-
-
-# ---------------------------------------------------------------------------------------------
-# From ids to hits
-# ---------------------------------------------------------------------------------------------
-
-
-def find_hits(query: np.ndarray, item: Any, ranking: np.ndarray) -> tuple[Hits, np.ndarray]:
-    """Say which places of a ranking hold a relevant item.
-
-    Parameters
-    ----------
-    query : ndarray of int, shape (n_pairs,)
-        Row of `ranking` that each relevant item belongs to.
-    item : array-like, shape (n_pairs,)
-        The relevant items; pairs may repeat.
-    ranking : ndarray, shape (n_queries, n_ranked)
-        Item ids, best first; None and NaN are misses.
-
-    Returns
-    -------
-    hits : Hits
-        An item that stands in a ranking more than once counts where it stands first.
-    n_relevant : ndarray of int, shape (n_queries,)
-        Number of distinct relevant items.
-    """
-    n_queries, n_ranked = ranking.shape
-    item = np.asarray(item)
-    # One integer a query, as when each user's last event is held out, is only compared.
-    if ranking.dtype.kind == item.dtype.kind == "i" and np.array_equal(query, np.arange(n_queries)):
-        place = np.flatnonzero(ranking == item[:, None])
-        key, n_relevant = place // n_ranked, np.ones(n_queries, dtype=np.int64)
-    else:
-        item_code, known = pd.factorize(_index(item))
-        relevant = np.unique(query * len(known) + item_code)  # one sorted key per (query, item)
-        n_relevant = np.bincount(relevant // len(known), minlength=n_queries)
-
-        # An item that is relevant to nobody gets -1 and is looked up no further.
-        ranked_code = known.get_indexer(_index(ranking.ravel()))
-        place = np.flatnonzero(ranked_code >= 0)
-        key = place // n_ranked * len(known) + ranked_code[place]
-        nearest = np.minimum(np.searchsorted(relevant, key), len(relevant) - 1)
-        is_hit = relevant[nearest] == key
-        place, key = place[is_hit], key[is_hit]
-    place = place[~pd.Series(key).duplicated().to_numpy()]
-    return Hits(place // n_ranked, place % n_ranked), n_relevant
-
-
-def _index(values: Any) -> pd.Index:
-    """Give ids as an index; keeping the dtype spares a slow inference and keeps tuples whole."""
-    values = np.asarray(values)
-    dtype = object if values.dtype.kind in "US" else values.dtype
-    return pd.Index(values, dtype=dtype, tupleize_cols=False)
-
-
-def _relevant_pairs(y_true: Any) -> tuple[np.ndarray, pd.Series, int]:
-    """Flatten the relevant items into (query, item) pairs, and count the queries."""
-    if isinstance(y_true, pd.DataFrame):
-        y_true = y_true.to_numpy()
+def _relevant_pairs(y_true: Any) -> tuple[pd.Series, int]:
+    """Return the relevant items, indexed by their queries, missing ones included."""
+    y_true = _read_rows(y_true, "y_true", RELEVANT)
     if isinstance(y_true, np.ndarray) and y_true.ndim == 1 and y_true.dtype != object:
         column = pd.Series(y_true)
     else:
         rows = [list(row) if isinstance(row, frozenset) else row for row in y_true]
+        if any(isinstance(row, Mapping) for row in rows):
+            raise ValueError(f"y_true holds a mapping: give {RELEVANT}, and gains in relevance.")
         column = pd.Series(rows, dtype=object)
-    pairs = column.explode().dropna().infer_objects()  # a missing id is padding
-    query = pairs.index.to_numpy()
     if column.empty:
         raise ValueError("y_true holds no query: give the relevant items of at least one.")
-    without = np.setdiff1d(np.arange(len(column)), query)
-    if without.size:
-        raise ValueError(
-            f"y_true holds no relevant item for query {without[0]} ({without.size} such "
-            "queries): a query without one has no score, so leave it out of y_true and y_pred."
+    return column.explode(), len(column)
+
+
+def _read_gains(relevance: Any, y_true: Any, pairs: pd.Series) -> np.ndarray:
+    """Return the gain of each relevant item."""
+    gains, _ = _relevant_pairs(_read_rows(relevance, "relevance", "one gain per item of y_true"))
+    if any(isinstance(row, (set, frozenset)) for row in y_true):
+        raise ValueError("y_true holds sets, whose order relevance cannot follow: give lists.")
+    if not np.array_equal(gains.index, pairs.index):
+        n_wanted, n_given = (column.index.value_counts() for column in (pairs, gains))
+        query = next(
+            q
+            for q in n_wanted.index.union(n_given.index).sort_values()
+            if n_wanted.get(q, 0) != n_given.get(q, 0)
         )
-    return query, pairs, len(column)
+        raise ValueError(
+            f"relevance holds {n_given.get(query, 0)} gains for query {query}, and y_true "
+            f"{n_wanted.get(query, 0)} items: give one gain per relevant item, in the same order."
+        )
+    return check_gains(gains.to_numpy(), "relevance")
+
+
+def check_gains(gains: Any, name: str) -> np.ndarray:
+    """Return gains as floats, or raise where one is none."""
+    remedy = "give finite numbers of at least 0."
+    try:
+        values = pd.Series(gains).to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} holds what is no gain ({error}): {remedy}") from None
+    wrong = ~((values >= 0) & np.isfinite(values))
+    if wrong.any():
+        raise ValueError(f"{name} holds the gain {values[wrong][0]}: {remedy}")
+    return values
 
 
 def _ranking(y_pred: Any, n_queries: int, k: int) -> np.ndarray:
-    """Give the ranked ids as an array of shape (n_queries, >=k), or say what is wrong."""
-    if isinstance(y_pred, pd.DataFrame):
-        y_pred = y_pred.to_numpy()
+    """Return the ranked ids as an array of shape (n_queries, >=k), or raise."""
+    shape = "one row of ranked item ids per query, shape (n_queries, >=k)"
+    y_pred = _read_rows(y_pred, "y_pred", shape)
     if isinstance(y_pred, np.ndarray):
         ranking = y_pred
     else:
         rows = list(y_pred)
+        unordered = next((row for row in rows if isinstance(row, (Mapping, set, frozenset))), None)
+        if unordered is not None:
+            raise ValueError(
+                f"y_pred holds a {type(unordered).__name__}, not a list: give {shape}."
+            )
         if all(map(pd.api.types.is_list_like, rows)):
             # Lists may differ in length: the shorter ones are padded with None.
             columns = list(zip_longest(*rows))
@@ -167,10 +110,7 @@ def _ranking(y_pred: Any, n_queries: int, k: int) -> np.ndarray:
         else:
             ranking = np.array(rows, dtype=object)
     if ranking.ndim != 2:
-        raise ValueError(
-            f"y_pred has shape {ranking.shape}: give one row of ranked item ids per query, "
-            "shape (n_queries, >=k)."
-        )
+        raise ValueError(f"y_pred has shape {ranking.shape}: give {shape}.")
     if len(ranking) != n_queries:
         raise ValueError(
             f"y_pred ranks for {len(ranking)} queries and y_true holds {n_queries}: "
@@ -184,15 +124,37 @@ def _ranking(y_pred: Any, n_queries: int, k: int) -> np.ndarray:
     return ranking
 
 
-def score_rankings(name: str, y_true: Any, y_pred: Any, ks: Sequence[int]) -> list[np.ndarray]:
-    """Give a metric of each query at every k, all from one ranking."""
-    query, item, n_queries = _relevant_pairs(y_true)
-    hits, n_relevant = find_hits(query, item, _ranking(y_pred, n_queries, max(ks)))
+def score_rankings(
+    name: str, y_true: Any, y_pred: Any, ks: Sequence[int], relevance: Any = None
+) -> list[np.ndarray]:
+    """Compute a metric of each query at every k, all from one ranking."""
+    pairs, n_queries = _relevant_pairs(y_true)
+    gain = None if relevance is None else _read_gains(relevance, y_true, pairs)
+    is_relevant = pairs.notna().to_numpy()  # a missing id is padding
+    if gain is not None:
+        gain = gain[is_relevant]
+    pairs = pairs[is_relevant].infer_objects()
+    query = pairs.index.to_numpy()
+    require_relevant(query, gain, n_queries)
+    hits, n_relevant = find_hits(query, pairs, _ranking(y_pred, n_queries, max(ks)), gain)
     return [METRICS[name](hits, n_relevant, k) for k in ks]
 
 
-def _score(name: str, y_true: Any, y_pred: Any, k: Any, average: bool) -> float | np.ndarray:
-    (values,) = score_rankings(name, y_true, y_pred, [check_k(k)])
+def require_relevant(query: np.ndarray, gain: np.ndarray | None, n_queries: int) -> None:
+    """Raise where a query has no relevant item, or none with a gain."""
+    without = np.setdiff1d(np.arange(n_queries), query if gain is None else query[gain > 0])
+    if without.size:
+        what = "relevant item" if gain is None else "relevant item with a gain above 0"
+        raise ValueError(
+            f"y_true holds no {what} for query {without[0]} ({without.size} such "
+            "queries): a query without one has no score, so leave it out of y_true and y_pred."
+        )
+
+
+def _score(
+    name: str, y_true: Any, y_pred: Any, k: Any, average: bool, relevance: Any = None
+) -> float | np.ndarray:
+    (values,) = score_rankings(name, y_true, y_pred, [check_k(k)], relevance)
     return float(values.mean()) if average else values
 
 
@@ -200,24 +162,50 @@ def _score(name: str, y_true: Any, y_pred: Any, k: Any, average: bool) -> float 
 # Public functions
 # ---------------------------------------------------------------------------------------------
 
+SHARED_DOCS = {
+    "parameters": """\
+y_true : sequence of collections, or array, shape (n_queries,)
+    The relevant item ids of each query; an array of ids stands for one relevant item a query.
+    Order and repetition do not matter; None and NaN are padding.
+y_pred : array-like, shape (n_queries, >=k)
+    The recommended item ids of each query, best first. Missing recommendations, None or NaN, are
+    misses, and so is an id that already stood further up.
+k : int
+    Number of items, from the top, that count.""",
+    "average": """\
+average : bool, default=True
+    Whether to average over the queries.""",
+    "raises": """\
+ValueError
+    If a query has no relevant item, if `y_pred` ranks fewer than `k` items or other queries than
+    `y_true`, if either is a mapping or a long frame (a row per item), or if `k` is no integer of
+    at least 1.""",
+    "example": """\
+>>> y_true = [["a", "b"], ["c"]]
+>>> y_pred = [["x", "a", "y"], ["c", "x", "y"]]""",
+}
 
+Function = TypeVar("Function", bound=Callable)
+
+
+def _with_shared_docs(function: Function) -> Function:
+    """Fill in the parts of a docstring that all metrics share."""
+    for name, text in SHARED_DOCS.items():
+        text = textwrap.indent(text, "    ").lstrip()
+        function.__doc__ = (function.__doc__ or "").replace(f"{{{name}}}", text)
+    return function
+
+
+@_with_shared_docs
 def recall_at_k(
     y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
 ) -> float | np.ndarray:
-    """Share of the relevant items that stand among the first k.
+    """Compute the share of the relevant items that stand among the first k.
 
     Parameters
     ----------
-    y_true : sequence of collections, or array, shape (n_queries,)
-        The relevant item ids of each query; an array of ids stands for one relevant item a query.
-        Order and repetition do not matter; None and NaN are padding.
-    y_pred : array-like, shape (n_queries, >=k)
-        The recommended item ids of each query, best first. Missing answers, None or NaN, are
-        misses, and so is an id that already stood further up.
-    k : int
-        Number of items, from the top, that count.
-    average : bool, default=True
-        Whether to average over the queries.
+    {parameters}
+    {average}
 
     Returns
     -------
@@ -226,38 +214,28 @@ def recall_at_k(
 
     Raises
     ------
-    ValueError
-        If a query has no relevant item, if `y_pred` ranks fewer than `k` items or other queries
-        than `y_true`, or if `k` is no integer of at least 1.
+    {raises}
 
     Examples
     --------
     >>> from skmatch.metrics import recall_at_k
-    >>> y_true = [["a", "b"], ["c"]]
-    >>> y_pred = [["x", "a", "y"], ["c", "x", "y"]]
+    {example}
     >>> recall_at_k(y_true, y_pred, k=3)
     0.75
     """
     return _score("recall", y_true, y_pred, k, average)
 
 
+@_with_shared_docs
 def hit_at_k(
     y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
 ) -> float | np.ndarray:
-    """Whether any relevant item stands among the first k (hit rate, success).
+    """Compute whether any relevant item stands among the first k (hit rate, success).
 
     Parameters
     ----------
-    y_true : sequence of collections, or array, shape (n_queries,)
-        The relevant item ids of each query; an array of ids stands for one relevant item a query.
-        Order and repetition do not matter; None and NaN are padding.
-    y_pred : array-like, shape (n_queries, >=k)
-        The recommended item ids of each query, best first. Missing answers, None or NaN, are
-        misses, and so is an id that already stood further up.
-    k : int
-        Number of items, from the top, that count.
-    average : bool, default=True
-        Whether to average over the queries.
+    {parameters}
+    {average}
 
     Returns
     -------
@@ -266,50 +244,47 @@ def hit_at_k(
 
     Raises
     ------
-    ValueError
-        If a query has no relevant item, if `y_pred` ranks fewer than `k` items or other queries
-        than `y_true`, or if `k` is no integer of at least 1.
+    {raises}
 
     Examples
     --------
     >>> from skmatch.metrics import hit_at_k
-    >>> y_true = [["a", "b"], ["c"]]
-    >>> y_pred = [["x", "a", "y"], ["c", "x", "y"]]
+    {example}
     >>> hit_at_k(y_true, y_pred, k=3)
     1.0
     """
     return _score("hit", y_true, y_pred, k, average)
 
 
+@_with_shared_docs
 def ndcg_at_k(
-    y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
+    y_true: Sequence[Any] | np.ndarray,
+    y_pred: Any,
+    k: int,
+    *,
+    relevance: Any = None,
+    average: bool = True,
 ) -> float | np.ndarray:
-    """Normalised discounted cumulative gain of the first k, with binary relevance.
+    """Compute the normalised discounted cumulative gain of the first k.
 
     Parameters
     ----------
-    y_true : sequence of collections, or array, shape (n_queries,)
-        The relevant item ids of each query; an array of ids stands for one relevant item a query.
-        Order and repetition do not matter; None and NaN are padding.
-    y_pred : array-like, shape (n_queries, >=k)
-        The recommended item ids of each query, best first. Missing answers, None or NaN, are
-        misses, and so is an id that already stood further up.
-    k : int
-        Number of items, from the top, that count.
-    average : bool, default=True
-        Whether to average over the queries.
+    {parameters}
+    relevance : sequence of collections, or array, shape (n_queries,), or None, default=None
+        The gain of each item of `y_true`, such as its rating, laid out as `y_true` is: finite
+        numbers of at least 0, one of each query above 0. Of a repeated item the largest counts.
+        None stands for a gain of 1 each.
+    {average}
 
     Returns
     -------
     score : float, or ndarray of float, shape (n_queries,)
-        Sum of ``1 / log2(rank + 1)`` over the hits, divided by the sum that the best ranking
-        reaches: that of the first ``min(k, number of relevant items)`` ranks.
+        Sum of ``gain / log2(rank + 1)`` over the hits, divided by the sum that the best ranking
+        reaches.
 
     Raises
     ------
-    ValueError
-        If a query has no relevant item, if `y_pred` ranks fewer than `k` items or other queries
-        than `y_true`, or if `k` is no integer of at least 1.
+    {raises}
 
     References
     ----------
@@ -319,31 +294,25 @@ def ndcg_at_k(
     Examples
     --------
     >>> from skmatch.metrics import ndcg_at_k
-    >>> y_true = [["a", "b"], ["c"]]
-    >>> y_pred = [["x", "a", "y"], ["c", "x", "y"]]
+    {example}
     >>> ndcg_at_k(y_true, y_pred, k=3, average=False)
     array([0.38685281, 1.        ])
+    >>> ndcg_at_k(y_true, y_pred, k=3, relevance=[[1, 3], [5]], average=False)
+    array([0.17376534, 1.        ])
     """
-    return _score("ndcg", y_true, y_pred, k, average)
+    return _score("ndcg", y_true, y_pred, k, average, relevance)
 
 
+@_with_shared_docs
 def mrr_at_k(
     y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
 ) -> float | np.ndarray:
-    """Reciprocal rank of the first hit among the first k.
+    """Compute the reciprocal rank of the first hit among the first k.
 
     Parameters
     ----------
-    y_true : sequence of collections, or array, shape (n_queries,)
-        The relevant item ids of each query; an array of ids stands for one relevant item a query.
-        Order and repetition do not matter; None and NaN are padding.
-    y_pred : array-like, shape (n_queries, >=k)
-        The recommended item ids of each query, best first. Missing answers, None or NaN, are
-        misses, and so is an id that already stood further up.
-    k : int
-        Number of items, from the top, that count.
-    average : bool, default=True
-        Whether to average over the queries.
+    {parameters}
+    {average}
 
     Returns
     -------
@@ -352,9 +321,7 @@ def mrr_at_k(
 
     Raises
     ------
-    ValueError
-        If a query has no relevant item, if `y_pred` ranks fewer than `k` items or other queries
-        than `y_true`, or if `k` is no integer of at least 1.
+    {raises}
 
     References
     ----------
@@ -364,31 +331,23 @@ def mrr_at_k(
     Examples
     --------
     >>> from skmatch.metrics import mrr_at_k
-    >>> y_true = [["a", "b"], ["c"]]
-    >>> y_pred = [["x", "a", "y"], ["c", "x", "y"]]
+    {example}
     >>> mrr_at_k(y_true, y_pred, k=3)
     0.75
     """
     return _score("mrr", y_true, y_pred, k, average)
 
 
+@_with_shared_docs
 def precision_at_k(
     y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
 ) -> float | np.ndarray:
-    """Share of the first k that is relevant.
+    """Compute the share of the first k that is relevant.
 
     Parameters
     ----------
-    y_true : sequence of collections, or array, shape (n_queries,)
-        The relevant item ids of each query; an array of ids stands for one relevant item a query.
-        Order and repetition do not matter; None and NaN are padding.
-    y_pred : array-like, shape (n_queries, >=k)
-        The recommended item ids of each query, best first. Missing answers, None or NaN, are
-        misses, and so is an id that already stood further up.
-    k : int
-        Number of items, from the top, that count.
-    average : bool, default=True
-        Whether to average over the queries.
+    {parameters}
+    {average}
 
     Returns
     -------
@@ -397,38 +356,28 @@ def precision_at_k(
 
     Raises
     ------
-    ValueError
-        If a query has no relevant item, if `y_pred` ranks fewer than `k` items or other queries
-        than `y_true`, or if `k` is no integer of at least 1.
+    {raises}
 
     Examples
     --------
     >>> from skmatch.metrics import precision_at_k
-    >>> y_true = [["a", "b"], ["c"]]
-    >>> y_pred = [["x", "a", "y"], ["c", "x", "y"]]
+    {example}
     >>> precision_at_k(y_true, y_pred, k=3, average=False)
     array([0.33333333, 0.33333333])
     """
     return _score("precision", y_true, y_pred, k, average)
 
 
+@_with_shared_docs
 def map_at_k(
     y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
 ) -> float | np.ndarray:
-    """Average precision of the first k, and over queries its mean (MAP).
+    """Compute the average precision of the first k, and over queries its mean (MAP).
 
     Parameters
     ----------
-    y_true : sequence of collections, or array, shape (n_queries,)
-        The relevant item ids of each query; an array of ids stands for one relevant item a query.
-        Order and repetition do not matter; None and NaN are padding.
-    y_pred : array-like, shape (n_queries, >=k)
-        The recommended item ids of each query, best first. Missing answers, None or NaN, are
-        misses, and so is an id that already stood further up.
-    k : int
-        Number of items, from the top, that count.
-    average : bool, default=True
-        Whether to average over the queries.
+    {parameters}
+    {average}
 
     Returns
     -------
@@ -437,9 +386,7 @@ def map_at_k(
 
     Raises
     ------
-    ValueError
-        If a query has no relevant item, if `y_pred` ranks fewer than `k` items or other queries
-        than `y_true`, or if `k` is no integer of at least 1.
+    {raises}
 
     Notes
     -----
@@ -455,8 +402,7 @@ def map_at_k(
     Examples
     --------
     >>> from skmatch.metrics import map_at_k
-    >>> y_true = [["a", "b"], ["c"]]
-    >>> y_pred = [["x", "a", "y"], ["c", "x", "y"]]
+    {example}
     >>> map_at_k(y_true, y_pred, k=3, average=False)
     array([0.25, 1.  ])
     """

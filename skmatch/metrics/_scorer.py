@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -13,23 +13,39 @@ from skmatch._validation import (
     Roles,
     check_k,
     fitted_retriever,
+    last_step,
     read_table,
     reject_missing,
     require_column,
+    require_rows,
+    transform_steps,
     unwrap_searches,
 )
-from skmatch.metrics._ranking import METRICS, find_hits
+from skmatch.metrics._hits import METRICS, find_hits
+from skmatch.metrics._ranking import check_gains
 
 N_RESAMPLES = 1000
 
 
+class _HeldOut(NamedTuple):
+    """Held-out events as queries, one per user, and relevant items."""
+
+    queries: Any  # as `predict` takes them
+    users: pd.Series  # (n_queries,) ids, named as in the events
+    query: np.ndarray  # (n_events,) index of each event's query
+    item: Any  # (n_events,) ids, or positions in the catalogue; below -1 where unknown
+
+
 class _Scores(NamedTuple):
-    """What a retriever's rankings are worth, one row a query (a user with held-out events)."""
+    """The scores of a retriever's rankings, one row per query."""
 
     values: pd.DataFrame  # (n_queries, n_scores), columns "metric@k"
     n_relevant: np.ndarray  # (n_queries,)
-    users: pd.Series  # (n_queries,) ids, named as in the events
-    pairs: pd.DataFrame  # distinct held-out (query, item)
+    held_out: _HeldOut
+
+    def means(self) -> dict[str, float]:
+        """Average over the queries."""
+        return {str(name): float(self.values[name].to_numpy().mean()) for name in self.values}
 
 
 class TopKScorer:
@@ -39,14 +55,28 @@ class TopKScorer:
         self,
         metrics: str | Iterable[str] = ("recall", "hit", "ndcg"),
         k: int | Iterable[int] = (10,),
+        exclude_seen: bool | None = None,
+        candidates: Any = None,
+        gain: Hashable | None = None,
     ) -> None:
         self.metrics = _check_metrics(metrics)
         self.k = check_ks(k)
+        self.exclude_seen = exclude_seen
+        self.candidates = candidates
+        self.gain = gain
+        if gain is not None and "ndcg" not in self.metrics:
+            raise ValueError(
+                f"gain={gain!r} has no effect on {list(self.metrics)}: only 'ndcg' is graded, so "
+                "add it to metrics or say gain=None."
+            )
 
     def __repr__(self) -> str:
         metrics = self.metrics[0] if len(self.metrics) == 1 else list(self.metrics)
         k = self.k[0] if len(self.k) == 1 else list(self.k)
-        return f"make_topk_scorer({metrics!r}, k={k!r})"
+        names = ("exclude_seen", "candidates", "gain")
+        rules = {name: getattr(self, name) for name in names}
+        given = "".join(f", {name}={rule!r}" for name, rule in rules.items() if rule is not None)
+        return f"make_topk_scorer({metrics!r}, k={k!r}{given})"
 
     def __call__(self, estimator: Any, X: Any, y: Any = None) -> float | dict[str, float]:
         """Score a fitted retriever on held-out events.
@@ -65,21 +95,45 @@ class TopKScorer:
         score : float or dict of str to float
             The only score, or all of them under names such as ``"ndcg@10"``.
         """
-        means = _score_queries(estimator, X, self.metrics, self.k).values.mean()
-        scores = {str(name): float(value) for name, value in means.items()}
+        scores = self.score_queries(estimator, X).means()
         return scores if len(scores) > 1 else next(iter(scores.values()))
+
+    def score_queries(self, estimator: Any, X: Any) -> _Scores:
+        """Score each user's ranking."""
+        held_out, gain = _read_held_out(estimator, X, self.gain)
+        k = max(self.k)
+        rules = {"exclude_seen": self.exclude_seen, "candidates": self.candidates}
+        rules = {name: rule for name, rule in rules.items() if rule is not None}
+        is_plain = isinstance(held_out.item, pd.Series)
+        rank = unwrap_searches(estimator).predict if is_plain else last_step(estimator)._rank
+        ranking = np.asarray(rank(held_out.queries, k=k, **rules))
+        n_queries = len(held_out.users)
+        if ranking.ndim != 2 or len(ranking) != n_queries or ranking.shape[1] < 1:
+            raise ValueError(
+                f"estimator.predict(X, k={k}) gave shape {ranking.shape} for {n_queries} "
+                "queries: it must give the item ids of each query, shape (n_queries, k), and pad a "
+                "missing answer with None."
+            )
+        hits, n_relevant = find_hits(held_out.query, held_out.item, ranking, gain)
+        values = {f"{m}@{k}": METRICS[m](hits, n_relevant, k) for m in self.metrics for k in self.k}
+        return _Scores(pd.DataFrame(values), n_relevant, held_out)
 
 
 def make_topk_scorer(
     metrics: str | Iterable[str] = ("recall", "hit", "ndcg"),
     k: int | Iterable[int] = (10,),
+    *,
+    exclude_seen: bool | None = None,
+    candidates: Any = None,
+    gain: Hashable | None = None,
 ) -> TopKScorer:
     """Make a scorer of top-k recommendations, for the ``scoring`` of scikit-learn.
 
     The scorer asks one query per distinct user of the held-out events: one ranking of ``max(k)``
-    items by ``estimator.predict``, out of the full catalogue and without the items that the user
-    has seen in training. Every metric at every k comes from that ranking, and is averaged over the
-    users. The relevant items of a user are the distinct items of their held-out events.
+    items, as ``estimator.predict`` returns it. Every metric at every k comes from that ranking, and
+    is averaged over the users. The relevant items of a user are the distinct items of their
+    held-out events. The retrievers' `score`, the validation inside their `fit` and `evaluate` are
+    computed by the same code.
 
     Parameters
     ----------
@@ -88,6 +142,15 @@ def make_topk_scorer(
         `skmatch.metrics` for what each is.
     k : int or sequence of int, default=(10,)
         Number of items, from the top, that count.
+    exclude_seen : bool or None, default=None
+        Whether rankings leave out what the user has interacted with; None takes the parameter of
+        the retriever. With True a held-out item that repeats is a miss.
+    candidates : list of item ids, mapping or None, default=None
+        The only items that are ranked, as for the retrievers' `predict`.
+    gain : label or None, default=None
+        Column of `X` with the gain of each held-out event for "ndcg", such as a rating or a weight:
+        finite numbers of at least 0, one of each user above 0. Of a user's events of one item the
+        largest counts. None stands for 1 each. Other metrics are not graded.
 
     Returns
     -------
@@ -98,7 +161,8 @@ def make_topk_scorer(
     Raises
     ------
     ValueError
-        If a metric is unknown, a k is no integer of at least 1, or there is none of either.
+        If a metric is unknown, a k is no integer of at least 1, there is none of either, or `gain`
+        is given without "ndcg".
 
     See Also
     --------
@@ -114,13 +178,20 @@ def make_topk_scorer(
     puts ``error_score`` in place of a float but not of a dict; with several scores
     ``error_score="raise"`` shows what went wrong.
 
-    A query never holds anything of the held-out events but the user and the other columns of the
-    user's first row: the item and time columns of a frame are dropped, those of an array are set
-    to None. A user without training events is scored like every other. A held-out item that
-    training has not met counts as relevant, although no ranking can hold it. Scores on training
-    events (``return_train_score=True``) mean little, since what is seen is left out.
+    A user's query is as of the earliest of the user's held-out events, and knows the stored events
+    before it: those of earlier times, those of the same time, and, where the held-out event is
+    stored itself, of its time only those before it. Later events are unknown to it, and so are the
+    held-out items. Where there are no times it is as of the user's first row, and knows all that is
+    stored. A column ``history`` is dropped. An estimator that is no retriever of skmatch gets the
+    user and the other columns of the user's first row: the item and time columns of a frame are
+    dropped, those of an array are None.
 
-    `Samples` are scored, too, each user's first row with the history before it: with
+    A user without training events is scored like every other. A held-out item that training has
+    not met counts as relevant, once however often it occurs, although no ranking can hold it. Of
+    items with equal scores those that come first in the catalogue rank first, as in `predict`.
+    Scores on training events (``return_train_score=True``) mean little.
+
+    `Samples` are scored, too, each user's earliest row with the history before it: with
     ``ScoringMonitor(scoring={"ndcg@10": make_topk_scorer("ndcg", k=10)})`` as a callback of a
     retriever, every epoch is scored on each user's last training event. Several scores go without
     the dict.
@@ -140,7 +211,7 @@ def make_topk_scorer(
     >>> make_topk_scorer(["recall", "ndcg"], k=[10, 50])
     make_topk_scorer(['recall', 'ndcg'], k=[10, 50])
     """
-    return TopKScorer(metrics, k)
+    return TopKScorer(metrics, k, exclude_seen, candidates, gain)
 
 
 def evaluate(
@@ -152,6 +223,9 @@ def evaluate(
     average: bool = True,
     confidence: float | None = None,
     random_state: int | np.random.Generator | None = None,
+    exclude_seen: bool | None = None,
+    candidates: Any = None,
+    gain: Hashable | None = None,
 ) -> pd.DataFrame:
     """Tabulate the top-k scores of a fitted retriever on held-out events.
 
@@ -175,6 +249,8 @@ def evaluate(
         were tested, not on the seed of the training.
     random_state : int, Generator or None, default=None
         Seed of the bootstrap; None draws a fresh one.
+    exclude_seen, candidates, gain
+        As for `make_topk_scorer`.
 
     Returns
     -------
@@ -226,7 +302,7 @@ def evaluate(
     0      u1         False           1                0       1.0
     1      u2          True           1                1       0.0
     """
-    metrics, ks = _check_metrics(metrics), check_ks(k)
+    scorer = TopKScorer(metrics, k, exclude_seen, candidates, gain)
     if confidence is not None:
         if not isinstance(confidence, Real) or not 0 < confidence < 1:
             raise ValueError(
@@ -236,76 +312,100 @@ def evaluate(
             raise ValueError(
                 f"confidence={confidence!r} needs averages: use average=True, or confidence=None."
             )
-    scores = _score_queries(estimator, X, metrics, ks)
+    scores = scorer.score_queries(estimator, X)
+    users, query, item = scores.held_out.users, scores.held_out.query, scores.held_out.item
     schema = fitted_schema(estimator)
-    unknown_user = np.asarray(schema.users.lookup(scores.users)) == 1
-    unknown_item = np.asarray(schema.items.lookup(scores.pairs["item"])) == 1
-    n_unknown_items = np.bincount(scores.pairs["query"], unknown_item, len(scores.users))
-    n_unknown_items = n_unknown_items.astype(int)
+    unknown_user = np.asarray(schema.users.lookup(users)) == 1
+    pairs = pd.DataFrame({"query": query, "item": item}).drop_duplicates()
+    if isinstance(item, pd.Series):
+        unknown_item = np.asarray(schema.items.lookup(pairs["item"])) == 1
+    else:
+        unknown_item = pairs["item"].to_numpy() < 0
+    n_unknown_items = np.bincount(pairs["query"], unknown_item, len(users)).astype(int)
 
     if not average:
-        table = scores.users.to_frame()
+        table = users.to_frame()
         table["unknown_user"] = unknown_user
         table["n_relevant"] = scores.n_relevant
         table["n_unknown_items"] = n_unknown_items
         return pd.concat([table, scores.values], axis=1)
 
-    table = pd.DataFrame([(m, n) for m in metrics for n in ks], columns=["metric", "k"])
-    table["value"] = scores.values.mean().to_numpy()
+    table = pd.DataFrame(
+        [(m, n) for m in scorer.metrics for n in scorer.k], columns=["metric", "k"]
+    )
+    table["value"] = [*scores.means().values()]
     if confidence is not None:
         table["low"], table["high"] = _bootstrap(
             scores.values.to_numpy(), confidence, np.random.default_rng(random_state)
         )
-    table["n_queries"] = len(scores.users)
+    table["n_queries"] = len(users)
     table["n_unknown_users"] = unknown_user.sum()
     table["n_unknown_items"] = n_unknown_items.sum()
     return table
 
 
 def fitted_schema(estimator: Any) -> Any:
-    """Give the schema of a fitted retriever, or of the one inside a pipeline or a search."""
+    """Return the schema of a fitted retriever, or of the one inside a pipeline or a search."""
     return fitted_retriever(estimator, "schema_").schema_
 
 
-def _score_queries(
-    estimator: Any, X: Any, metrics: tuple[str, ...], ks: tuple[int, ...]
-) -> _Scores:
-    schema = fitted_schema(estimator)
-    is_coded = hasattr(X, "original_users") and not isinstance(X, pd.DataFrame)
-    frame, roles = read_table(
-        X.ids() if is_coded else X, user=schema.user, item=schema.item, time=schema.time
-    )
-    user = require_column(frame, roles.user, "user")
-    item = require_column(frame, roles.item, "item")
-    if frame.empty:
-        raise ValueError("X has no rows: give at least one held-out event.")
-    for column in (user, item):
-        reject_missing(
-            column,
-            "a held-out event needs a user and an item, so drop these rows or fill them in.",
+def _read_held_out(
+    estimator: Any, X: Any, gain: Hashable | None
+) -> tuple[_HeldOut, np.ndarray | None]:
+    """Return held-out events and their gains."""
+    schema, retriever = fitted_schema(estimator), last_step(estimator)
+    is_coded = hasattr(X, "original_users") or "skmatch_schema" in getattr(X, "attrs", {})
+    gains = None
+    if is_coded and gain is not None:
+        raise ValueError(
+            f"gain={gain!r} names a column, and X holds {type(X).__name__} of an earlier step: "
+            "give plain events to the whole pipeline."
         )
-
-    query, _ = pd.factorize(user)
-    first = np.unique(query, return_index=True)[1]
-    pairs = pd.DataFrame({"query": query, "item": item.reset_index(drop=True)})
-    if is_coded:
-        queries = X.take(first)  # a window ends before its row: it holds nothing of the answer
-    else:
+    if isinstance(X, pd.DataFrame) and not is_coded:  # histories of their own are for queries
+        X = X.drop(columns="history", errors="ignore")
+    is_retriever = hasattr(retriever, "_rank")
+    if is_retriever:
+        held_out = _of_samples(retriever._read_queries(transform_steps(estimator, X)), schema)
+    if not is_coded:
+        frame, roles = read_table(X, user=schema.user, item=schema.item, time=schema.time)
+        user = require_column(frame, roles.user, "user")
+        item = require_column(frame, roles.item, "item")
+        if frame.empty:
+            raise ValueError("X has no rows: give at least one held-out event.")
+        for column in (user, item):
+            reject_missing(
+                column,
+                "a held-out event needs a user and an item, so drop these rows or fill them in.",
+            )
+        if gain is not None:
+            gains = check_gains(require_column(frame, gain, "gain"), f"Column {gain!r}")
+    if not is_retriever:
+        query, _ = pd.factorize(user)
+        first = np.unique(query, return_index=True)[1]
         as_array = not isinstance(X, pd.DataFrame)
         queries = _make_queries(frame.iloc[first], roles, as_array=as_array)
-    ranking = np.asarray(unwrap_searches(estimator).predict(queries, k=max(ks)))
-    if ranking.ndim != 2 or len(ranking) != len(first) or ranking.shape[1] < 1:
+        users = user.iloc[first].reset_index(drop=True)
+        held_out = _HeldOut(queries, users, query, item.reset_index(drop=True))
+    if gains is not None:
+        n_gaining = np.bincount(held_out.query, gains > 0, len(held_out.users))
+        if not n_gaining.all():
+            raise ValueError(
+                f"The user {held_out.users.tolist()[int(n_gaining.argmin())]!r} has no gain above "
+                f"0 in the column {gain!r} ({(n_gaining == 0).sum():,} such users): leave out "
+                "the events of users without a relevant item."
+            )
+    return held_out, gains
+
+
+def _of_samples(samples: Any, schema: Any) -> _HeldOut:
+    require_rows(len(samples))
+    if (samples.item == 0).any():
         raise ValueError(
-            f"estimator.predict(X, k={max(ks)}) gave shape {ranking.shape} for {len(first)} "
-            "queries: it must give the item ids of each query, shape (n_queries, k), and pad a "
-            "missing answer with None."
+            f"The item column {schema.item!r} is missing; score needs the held-out items."
         )
-    hits, n_relevant = find_hits(query, pairs["item"], ranking)
-    values = pd.DataFrame(
-        {f"{m}@{k}": METRICS[m](hits, n_relevant, k) for m in metrics for k in ks}
-    )
-    users = user.iloc[first].reset_index(drop=True)
-    return _Scores(values, n_relevant, users, pairs.drop_duplicates(ignore_index=True))
+    queries, query, item = samples.by_user()
+    users = queries.original_users().rename(schema.user).reset_index(drop=True)
+    return _HeldOut(queries, users, query, item)
 
 
 def _make_queries(rows: pd.DataFrame, roles: Roles, *, as_array: bool) -> pd.DataFrame | np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
@@ -354,17 +353,19 @@ class MatchEncoder(
         schema = self.schema_
         users = require_column(frame, roles.user, "user", NO_USER)
         user = schema.users.lookup(users)
-        _warn_of_another_dtype(users, user, schema.users)
+        schema.users.warn_of_another_dtype(users, user)
+        item, item_ids = np.full(len(frame), PADDING, dtype=np.int32), None
         if roles.item in frame.columns:
-            item = schema.items.lookup(frame[roles.item])
-        else:
-            item = np.full(len(frame), PADDING, dtype=np.int32)
+            item_ids = frame[roles.item]
+            item = schema.items.lookup(item_ids)
+            schema.items.warn_of_another_dtype(item_ids, item)
         events = self._events(frame, user, item, self._query_times(frame))
+        events = replace(events, item_ids=item_ids)
         if HISTORY in frame.columns:
             column = frame[HISTORY]
             items, offsets = _flatten(self._split_cells(column), column.name)
             codes = schema.items.lookup(items)
-            _warn_of_another_dtype(items, codes, schema.items)
+            schema.items.warn_of_another_dtype(items, codes)
             events = replace(
                 events, history=Bag(codes, offsets), has_history=column.notna().to_numpy()
             )
@@ -416,10 +417,12 @@ class MatchEncoder(
         if feature.kind == "numeric":
             return standardise(to_numbers(column), feature)
         assert feature.vocabulary is not None
-        if feature.kind == "categorical":
-            return feature.vocabulary.lookup(column)
-        values, offsets = _flatten(self._split_cells(column), column.name)
-        return Bag(feature.vocabulary.lookup(values), offsets)
+        offsets, values = None, column
+        if feature.kind == "multi_valued":
+            values, offsets = _flatten(self._split_cells(column), column.name)
+        codes = feature.vocabulary.lookup(values)
+        feature.vocabulary.warn_of_another_dtype(values, codes)
+        return codes if offsets is None else Bag(codes, offsets)
 
     def inverse_transform(self, X: Any) -> pd.DataFrame:
         """Give the original ids of coded events.
@@ -492,26 +495,6 @@ def _check_names(roles: Roles, features: dict[str, list]) -> None:
         raise ValueError(
             f"The column {HISTORY!r} stands for the history that a query brings along, and can "
             "neither be a role nor a feature: rename it."
-        )
-
-
-def _warn_of_another_dtype(ids: pd.Series, codes: np.ndarray, known: Vocabulary) -> None:
-    """Warn where no id is known, and one that reads the same is."""
-    if not len(codes) or (codes != UNKNOWN).any():
-        return
-    ids = ids.dropna()
-    try:
-        converted = ids.astype(pd.api.types.pandas_dtype(known.dtype))
-        same = (known.lookup(converted) != UNKNOWN) & (converted.astype(str) == ids.astype(str))
-    except (TypeError, ValueError, OverflowError):
-        return
-    if same.any():
-        one, other = (column[same.to_numpy()].tolist()[0] for column in (ids, converted))
-        warnings.warn(
-            f"Column {ids.name!r} holds {one!r}, and fit got {other!r}: nothing in it is known. "
-            f"Convert it to {known.dtype}.",
-            UserWarning,
-            stacklevel=4,
         )
 
 

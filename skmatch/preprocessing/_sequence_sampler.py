@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from skmatch._columns import check_offsets, order_by_code
 from skmatch._data import (
     FIRST_KNOWN,
+    PADDING,
     CatalogueRows,
     Columns,
     EventLog,
@@ -52,7 +53,8 @@ class SequenceSampler(
     earlier in (time, row order), so that no event ever sees itself or the future, also among
     events of the same time. `transform` answers queries: one without a time gets all that is
     stored of its user; one with a time, the events strictly before that time; one that brings its
-    own ``history``, that.
+    own ``history``, that. (Scores of held-out events count the stored ones of the same time, too;
+    see `~skmatch.metrics.make_topk_scorer`.)
 
     Parameters
     ----------
@@ -71,11 +73,11 @@ class SequenceSampler(
         log-uniform over the rank by popularity; "in_batch": the other positives of the step, with
         their probability estimated from the counts for the logQ correction [2]_; "all": every
         item of the catalogue. An item without events counts as if it had one.
-    exclude_seen : bool, default=True
-        Whether what a history holds is left out of its event's negatives, as `recommend` leaves
-        out what a user has seen: a retriever then need not learn that users leave behind what
-        their history says they like. Say False where users repeat themselves and answers may,
-        too.
+    exclude_history : bool, default=True
+        Whether an event's negatives leave out the items of its history, as `recommend` leaves out
+        what a user has seen: a retriever then need not learn that users leave behind what their
+        history says they like. Say False where users repeat themselves and recommendations may,
+        too, beside ``exclude_seen=False`` of the retriever.
     random_state : int, RandomState instance or None, default=None
         Seeds the draws of negatives; with None they follow the retriever's own `random_state`.
 
@@ -128,7 +130,7 @@ class SequenceSampler(
         "min_history": [Interval(Integral, 0, None, closed="left")],
         "neg_ratio": [Interval(Integral, 1, None, closed="left")],
         "negatives": [str],
-        "exclude_seen": ["boolean"],
+        "exclude_history": ["boolean"],
         "random_state": ["random_state"],
     }
 
@@ -138,14 +140,14 @@ class SequenceSampler(
         min_history: int = 0,
         neg_ratio: int = 3,
         negatives: str = "popularity",
-        exclude_seen: bool = True,
+        exclude_history: bool = True,
         random_state: int | np.random.RandomState | None = None,
     ):
         self.max_length = max_length
         self.min_history = min_history
         self.neg_ratio = neg_ratio
         self.negatives = negatives
-        self.exclude_seen = exclude_seen
+        self.exclude_history = exclude_history
         self.random_state = random_state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -228,7 +230,7 @@ class SequenceSampler(
                     int(self.neg_ratio),
                     item_counts,
                     seed,
-                    bool(self.exclude_seen),
+                    bool(self.exclude_history),
                 ),
             }
         )
@@ -314,8 +316,24 @@ class SequenceSampler(
             stop = _count_before(self.times_, first, stop, events.time)
         if events.history is None:
             windows = self._windows(self.log_, first, stop)
-            return self._output(self._samples(events, self.log_, windows))
+            end = self.offsets_[events.user + 1]
+            samples = self._samples(events, self.log_, windows)
+            return self._output(replace(samples, event_stop=self._event_stop(events, stop, end)))
         return self._output(self._with_own_histories(events, first, stop))
+
+    def _event_stop(self, events: Events, stop: np.ndarray, end: np.ndarray) -> np.ndarray | None:
+        """Return where the history of each row ends as an event; None where all end at `stop`.
+
+        As in training an event comes behind the stored ones of its time, or where it is stored.
+        """
+        if self.times_ is None or events.time is None or not (events.item != PADDING).any():
+            return None
+        after = _count_before(self.times_, stop, end, events.time, or_equal=True)
+        where, offsets = concatenate_ranges(stop, after)
+        row, items = np.repeat(np.arange(len(stop)), np.diff(offsets)), self.log_.items[where]
+        itself = (items == events.item[row]) & (items >= FIRST_KNOWN)
+        after[row[itself]] = where[itself]  # of a repeated index, numpy keeps the last
+        return None if np.array_equal(after, stop) else after
 
     def _windows(self, log: EventLog, seen: np.ndarray, stop: np.ndarray) -> Columns:
         """Give the places in the log of all that is before rows, and of their histories."""
@@ -332,6 +350,7 @@ class SequenceSampler(
             time=events.time,
             features=events.features,
             user_ids=events.user_ids,
+            item_ids=events.item_ids,
             log=log,
             **windows,  # type: ignore[arg-type]
             sampling=self.sampling_,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Self, cast
 
 import numpy as np
@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import (
     FIRST_KNOWN,
-    PADDING,
     Bag,
     CatalogueRows,
     Events,
@@ -24,6 +23,8 @@ from skmatch._data import (
 )
 from skmatch._growth import GrowingMixin, changed
 from skmatch._validation import as_series, check_k, require_rows
+from skmatch.metrics import make_topk_scorer
+from skmatch.metrics._hits import METRICS, find_hits
 from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing import SequenceSampler
@@ -51,7 +52,10 @@ class BaseRetriever(
 
     # With metadata routing, what `predict` takes reaches it through a Pipeline, and the tables are
     # the encoder's; a retriever alone takes them from whoever calls its `fit`.
-    __metadata_request__predict = {"k": True, "candidates": True, "exclude": True}
+    __metadata_request__predict = {
+        "k": True, "exclude_seen": True, "candidates": True, "exclude": True
+    }  # fmt: skip
+    __metadata_request__score = {"exclude_seen": True, "candidates": True, "gain": True}
     __metadata_request__fit = {"users": False, "items": False}
 
     _CODED = Samples
@@ -62,6 +66,7 @@ class BaseRetriever(
     _OF_ENCODING = (*PlainEventsMixin._OF_ENCODING, "sampler_")
 
     k: int
+    exclude_seen: bool
 
     @abstractmethod
     def _encode(self, samples: Samples) -> np.ndarray:
@@ -126,9 +131,17 @@ class BaseRetriever(
         return ids.to_numpy().reshape(np.shape(positions))
 
     def predict(
-        self, X: Any, k: int | None = None, *, candidates: Any = None, exclude: Any = None
+        self,
+        X: Any,
+        k: int | None = None,
+        *,
+        exclude_seen: bool | None = None,
+        candidates: Any = None,
+        exclude: Any = None,
     ) -> np.ndarray:
-        """Give the ids of the best items that each user has not seen.
+        """Return the ids of the best items of each query.
+
+        Of items with equal scores, the first in the order of `item_ids_` comes first.
 
         Parameters
         ----------
@@ -136,6 +149,9 @@ class BaseRetriever(
             What a `SequenceSampler` gave; plain queries where `fit` got plain events.
         k : int or None, default=None
             Number of items a query; None takes the parameter `k`.
+        exclude_seen : bool or None, default=None
+            Whether to leave out what the user has interacted with; None takes the parameter
+            `exclude_seen`.
         candidates : list of item ids, mapping, column of lists or None, default=None
             The only items that may be answered; None allows all. A list holds for every query; a
             mapping from user ids to lists, or a column of lists, one a query, for those that have
@@ -149,16 +165,26 @@ class BaseRetriever(
             Item ids, best first; missing at the end where fewer remain.
         """
         samples = self._read_queries(X)
-        allowed = self._read_filter(samples, True, candidates, exclude)
-        positions, _, _ = self._search(samples, k, allowed)
-        return self._decode_items(positions)
+        return self._decode_items(self._rank(samples, k, exclude_seen, candidates, exclude))
+
+    def _rank(
+        self,
+        samples: Samples,
+        k: int | None = None,
+        exclude_seen: bool | None = None,
+        candidates: Any = None,
+        exclude: Any = None,
+    ) -> np.ndarray:
+        """Return the positions of the best items of each query, -1 where fewer remain."""
+        allowed = self._read_filter(samples, exclude_seen, candidates, exclude)
+        return self._search(samples, k, allowed)[0]
 
     def recommend(
         self,
         X: Any = None,
         k: int | None = None,
         *,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         candidates: Any = None,
         exclude: Any = None,
     ) -> pd.DataFrame:
@@ -170,8 +196,9 @@ class BaseRetriever(
             The queries, as for `predict`; a list holds user ids; None stands for all known users.
         k : int or None, default=None
             Number of items a query; None takes the parameter `k`.
-        exclude_seen : bool, default=True
-            Whether to leave out the items that the user has seen.
+        exclude_seen : bool or None, default=None
+            Whether to leave out what the user has interacted with; None takes the parameter
+            `exclude_seen`.
         candidates : list of item ids, mapping, column of lists or None, default=None
             The only items that may be answered; None allows all. A list holds for every query; a
             mapping from user ids to lists, or a column of lists, one a query, for those that have
@@ -200,7 +227,7 @@ class BaseRetriever(
         k: int | None = None,
         *,
         batch_size: int = BATCH_SIZE,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         candidates: Any = None,
         exclude: Any = None,
     ) -> Iterator[pd.DataFrame]:
@@ -214,8 +241,9 @@ class BaseRetriever(
             Number of items a query; None takes the parameter `k`.
         batch_size : int, default=10_000
             Number of queries that a frame answers.
-        exclude_seen : bool, default=True
-            Whether to leave out the items that the user has seen.
+        exclude_seen : bool or None, default=None
+            Whether to leave out what the user has interacted with; None takes the parameter
+            `exclude_seen`.
         candidates, exclude : list of item ids, mapping, column of lists or None, default=None
             The only items that may be answered, and those that never are, as in `recommend`.
 
@@ -323,71 +351,115 @@ class BaseRetriever(
         )
 
     def _read_filter(
-        self, samples: Samples, exclude_seen: bool, candidates: Any = None, exclude: Any = None
+        self,
+        samples: Samples,
+        exclude_seen: bool | None,
+        candidates: Any = None,
+        exclude: Any = None,
     ) -> ItemFilter:
-        """Give what may answer each query."""
-        never = (ItemLists.seen_by(samples),) if exclude_seen else ()
+        """Return what may be recommended to each query."""
+        without_seen = ItemFilter.without_seen(
+            samples, self.exclude_seen if exclude_seen is None else exclude_seen
+        )
         if candidates is None and exclude is None:
-            return ItemFilter(never=never)
+            return without_seen
         users = samples.original_users()
         schema = self.schema_
-        return read_filter(candidates, exclude, never, users, schema.users, schema.items)
+        return read_filter(
+            candidates, exclude, without_seen.never, users, schema.users, schema.items
+        )
 
     def _search(
         self, samples: Samples, k: int | None, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Give positions and scores of the best items of each query, and what answered it."""
+        """Return positions and scores of the best items of each query, and its source."""
         k = check_k(self.k if k is None else k)
         source = self._source_of(samples)
-        positions = np.empty((len(samples), min(k, len(self.item_vectors_))), dtype=np.int64)
-        scores = np.empty(positions.shape, dtype=np.float32)
-        rows = np.flatnonzero(source != POPULARITY)
-        if len(rows):
-            vectors = self._encode(samples.take(rows))
-            positions[rows], scores[rows] = self.index_.search(vectors, k, allowed.take(rows))
-        rows = np.flatnonzero(source == POPULARITY)
-        if len(rows):
-            by_count = ItemIndex().fit(self.popularity_[:, None])
-            ones = np.ones((len(rows), 1), dtype=np.float32)
-            positions[rows], scores[rows] = by_count.search(ones, k, allowed.take(rows))
-        return positions, scores, source
+        found = search(
+            samples, k, allowed, source == POPULARITY, self._encode, self.index_, self.popularity_
+        )
+        return *found, source
 
     def _source_of(self, samples: Samples) -> np.ndarray:
         """Tell what answers each query."""
         return source_of(samples)
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Give the mean NDCG@k of held-out events.
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        exclude_seen: bool | None = None,
+        candidates: Any = None,
+        gain: Hashable | None = None,
+    ) -> float:
+        """Return the mean NDCG@k of held-out events.
+
+        It is what ``make_topk_scorer("ndcg", k)`` returns with the retriever's `k`.
 
         Parameters
         ----------
         X : Samples, DataFrame or array-like of shape (n_events, n_columns)
-            Held-out events. A user's items are what the answer to the user's first row should
-            hold; the answer knows the history before that row's time.
+            Held-out events. `make_topk_scorer` says what is asked and what counts.
         y : None
             Ignored.
+        exclude_seen : bool or None, default=None
+            Whether to leave out what the user has interacted with; None takes the parameter
+            `exclude_seen`.
+        candidates : list of item ids, mapping or None, default=None
+            The only items that are ranked, as for `predict`.
+        gain : label or None, default=None
+            Column of `X` with the gains of the held-out events, such as ratings; None stands for
+            1 each. Not with Samples, which have no such column.
 
         Returns
         -------
         ndcg : float
         """
-        from skmatch.metrics import ndcg_at_k
+        check_is_fitted(self)
+        return score_held_out(
+            self, X, self.k, exclude_seen=exclude_seen, candidates=candidates, gain=gain
+        )
 
-        samples = self._read_queries(X)
-        require_rows(len(samples))
-        if (samples.item == PADDING).all():
-            raise ValueError(
-                f"The item column {self.schema_.item!r} is missing; score needs the held-out items."
-            )
-        user, _ = pd.factorize(samples.original_users(), use_na_sentinel=False)
-        _, first = np.unique(user, return_index=True)
-        queries = samples.take(first)
-        positions, _, _ = self._search(queries, None, self._read_filter(queries, exclude_seen=True))
-        # An item that training did not know cannot be hit: it gets a number of its own below -1.
-        item = samples.item.astype(np.int64) - FIRST_KNOWN
-        item = np.where(item < 0, -2 - np.arange(len(item)), item)
-        relevant = pd.Series(item).groupby(user).agg(list).tolist()
-        return float(ndcg_at_k(relevant, positions, positions.shape[1]))
+
+def score_held_out(estimator: Any, X: Any, k: int, **rules: Any) -> float:
+    """Return the mean NDCG@k of a retriever, or of a pipeline that ends in one."""
+    return cast(float, make_topk_scorer("ndcg", k, **rules)(estimator, X))
+
+
+def search(
+    samples: Samples,
+    k: int,
+    allowed: ItemFilter,
+    by_popularity: np.ndarray,
+    encode: Callable[[Samples], np.ndarray],
+    index: ItemIndex,
+    popularity: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions and scores of the best items of each query, by its vector or popularity."""
+    positions = np.empty((len(samples), min(k, len(popularity))), dtype=np.int64)
+    scores = np.empty(positions.shape, dtype=np.float32)
+    by_count = ItemIndex().fit(popularity[:, None])
+    for is_popular in (False, True):
+        all_rows = np.flatnonzero(by_popularity == is_popular)
+        for a in range(0, len(all_rows), BATCH_SIZE):
+            rows = all_rows[a : a + BATCH_SIZE]
+            if is_popular:
+                nearest, vectors = by_count, np.ones((len(rows), 1), dtype=np.float32)
+            else:
+                nearest, vectors = index, encode(samples.take(rows))
+            positions[rows], scores[rows] = nearest.search(vectors, k, allowed.take(rows))
+    return positions, scores
+
+
+def mean_ndcg(held_out: Samples, k: int, rank: Callable[[Samples], np.ndarray]) -> float:
+    """Return the mean NDCG@k of held-out rows, as `score` does, of what `rank` finds for queries.
+
+    `rank` returns the positions of the best items of each query, -1 for none.
+    """
+    queries, query, item = held_out.by_user()
+    hits, n_relevant = find_hits(query, item, rank(queries))
+    return float(METRICS["ndcg"](hits, n_relevant, k).mean())
 
 
 def queries_of(X: Any, schema: Any) -> Any:

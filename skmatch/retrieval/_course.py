@@ -81,7 +81,7 @@ def setting_of(
         **asdict(options),
         "negatives": sampling.negatives,
         "neg_ratio": sampling.neg_ratio,
-        "exclude_seen": sampling.exclude_seen,
+        "exclude_history": sampling.exclude_history,
         **others,
         "events": joblib.hash((rows, samples.log.items, tables, training, weight)),
     }

@@ -122,6 +122,7 @@ def _read_codes(ids: Any, parameter: str, items: Vocabulary) -> tuple[np.ndarray
     else:
         column = as_series(ids, parameter)
     codes = items.lookup(column)
+    items.warn_of_another_dtype(column.rename(parameter), codes)
     unknown = column[codes < FIRST_KNOWN].dropna()
     if unknown.empty:
         return codes, ()

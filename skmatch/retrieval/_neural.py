@@ -26,8 +26,8 @@ from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.towers import ACTIVATIONS, FeatureSpec, NetworkConfig
 from skmatch._nn.training import PRECISIONS
 from skmatch._validation import check_choice, check_weights
-from skmatch.neighbors import METHODS, ItemIndex, ItemLists
-from skmatch.retrieval._base import BaseRetriever
+from skmatch.neighbors import METHODS, ItemFilter, ItemIndex
+from skmatch.retrieval._base import POPULARITY, BaseRetriever, mean_ndcg, search, source_of
 from skmatch.retrieval._course import Course, setting_of
 from skmatch.retrieval._progress import reporting
 
@@ -72,6 +72,7 @@ class NeuralRetriever(BaseRetriever):
         "verbose": ["verbose"],
         "index": [str],
         "k": [Interval(Integral, 1, None, closed="left")],
+        "exclude_seen": ["boolean"],
     }
 
     def __init__(
@@ -102,6 +103,7 @@ class NeuralRetriever(BaseRetriever):
         verbose: bool | int = False,
         index: str = "exact",
         k: int = 10,
+        exclude_seen: bool = True,
     ):
         self.embedding_dim = embedding_dim
         self.dims = dims
@@ -129,6 +131,7 @@ class NeuralRetriever(BaseRetriever):
         self.verbose = verbose
         self.index = index
         self.k = k
+        self.exclude_seen = exclude_seen
 
     @abstractmethod
     def _tower_dims(self, dims: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
@@ -211,10 +214,9 @@ class NeuralRetriever(BaseRetriever):
         if course.trainer is not None:
             trainer.load(course.trainer)
             course.trainer = None
-        held_out = samples.take(validation)
 
         def validate() -> float:
-            return distributed.agreed(engine.ndcg(held_out, ItemLists.seen_by(held_out)))
+            return distributed.agreed(self._validate(engine, samples, validation, training))
 
         def fitted(index: str = self.index, copy: bool = True) -> dict[str, Any]:
             index_ = ItemIndex(index, course.seed)
@@ -467,14 +469,33 @@ class NeuralRetriever(BaseRetriever):
         if course.best_weights is not None:
             engine.load(course.best_weights)
         if self.unknown_rate > 0:
-            schema = samples.schema
-            is_unmet = np.ones(len(schema.users), dtype=bool)
-            is_unmet[samples.user[training]] = False
-            is_unmet[:FIRST_KNOWN] = False
-            items = np.flatnonzero(samples.sampling.counts == 0) + FIRST_KNOWN
-            engine.make_unknown(np.flatnonzero(is_unmet), items)
+            engine.make_unknown(*_unmet(samples, training))
         self._check_vectors(engine, samples)
         context.call_on_fit_task_end(**data, reconstruction_attributes=fitted)
+
+    def _validate(
+        self, engine: Engine, samples: Samples, held_out: np.ndarray, training: np.ndarray
+    ) -> float:
+        """Return the mean NDCG@10 of held-out rows by the network as it would be served."""
+        kept = None
+        if self.unknown_rate > 0:
+            unmet = _unmet(samples, training)
+            kept = engine.weights() if any(map(len, unmet)) else None
+            engine.make_unknown(*unmet)
+        index = ItemIndex().fit(engine.item_vectors(samples.schema))
+        popularity = _popularity(samples)
+
+        def rank(queries: Samples) -> np.ndarray:
+            allowed = ItemFilter.without_seen(queries, self.exclude_seen)
+            is_unknown = source_of(queries) == POPULARITY
+            return search(queries, 10, allowed, is_unknown, engine.user_vectors, index, popularity)[
+                0
+            ]
+
+        score = mean_ndcg(samples.take(held_out), 10, rank)
+        if kept is not None:
+            engine.load(kept)
+        return score
 
     def _check_vectors(self, engine: Engine, samples: Samples) -> None:
         # The loss of a step is that before its update: the last update can still diverge.
@@ -531,7 +552,6 @@ def _fitted(
 ) -> dict[str, Any]:
     """Give the attributes that training sets."""
     vectors = engine.item_vectors(samples.schema)
-    counts = samples.sampling.counts.astype(np.float32)
     return {
         "loss_curve_": losses,
         "n_iter_": len(losses),
@@ -539,9 +559,21 @@ def _fitted(
         "weights_": engine.weights(copy),
         "training_state_": None,
         "item_vectors_": vectors,
-        "popularity_": counts / max(counts.sum(), 1),
+        "popularity_": _popularity(samples),
         "index_": index.fit(vectors),
     }
+
+
+def _popularity(samples: Samples) -> np.ndarray:
+    """Return each item's share of the events."""
+    counts = samples.sampling.counts.astype(np.float32)
+    return counts / max(counts.sum(), 1)
+
+
+def _unmet(samples: Samples, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes of users and items that have no event to learn from."""
+    users = np.setdiff1d(np.arange(FIRST_KNOWN, len(samples.schema.users)), samples.user[training])
+    return users, np.flatnonzero(samples.sampling.counts == 0) + FIRST_KNOWN
 
 
 def _last_of_users(user: np.ndarray) -> np.ndarray:

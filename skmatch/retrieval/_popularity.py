@@ -26,6 +26,9 @@ class PopularityRetriever(BaseRetriever):
     ----------
     k : int, default=10
         Number of items that `predict` and `recommend` give for a query.
+    exclude_seen : bool, default=True
+        Whether recommendations leave out what the user has interacted with; the default of
+        `predict`, `recommend` and `score`.
 
     Attributes
     ----------
@@ -60,10 +63,14 @@ class PopularityRetriever(BaseRetriever):
     3     dee     jam  0.333333     2  popularity
     """
 
-    _parameter_constraints: dict = {"k": [Interval(Integral, 1, None, closed="left")]}
+    _parameter_constraints: dict = {
+        "k": [Interval(Integral, 1, None, closed="left")],
+        "exclude_seen": ["boolean"],
+    }
 
-    def __init__(self, k: int = 10):
+    def __init__(self, k: int = 10, exclude_seen: bool = True):
         self.k = k
+        self.exclude_seen = exclude_seen
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)

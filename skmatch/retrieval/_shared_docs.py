@@ -73,7 +73,10 @@ index : {"exact", "auto", "pynndescent"}, default="exact"
     100,000 items and "pynndescent" above. The graph of "pynndescent" is not saved: the first search
     after loading builds it anew.
 k : int, default=10
-    Number of items that `predict` and `recommend` give for a query."""
+    Number of items that `predict` and `recommend` give for a query.
+exclude_seen : bool, default=True
+    Whether recommendations leave out what the user has interacted with; the default of `predict`,
+    `recommend` and `score`, and the rule of early stopping's validation."""
 
 ATTRIBUTES = """\
 item_vectors_ : ndarray of shape (n_items, n_dims), float32

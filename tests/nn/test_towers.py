@@ -370,7 +370,7 @@ def test_padding_stays_zero_in_training(pooling, has_item_tower):
         NegativeSampler("uniform", np.ones(5), torch.Generator().manual_seed(0)),
         loss="softmax",
         neg_ratio=2,
-        exclude_seen=True,
+        exclude_history=True,
         temperature=0.1,
         batch_size=4,
         lr=0.01,

@@ -26,7 +26,6 @@ from skmatch._nn.training import (
     encode_catalogue,
     encode_rows,
     is_same_in_blocks,
-    mean_ndcg,
     one_cycle,
     windows,
 )
@@ -54,7 +53,7 @@ def make_trainer(
     negatives="popularity",
     loss="softmax",
     neg_ratio=3,
-    exclude_seen=False,
+    exclude_history=False,
     temperature=0.1,
     batch_size=16,
     max_epochs=3,
@@ -99,7 +98,7 @@ def make_trainer(
         NegativeSampler(negatives, counts, generator),
         loss=loss,
         neg_ratio=neg_ratio,
-        exclude_seen=exclude_seen,
+        exclude_history=exclude_history,
         temperature=temperature,
         batch_size=batch_size,
         lr=lr,
@@ -229,12 +228,16 @@ def test_all_scores_every_other_item_once():
     torch.testing.assert_close(own.exp() + others.exp().sum(1), every.exp().sum(1))
 
 
-@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("exclude_history", [True, False])
 @pytest.mark.parametrize("negatives", ["all", "uniform"])
 @every_loss
-def test_negatives_leave_out_the_history_if_asked(monkeypatch, loss, negatives, exclude_seen):
+def test_negatives_leave_out_the_history_if_asked(monkeypatch, loss, negatives, exclude_history):
     trainer = make_trainer(
-        (9, 4, 40, 7), loss=loss, negatives=negatives, exclude_seen=exclude_seen, neg_ratio=N_ITEMS
+        (9, 4, 40, 7),
+        loss=loss,
+        negatives=negatives,
+        exclude_history=exclude_history,
+        neg_ratio=N_ITEMS,
     )
     catalogue = torch.arange(N_ITEMS) + 2
     monkeypatch.setattr(trainer, "_draw", lambda shape, positive: catalogue)
@@ -260,7 +263,7 @@ def test_negatives_leave_out_the_history_if_asked(monkeypatch, loss, negatives, 
     data, target = trainer.rows, trainer.targets.item
     assert len(torch.cat(rows)) == len(data)
     for row, own in zip(torch.cat(rows), torch.cat(scores), strict=True):
-        history = data.log[data.start[row] : data.stop[row]].tolist() if exclude_seen else []
+        history = data.log[data.start[row] : data.stop[row]].tolist() if exclude_history else []
         left_out = catalogue[own == -torch.inf].tolist()
         assert left_out == sorted({target[row].item(), *history})
 
@@ -562,41 +565,6 @@ def test_learning_rate_follows_the_cycle_to_its_end():
     assert len(rates) == trainer.step <= trainer.n_steps
     assert rates == [0.5 * one_cycle(step / trainer.n_steps) for step in range(trainer.step)]
     assert rates[-1] < 0.5 * 0.05
-
-
-# Validation
-
-
-def nothing_seen(a, b):
-    return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
-
-
-def test_mean_ndcg_counted_by_hand():
-    users, items = torch.eye(3), torch.tensor([[5.0, 1, 9], [4, 2, 8], [3, 3, 7], [2, 4, 6]])
-    target = torch.tensor([2, 2, 3])  # ranks 3, 2 and 4 of 4
-    expected = (1 / np.log2(4) + 1 / np.log2(3) + 1 / np.log2(5)) / 3
-    assert mean_ndcg(users, items, target, nothing_seen) == pytest.approx(expected)
-    first_two = (1 / np.log2(3)) / 3
-    assert mean_ndcg(users, items, target, nothing_seen, k=2) == pytest.approx(first_two)
-
-
-@pytest.mark.parametrize("block", [1, 2, 1024])
-def test_mean_ndcg_ranks_among_what_is_not_seen(block):
-    users, items = torch.eye(3), torch.tensor([[5.0, 1, 9], [4, 2, 8], [3, 3, 7], [2, 4, 6]])
-    target = torch.tensor([2, 2, 3])
-    seen_by = [[0, 1], [], [0]]  # the ranks are now 1, 2 and 3
-
-    def seen(a, b):
-        rows = [(i - a, item) for i in range(a, b) for item in seen_by[i]]
-        return tuple(torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).T)
-
-    expected = (1 + 1 / np.log2(3) + 1 / np.log2(4)) / 3
-    assert mean_ndcg(users, items, target, seen, block=block) == pytest.approx(expected)
-
-
-def test_a_network_that_tells_nothing_apart_scores_nothing():
-    users, items = torch.ones(4, 2), torch.ones(30, 2)
-    assert mean_ndcg(users, items, torch.arange(4), nothing_seen) == 0
 
 
 # Devices

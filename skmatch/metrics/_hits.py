@@ -1,0 +1,158 @@
+"""The metrics of top-k rankings, from the ranks at which relevant items stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+# ---------------------------------------------------------------------------------------------
+# The metrics proper: functions of the hits of all rankings and of the number of relevant items
+# (n_queries,), at least one a query. Hits are few where rankings are long, so they come as pairs.
+# ---------------------------------------------------------------------------------------------
+
+
+class Hits(NamedTuple):
+    """Where rankings hold relevant items, sorted by query and rank."""
+
+    query: np.ndarray  # (n_hits,)
+    rank: np.ndarray  # (n_hits,), from 0
+    gain: np.ndarray | None = None  # (n_hits,); None: 1 each
+    best: Hits | None = None  # with gains: the hits of the best rankings
+
+    def total(self, n_queries: int, k: int, weight: np.ndarray | None = None) -> np.ndarray:
+        """Sum the hits among the first k of each query, each with a weight (1)."""
+        top = self.rank < k
+        weights = None if weight is None else weight[top]
+        return np.bincount(self.query[top], weights, minlength=n_queries)
+
+    def nth(self) -> np.ndarray:
+        """Count the hits of its query up to and including each hit."""
+        start = np.searchsorted(self.query, self.query)
+        return np.arange(1, len(self.query) + 1) - start
+
+    def discounted(self, n_queries: int, k: int) -> np.ndarray:
+        """Sum the discounted gains of each query, rank by rank."""
+        discount = 1.0 / np.log2(self.rank + 2)
+        weight = discount if self.gain is None else self.gain * discount
+        return self.total(n_queries, k, weight)
+
+
+def _recall(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    return hits.total(len(n_relevant), k) / n_relevant
+
+
+def _hit(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    return np.minimum(hits.total(len(n_relevant), k), 1).astype(float)
+
+
+def _ndcg(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    # Summed rank by rank, as the ideal is: the best ranking scores 1 to the last bit.
+    if hits.best is not None:
+        ideal = hits.best.discounted(len(n_relevant), k)
+    else:
+        ideal = np.cumsum(1.0 / np.log2(np.arange(k) + 2))[np.minimum(n_relevant, k) - 1]
+    return hits.discounted(len(n_relevant), k) / ideal
+
+
+def _mrr(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    return hits.total(len(n_relevant), k, (hits.nth() == 1) / (hits.rank + 1.0))
+
+
+def _precision(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    return hits.total(len(n_relevant), k) / k
+
+
+def _map(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
+    precision = hits.nth() / (hits.rank + 1.0)
+    return hits.total(len(n_relevant), k, precision) / np.minimum(n_relevant, k)
+
+
+METRICS: dict[str, Callable[[Hits, np.ndarray, int], np.ndarray]] = {
+    "recall": _recall,
+    "hit": _hit,
+    "ndcg": _ndcg,
+    "mrr": _mrr,
+    "precision": _precision,
+    "map": _map,
+}
+
+
+# ---------------------------------------------------------------------------------------------
+# From ids to hits
+# ---------------------------------------------------------------------------------------------
+
+
+def find_hits(
+    query: np.ndarray, item: Any, ranking: np.ndarray, gain: np.ndarray | None = None
+) -> tuple[Hits, np.ndarray]:
+    """Find where rankings hold relevant items.
+
+    Parameters
+    ----------
+    query : ndarray of int, shape (n_pairs,)
+        Row of `ranking` that each relevant item belongs to.
+    item : array-like, shape (n_pairs,)
+        The relevant items; pairs may repeat.
+    ranking : ndarray, shape (n_queries, n_ranked)
+        Item ids, best first; None and NaN are misses.
+    gain : ndarray of float, shape (n_pairs,), or None, default=None
+        The gain of each pair, at least one of each query above 0; of a repeated pair the largest
+        counts. None stands for 1 each.
+
+    Returns
+    -------
+    hits : Hits
+        An item that stands in a ranking more than once counts where it stands first.
+    n_relevant : ndarray of int, shape (n_queries,)
+        Number of distinct relevant items.
+    """
+    n_queries, n_ranked = ranking.shape
+    item = np.asarray(item)
+    # One integer a query, as when each user's last event is held out, is only compared.
+    if ranking.dtype.kind == item.dtype.kind == "i" and np.array_equal(query, np.arange(n_queries)):
+        index = np.flatnonzero(ranking == item[:, None])
+        key, n_relevant = index // n_ranked, np.ones(n_queries, dtype=np.int64)
+        pair = relevant = key
+        if gain is not None:
+            relevant = np.arange(n_queries)
+    else:
+        item_code, known = pd.factorize(_index(item))
+        # One sorted key per (query, item).
+        relevant, pair_of = np.unique(query * len(known) + item_code, return_inverse=True)
+        n_relevant = np.bincount(relevant // len(known), minlength=n_queries)
+        if gain is not None:
+            largest = np.zeros(len(relevant))
+            np.maximum.at(largest, pair_of, gain)
+            gain = largest
+
+        # An item that is relevant to nobody gets -1 and is looked up no further.
+        ranked_code = known.get_indexer(_index(ranking.ravel()))
+        index = np.flatnonzero(ranked_code >= 0)
+        key = index // n_ranked * len(known) + ranked_code[index]
+        pair = np.minimum(np.searchsorted(relevant, key), len(relevant) - 1)
+        is_hit = relevant[pair] == key
+        index, key, pair = index[is_hit], key[is_hit], pair[is_hit]
+        relevant = relevant // len(known)  # the query of each pair
+    first = ~pd.Series(key).duplicated().to_numpy()
+    index, pair = index[first], pair[first]
+    hits = Hits(index // n_ranked, index % n_ranked)
+    if gain is not None:
+        hits = hits._replace(gain=gain[pair], best=_best(relevant, gain))
+    return hits, n_relevant
+
+
+def _best(query: np.ndarray, gain: np.ndarray) -> Hits:
+    """Rank each query's relevant items by gain."""
+    order = np.lexsort((-gain, query))
+    query = query[order]
+    return Hits(query, np.arange(len(query)) - np.searchsorted(query, query), gain[order])
+
+
+def _index(values: Any) -> pd.Index:
+    """Return ids as an index; keeping the dtype spares a slow inference and keeps tuples whole."""
+    values = np.asarray(values)
+    dtype = object if values.dtype.kind in "US" else values.dtype
+    return pd.Index(values, dtype=dtype, tupleize_cols=False)
