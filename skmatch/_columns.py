@@ -240,16 +240,20 @@ class Vocabulary:
             return
         values = values.dropna()
         try:
-            converted = values.astype(pd.api.types.pandas_dtype(self.dtype))
+            if self.dtype == "object" and len(self.values):
+                converted = values.map(type(self.values[0])).astype(object)
+            else:
+                converted = values.astype(pd.api.types.pandas_dtype(self.dtype))
             reads_same = converted.astype(str) == values.astype(str)
             same = ((self.lookup(converted) != UNKNOWN) & reads_same).to_numpy()
         except (TypeError, ValueError, OverflowError):
             return
         if same.any():
             one, other = (column[same].tolist()[0] for column in (values, converted))
+            dtype = type(other).__name__ if self.dtype == "object" else self.dtype
             warnings.warn(
                 f"Column {values.name!r} holds {one!r}, and fit got {other!r}: nothing in it is "
-                f"known. Convert it to {self.dtype}.",
+                f"known. Convert it to {dtype}.",
                 UserWarning,
                 stacklevel=4,
             )

@@ -283,26 +283,45 @@ class ItemIndex:
         self, queries: np.ndarray, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
         """Search the graph, or what is open to anyone where that takes less."""
-        n_fetched = 0 if self.graph_ is None else self._n_to_fetch(k, allowed)
-        if n_fetched:
-            return self._search_graph(queries, k, allowed, n_fetched)
-        return self._search_exactly(queries, k, allowed)
+        if self.graph_ is None:
+            return self._search_exactly(queries, k, allowed)
+        positions = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        n_fetched = self._n_to_fetch(len(queries), k, allowed)
+        # A query fetches less than twice what it needs, and a block no more than fits into memory.
+        _, need = np.frexp(n_fetched)
+        for one in np.unique(need):
+            alike = np.flatnonzero(need == one)
+            largest = int(n_fetched[alike].max())
+            # The exact way has blocks of its own.
+            block = _BLOCK_SIZE // (largest * self.vectors_.shape[1]) if largest else len(alike)
+            block = max(1, block)
+            for a in range(0, len(alike), block):
+                rows = alike[a : a + block]
+                rest = allowed.take(rows)
+                if largest:
+                    found = self._search_graph(queries[rows], k, rest, largest)
+                else:
+                    found = self._search_exactly(queries[rows], k, rest)
+                positions[rows], scores[rows] = found
+        return positions, scores
 
-    def _n_to_fetch(self, k: int, allowed: ItemFilter) -> int:
-        """Give how many items of the graph leave `k` after the filter; 0 where none would."""
+    def _n_to_fetch(self, n_queries: int, k: int, allowed: ItemFilter) -> np.ndarray:
+        """Return how many items of the graph leave `k` after each query's filter; 0 for none."""
         n_items = len(self.vectors_)
         n_open = n_items if allowed.anyone is None else int(np.count_nonzero(allowed.anyone))
-        n_left_out = sum(lists.stop - lists.start for lists in allowed.never)
-        n_wanted = max(k + int(np.max(n_left_out, initial=0)), _FEWEST_FETCHED)
+        n_wanted = np.full(n_queries, k, dtype=np.int64)
+        for lists in allowed.never:
+            n_wanted += lists.stop - lists.start
         # As if what is open to anyone lay evenly among what is near. Where more would be fetched
         # than is open, it takes less to score all of that.
-        n_fetched = -(-n_wanted * n_items // max(n_open, 1))
-        return n_fetched if n_fetched < n_open else 0
+        n_fetched = -(-np.maximum(n_wanted, _FEWEST_FETCHED) * n_items // max(n_open, 1))
+        return np.where(n_fetched < n_open, n_fetched, 0)
 
     def _search_graph(
         self, queries: np.ndarray, k: int, allowed: ItemFilter, n_fetched: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Filter what the graph gives; queries that keep less than `k` go the exact way."""
+        """Filter what the graph finds; queries that keep less than `k` go the exact way."""
         assert self.graph_ is not None
         found = self.graph_.query(queries, n_fetched)
         positions, scores = self._best_of(found, queries, k, allowed)

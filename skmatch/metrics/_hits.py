@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,6 +39,11 @@ class Hits(NamedTuple):
         discount = 1.0 / np.log2(self.rank + 2)
         weight = discount if self.gain is None else self.gain * discount
         return self.total(n_queries, k, weight)
+
+
+def mean(values: np.ndarray) -> float:
+    """Average over queries, rounded once: the same in whatever order they come."""
+    return math.fsum(values) / len(values)
 
 
 def _recall(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:

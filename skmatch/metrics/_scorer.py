@@ -21,7 +21,7 @@ from skmatch._validation import (
     transform_steps,
     unwrap_searches,
 )
-from skmatch.metrics._hits import METRICS, find_hits
+from skmatch.metrics._hits import METRICS, find_hits, mean
 from skmatch.metrics._ranking import check_gains
 
 N_RESAMPLES = 1000
@@ -45,7 +45,9 @@ class _Scores(NamedTuple):
 
     def means(self) -> dict[str, float]:
         """Average over the queries."""
-        return {str(name): float(self.values[name].to_numpy().mean()) for name in self.values}
+        # Validation inside `fit` meets the queries in another order.
+        average = np.mean if isinstance(self.held_out.item, pd.Series) else mean
+        return {str(name): float(average(self.values[name].to_numpy())) for name in self.values}
 
 
 class TopKScorer:

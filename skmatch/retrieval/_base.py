@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any, Self, cast
 
 import numpy as np
@@ -14,25 +14,20 @@ from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import (
     FIRST_KNOWN,
-    Bag,
     CatalogueRows,
     Events,
     Samples,
     as_coded,
-    concatenate_ranges,
 )
 from skmatch._growth import GrowingMixin, changed
 from skmatch._validation import as_series, check_k, require_rows
 from skmatch.metrics import make_topk_scorer
-from skmatch.metrics._hits import METRICS, find_hits
-from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
+from skmatch.neighbors import ItemFilter, ItemLists
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing import SequenceSampler
 from skmatch.preprocessing._plain_events import PlainEventsMixin
 from skmatch.retrieval._filters import read_filter
-
-BATCH_SIZE = 10_000  # queries that are answered at a time
-HISTORY, FEATURES, POPULARITY = "history", "features", "popularity"  # what answers a query
+from skmatch.retrieval._search import BATCH_SIZE, POPULARITY, search, source_of
 
 
 class BaseRetriever(
@@ -55,7 +50,10 @@ class BaseRetriever(
     __metadata_request__predict = {
         "k": True, "exclude_seen": True, "candidates": True, "exclude": True
     }  # fmt: skip
-    __metadata_request__score = {"exclude_seen": True, "candidates": True, "gain": True}
+    # A Pipeline routes sample_weight=None whether or not it is given.
+    __metadata_request__score = {
+        "exclude_seen": True, "candidates": True, "gain": True, "sample_weight": True
+    }  # fmt: skip
     __metadata_request__fit = {"users": False, "items": False}
 
     _CODED = Samples
@@ -427,41 +425,6 @@ def score_held_out(estimator: Any, X: Any, k: int, **rules: Any) -> float:
     return cast(float, make_topk_scorer("ndcg", k, **rules)(estimator, X))
 
 
-def search(
-    samples: Samples,
-    k: int,
-    allowed: ItemFilter,
-    by_popularity: np.ndarray,
-    encode: Callable[[Samples], np.ndarray],
-    index: ItemIndex,
-    popularity: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions and scores of the best items of each query, by its vector or popularity."""
-    positions = np.empty((len(samples), min(k, len(popularity))), dtype=np.int64)
-    scores = np.empty(positions.shape, dtype=np.float32)
-    by_count = ItemIndex().fit(popularity[:, None])
-    for is_popular in (False, True):
-        all_rows = np.flatnonzero(by_popularity == is_popular)
-        for a in range(0, len(all_rows), BATCH_SIZE):
-            rows = all_rows[a : a + BATCH_SIZE]
-            if is_popular:
-                nearest, vectors = by_count, np.ones((len(rows), 1), dtype=np.float32)
-            else:
-                nearest, vectors = index, encode(samples.take(rows))
-            positions[rows], scores[rows] = nearest.search(vectors, k, allowed.take(rows))
-    return positions, scores
-
-
-def mean_ndcg(held_out: Samples, k: int, rank: Callable[[Samples], np.ndarray]) -> float:
-    """Return the mean NDCG@k of held-out rows, as `score` does, of what `rank` finds for queries.
-
-    `rank` returns the positions of the best items of each query, -1 for none.
-    """
-    queries, query, item = held_out.by_user()
-    hits, n_relevant = find_hits(query, item, rank(queries))
-    return float(METRICS["ndcg"](hits, n_relevant, k).mean())
-
-
 def queries_of(X: Any, schema: Any) -> Any:
     """Give a list of user ids, or None for all known users, as a frame of queries."""
     if X is None:
@@ -483,27 +446,3 @@ def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
             f"{parameter}={values!r} is no list of ids; give a list, also for a single one."
         )
     return as_series(values, name)
-
-
-def source_of(samples: Samples) -> np.ndarray:
-    """Tell for each row what can answer it: the best of what is known of it."""
-    has_history = _holds_known(samples.log.items, samples.start, samples.stop)
-    has_feature = np.zeros(len(samples), dtype=bool)
-    for column in samples.user_columns().values():
-        if isinstance(column, Bag):
-            has_feature |= _holds_known(column.values, column.offsets[:-1], column.offsets[1:])
-        else:
-            has_feature |= column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
-    features_or_not = np.where(has_feature, FEATURES, POPULARITY)
-    return np.where(has_history, HISTORY, features_or_not)
-
-
-def _holds_known(codes: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Tell for each range of codes whether any of them is known."""
-    found = stop > start
-    # Nearly always the last is known; where it is not, any other will do.
-    found[found] = codes[stop[found] - 1] >= FIRST_KNOWN
-    unsure = np.flatnonzero(~found & (stop > start))
-    where, offsets = concatenate_ranges(start[unsure], stop[unsure])
-    found[unsure] = np.logical_or.reduceat(codes[where] >= FIRST_KNOWN, offsets[:-1])
-    return found

@@ -27,9 +27,10 @@ from skmatch._nn.towers import ACTIVATIONS, FeatureSpec, NetworkConfig
 from skmatch._nn.training import PRECISIONS
 from skmatch._validation import check_choice, check_weights
 from skmatch.neighbors import METHODS, ItemFilter, ItemIndex
-from skmatch.retrieval._base import POPULARITY, BaseRetriever, mean_ndcg, search, source_of
+from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._course import Course, setting_of
 from skmatch.retrieval._progress import reporting
+from skmatch.retrieval._search import POPULARITY, mean_ndcg, search, source_of
 
 FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; more than that is better sampled
 STEP_EVENTS = 2**27  # of a step's histories; more than that is a slip
