@@ -68,7 +68,7 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
     "batch-512": {"parameters": {"batch_size": 512}},
     "neg-ratio-1": {"sampler": {"neg_ratio": 1}},
     "neg-ratio-8": {"sampler": {"neg_ratio": 8}},
-    "seen-as-negatives": {"sampler": {"exclude_seen": False}},
+    "seen-as-negatives": {"sampler": {"exclude_history": False}},
     "bce": {"parameters": {"loss": "bce"}},
     "bpr": {"parameters": {"loss": "bpr"}},
     "random-start": {"parameters": {"init": "random"}},

@@ -45,10 +45,7 @@ class ItemLists(NamedTuple):
         return cls(samples.log.items, samples.seen, samples.stop)
 
     def keys(self, a: int, b: int, n_columns: int, places: np.ndarray | None = None) -> np.ndarray:
-        """Give where the lists of queries a ... b - 1 lie in a flat table with a row for each.
-
-        `places` is as in `_columns_of`.
-        """
+        """Return where the lists of queries a ... b - 1 lie in a flat table with a row for each."""
         where, offsets = concatenate_ranges(self.start[a:b], self.stop[a:b])
         first = np.repeat(np.arange(b - a) * n_columns, np.diff(offsets))
         columns = _columns_of(self.items[where], places)
@@ -125,11 +122,7 @@ class ItemFilter(NamedTuple):
 
 
 def _columns_of(codes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
-    """Give the column of each code in a table of scores; negative where there is none.
-
-    The columns are items by their position in the catalogue or, with `places`, those of a part of
-    it: the column of each code, -1 for none.
-    """
+    """Return the column of each code among the catalogue's, or by `places`; negative for none."""
     if places is not None:
         return places[codes]
     return np.subtract(codes, FIRST_KNOWN, dtype=np.int64)  # faster to index with than int32
@@ -213,7 +206,7 @@ class ItemIndex:
     def search(
         self, queries: np.ndarray, k: int, allowed: ItemFilter | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Give the best `k` items of each query, best first.
+        """Find the best `k` items of each query, best first; of equal ones the first.
 
         Parameters
         ----------
@@ -236,16 +229,26 @@ class ItemIndex:
             with _BUILDING:  # numba's threads build one graph at a time
                 if not hasattr(self, "graph_"):
                     self.graph_ = self._build_graph()
-        few = self._has_few_candidates(allowed, len(queries))
-        if not few.any():
-            return self._search(queries, k, allowed)
         positions = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
-        for rows, search in (
-            (np.flatnonzero(few), self._search_candidates),
-            (np.flatnonzero(~few), self._search),
-        ):
-            positions[rows], scores[rows] = search(queries[rows], k, allowed.take(rows))
+        n_fetched = self._n_to_fetch(len(queries), k, allowed)
+        n_fetched[self._has_few_candidates(allowed, len(queries))] = -1
+        # A query fetches less than twice what it needs, and a block no more than fits into memory.
+        _, size = np.frexp(n_fetched)
+        for group in np.unique(size):
+            alike = np.flatnonzero(size == group)
+            n_most = int(n_fetched[alike].max())
+            # The other ways have blocks of their own.
+            n_numbers = n_most * self.vectors_.shape[1]
+            block = max(1, _BLOCK_SIZE // n_numbers) if n_most > 0 else len(alike)
+            for a in range(0, len(alike), block):
+                rows = alike[a : a + block]
+                own = queries[rows], k, allowed.take(rows)
+                if n_most > 0:
+                    positions[rows], scores[rows] = self._search_graph(*own, n_most)
+                else:
+                    search = self._search_candidates if n_most else self._search_exactly
+                    positions[rows], scores[rows] = search(*own)
         return positions, scores
 
     def estimate_recall(self, queries: np.ndarray, k: int) -> float:
@@ -279,35 +282,10 @@ class ItemIndex:
         n_listed = allowed.only.stop - allowed.only.start
         return allowed.limited & (n_listed <= _FEW_LISTED * len(self.vectors_))
 
-    def _search(
-        self, queries: np.ndarray, k: int, allowed: ItemFilter
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Search the graph, or what is open to anyone where that takes less."""
-        if self.graph_ is None:
-            return self._search_exactly(queries, k, allowed)
-        positions = np.empty((len(queries), k), dtype=np.int64)
-        scores = np.empty((len(queries), k), dtype=np.float32)
-        n_fetched = self._n_to_fetch(len(queries), k, allowed)
-        # A query fetches less than twice what it needs, and a block no more than fits into memory.
-        _, need = np.frexp(n_fetched)
-        for one in np.unique(need):
-            alike = np.flatnonzero(need == one)
-            largest = int(n_fetched[alike].max())
-            # The exact way has blocks of its own.
-            block = _BLOCK_SIZE // (largest * self.vectors_.shape[1]) if largest else len(alike)
-            block = max(1, block)
-            for a in range(0, len(alike), block):
-                rows = alike[a : a + block]
-                rest = allowed.take(rows)
-                if largest:
-                    found = self._search_graph(queries[rows], k, rest, largest)
-                else:
-                    found = self._search_exactly(queries[rows], k, rest)
-                positions[rows], scores[rows] = found
-        return positions, scores
-
     def _n_to_fetch(self, n_queries: int, k: int, allowed: ItemFilter) -> np.ndarray:
         """Return how many items of the graph leave `k` after each query's filter; 0 for none."""
+        if self.graph_ is None:
+            return np.zeros(n_queries, dtype=np.int64)
         n_items = len(self.vectors_)
         n_open = n_items if allowed.anyone is None else int(np.count_nonzero(allowed.anyone))
         n_wanted = np.full(n_queries, k, dtype=np.int64)

@@ -3,6 +3,7 @@
 import itertools
 import os
 import pickle
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -249,6 +250,45 @@ def test_a_graph_is_asked_for_more_than_the_few_that_are_wanted():
     assert index.search(queries, 3)[0].shape == (20, 3)
     index.search(queries, 150)
     assert asked == [100, 150]
+
+
+def test_one_heavy_user_does_not_make_all_others_fetch_as_much():
+    n_items, n_queries = 5000, 2000
+    queries, vectors, _ = make_problem(n_queries, n_items, n_dims=64)
+    asked = []
+
+    class Recorder:
+        def query(self, queries, k):
+            asked.append((len(queries), k))
+            return np.broadcast_to(np.arange(k), (len(queries), k)).copy()
+
+    index = ItemIndex().fit(vectors)
+    index.graph_ = Recorder()
+    stop = np.full(n_queries, 10)
+    stop[7] = 2000
+    seen = leave_out(np.arange(2, 2002), np.zeros(n_queries, dtype=int), stop)
+    tracemalloc.start()
+    index.search(queries, 10, seen)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sorted(asked) == [(1, 2010), (n_queries - 1, 100)]
+    assert peak < 100 * 2**20
+    asked.clear()
+    stop[:] = 2000
+    index.search(queries, 10, seen)
+    assert sum(n for n, _ in asked) == n_queries
+    assert max(n * k for n, k in asked) * 64 <= 2**24
+
+
+def test_a_graph_finds_for_many_what_it_finds_for_each(rules):
+    queries, vectors, _ = make_problem(n_items=300)
+    allowed, _ = rules
+    index = ItemIndex().fit(vectors)
+    index.graph_ = Graph(vectors, right=True)
+    together = index.search(queries, 7, allowed)
+    for i in range(len(queries)):
+        row = np.array([i])
+        assert_found(index.search(queries[row], 7, allowed.take(row)), [p[row] for p in together])
 
 
 @pytest.mark.parametrize(

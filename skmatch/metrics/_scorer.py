@@ -9,31 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from skmatch._validation import (
-    Roles,
-    check_k,
-    fitted_retriever,
-    last_step,
-    read_table,
-    reject_missing,
-    require_column,
-    require_rows,
-    transform_steps,
-    unwrap_searches,
-)
+from skmatch._validation import check_k, last_step, unwrap_searches
+from skmatch.metrics._held_out import HeldOut, fitted_schema, read_held_out
 from skmatch.metrics._hits import METRICS, find_hits, mean
-from skmatch.metrics._ranking import check_gains
 
 N_RESAMPLES = 1000
-
-
-class _HeldOut(NamedTuple):
-    """Held-out events as queries, one per user, and relevant items."""
-
-    queries: Any  # as `predict` takes them
-    users: pd.Series  # (n_queries,) ids, named as in the events
-    query: np.ndarray  # (n_events,) index of each event's query
-    item: Any  # (n_events,) ids, or positions in the catalogue; below -1 where unknown
 
 
 class _Scores(NamedTuple):
@@ -41,7 +21,7 @@ class _Scores(NamedTuple):
 
     values: pd.DataFrame  # (n_queries, n_scores), columns "metric@k"
     n_relevant: np.ndarray  # (n_queries,)
-    held_out: _HeldOut
+    held_out: HeldOut
 
     def means(self) -> dict[str, float]:
         """Average over the queries."""
@@ -102,7 +82,7 @@ class TopKScorer:
 
     def score_queries(self, estimator: Any, X: Any) -> _Scores:
         """Score each user's ranking."""
-        held_out, gain = _read_held_out(estimator, X, self.gain)
+        held_out, gain = read_held_out(estimator, X, self.gain)
         k = max(self.k)
         rules = {"exclude_seen": self.exclude_seen, "candidates": self.candidates}
         rules = {name: rule for name, rule in rules.items() if rule is not None}
@@ -344,80 +324,6 @@ def evaluate(
     table["n_unknown_users"] = unknown_user.sum()
     table["n_unknown_items"] = n_unknown_items.sum()
     return table
-
-
-def fitted_schema(estimator: Any) -> Any:
-    """Return the schema of a fitted retriever, or of the one inside a pipeline or a search."""
-    return fitted_retriever(estimator, "schema_").schema_
-
-
-def _read_held_out(
-    estimator: Any, X: Any, gain: Hashable | None
-) -> tuple[_HeldOut, np.ndarray | None]:
-    """Return held-out events and their gains."""
-    schema, retriever = fitted_schema(estimator), last_step(estimator)
-    is_coded = hasattr(X, "original_users") or "skmatch_schema" in getattr(X, "attrs", {})
-    gains = None
-    if is_coded and gain is not None:
-        raise ValueError(
-            f"gain={gain!r} names a column, and X holds {type(X).__name__} of an earlier step: "
-            "give plain events to the whole pipeline."
-        )
-    if isinstance(X, pd.DataFrame) and not is_coded:  # histories of their own are for queries
-        X = X.drop(columns="history", errors="ignore")
-    is_retriever = hasattr(retriever, "_rank")
-    if is_retriever:
-        held_out = _of_samples(retriever._read_queries(transform_steps(estimator, X)), schema)
-    if not is_coded:
-        frame, roles = read_table(X, user=schema.user, item=schema.item, time=schema.time)
-        user = require_column(frame, roles.user, "user")
-        item = require_column(frame, roles.item, "item")
-        if frame.empty:
-            raise ValueError("X has no rows: give at least one held-out event.")
-        for column in (user, item):
-            reject_missing(
-                column,
-                "a held-out event needs a user and an item, so drop these rows or fill them in.",
-            )
-        if gain is not None:
-            gains = check_gains(require_column(frame, gain, "gain"), f"Column {gain!r}")
-    if not is_retriever:
-        query, _ = pd.factorize(user)
-        first = np.unique(query, return_index=True)[1]
-        as_array = not isinstance(X, pd.DataFrame)
-        queries = _make_queries(frame.iloc[first], roles, as_array=as_array)
-        users = user.iloc[first].reset_index(drop=True)
-        held_out = _HeldOut(queries, users, query, item.reset_index(drop=True))
-    if gains is not None:
-        n_gaining = np.bincount(held_out.query, gains > 0, len(held_out.users))
-        if not n_gaining.all():
-            raise ValueError(
-                f"The user {held_out.users.tolist()[int(n_gaining.argmin())]!r} has no gain above "
-                f"0 in the column {gain!r} ({(n_gaining == 0).sum():,} such users): leave out "
-                "the events of users without a relevant item."
-            )
-    return held_out, gains
-
-
-def _of_samples(samples: Any, schema: Any) -> _HeldOut:
-    require_rows(len(samples))
-    if (samples.item == 0).any():
-        raise ValueError(
-            f"The item column {schema.item!r} is missing; score needs the held-out items."
-        )
-    queries, query, item = samples.by_user()
-    users = queries.original_users().rename(schema.user).reset_index(drop=True)
-    return _HeldOut(queries, users, query, item)
-
-
-def _make_queries(rows: pd.DataFrame, roles: Roles, *, as_array: bool) -> pd.DataFrame | np.ndarray:
-    """Keep of each user's row what may be known before the held-out events."""
-    held_out = rows.columns.isin([roles.item, roles.time])
-    if not as_array:
-        return rows.loc[:, ~held_out]
-    queries = rows.to_numpy(dtype=object, copy=True)
-    queries[:, held_out] = None
-    return queries
 
 
 def _bootstrap(

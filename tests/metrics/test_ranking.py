@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score
 
 from skmatch import metrics as public
 from skmatch.metrics._ranking import METRICS
@@ -164,6 +165,54 @@ def test_errors_name_value_and_remedy(y_true, y_pred, message):
         public.ndcg_at_k(y_true, y_pred, 3 if "k=3" in message else 1)
 
 
+LONG = pd.DataFrame({"user_id": [1, 1, 2], "item_id": ["a", "b", "c"]})
+LISTS = [["a", "b"], ["c"]]
+
+
+@every_metric
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "message"),
+    [
+        ({1: ["a"], 2: ["c"]}, LISTS, "y_true is a dict: give a collection"),
+        (LISTS, {1: ["a"], 2: ["c"]}, "y_pred is a dict: give one row of ranked item ids"),
+        (LISTS, [{"a": 1, "b": 2}, {"c": 1}], "y_pred holds a dict, not a list"),
+        (LISTS, [{"a", "b"}, {"c"}], "y_pred holds a set, not a list"),
+        ([{"a": 1}, {"c": 2}], LISTS, "y_true holds a mapping.*gains in relevance"),
+        (LONG, LONG, r"y_true is a frame with the columns \['user_id', 'item_id'\].*agg\(list\)"),
+        (LISTS, LONG.assign(rank=1), r"y_pred is a frame with the columns .*groupby"),
+        (LISTS, pd.DataFrame({"item_id": ["a", "c"]}), "y_pred is a frame with the columns"),
+        ("ab", LISTS, "y_true is a str"),
+        (5, LISTS, "y_true is a int"),
+        (None, LISTS, "y_true is a NoneType"),
+        (np.ones((2, 1, 1)), LISTS, r"y_true has shape \(2, 1, 1\)"),
+    ],
+)
+def test_what_is_no_row_a_query_is_told(name, y_true, y_pred, message):
+    with pytest.raises(ValueError, match=message):
+        FUNCTIONS[name](y_true, y_pred, 1)
+
+
+# Graded relevance
+
+
+def test_gains_counted_by_hand():
+    y_true, gains = [["a", "b"], ["c"]], [[1, 3], [5]]
+    y_pred = [["x", "a", "b"], ["x", "c", "y"]]
+    ideal = 3 + 1 / LOG2_3
+    expected = [(1 / LOG2_3 + 3 / 2) / ideal, 1 / LOG2_3]
+    found = public.ndcg_at_k(y_true, y_pred, 3, relevance=gains, average=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-15)
+    found = public.ndcg_at_k(y_true, y_pred, 2, relevance=gains)
+    assert found == pytest.approx(((1 / LOG2_3) / ideal + 1 / LOG2_3) / 2)
+    # Of a repeated item the largest counts; the gain of padding does not.
+    repeated = public.ndcg_at_k(
+        [["b", "a", None, "b"], ["c"]], y_pred, 3, relevance=[[2, 1, 9, 3], [5]], average=False
+    )
+    np.testing.assert_allclose(repeated, expected, rtol=1e-15)
+    one_each = public.ndcg_at_k(np.array([3, 4]), [[1, 3], [4, 2]], 2, relevance=np.array([2, 7]))
+    assert one_each == pytest.approx((1 / LOG2_3 + 1) / 2)
+
+
 @st.composite
 def rankings(draw):
     """Queries with relevant items and rankings without repetition, as real ones are."""
@@ -205,6 +254,51 @@ def test_order_of_queries_and_names_of_items_do_not_matter(case, random):
             metric(named_true, named_pred, k, average=False),
             metric(y_true, y_pred, k, average=False)[order],
         )
+
+
+@given(rankings(), st.integers(0, 2**32))
+def test_graded_gains_agree_with_scikit_learn(case, seed):
+    y_true, y_pred, k = case
+    rng = np.random.default_rng(seed)
+    gains = [rng.integers(1, 6, len(row)) / 2 for row in y_true]
+    found = public.ndcg_at_k(y_true, y_pred, k, relevance=gains, average=False)
+    for row, own, ranked, value in zip(y_true, gains, y_pred, found, strict=True):
+        relevance, score = np.zeros(len(ranked)), np.zeros(len(ranked))
+        relevance[row], score[ranked] = own, np.arange(len(ranked))[::-1]
+        assert value == pytest.approx(ndcg_score([relevance], [score], k=k))
+    best = [row[np.argsort(-own, kind="stable")] for row, own in zip(y_true, gains, strict=True)]
+    padded = [[*row, *[None] * k] for row in best]
+    assert (public.ndcg_at_k(y_true, padded, k, relevance=gains, average=False) == 1).all()
+    ones = [np.ones(len(row)) for row in y_true]
+    np.testing.assert_array_equal(
+        public.ndcg_at_k(y_true, y_pred, k, relevance=ones, average=False),
+        public.ndcg_at_k(y_true, y_pred, k, average=False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("gains", "message"),
+    [
+        ([[1], [1]], r"relevance holds 1 gains for query 0, and y_true 2 items"),
+        ([[1, 2]], r"relevance holds 0 gains for query 1, and y_true 1 items"),
+        ([[1, -1], [1]], "the gain -1"),
+        ([[1, np.inf], [1]], "the gain inf"),
+        ([[1, None], [1]], "the gain nan"),
+        ([[1, "x"], [1]], "holds what is no gain"),
+        ([[1, 2], [0]], "no relevant item with a gain above 0 for query 1"),
+    ],
+)
+def test_gains_that_are_none_are_told(gains, message):
+    with pytest.raises(ValueError, match=message):
+        public.ndcg_at_k(LISTS, [["a"], ["c"]], 1, relevance=gains)
+
+
+def test_gains_need_an_order_and_ndcg():
+    with pytest.raises(ValueError, match="holds sets"):
+        public.ndcg_at_k([{"a", "b"}], [["a"]], 1, relevance=[[1, 2]])
+    for name in set(METRICS) - {"ndcg"}:
+        with pytest.raises(TypeError, match="relevance"):
+            FUNCTIONS[name](LISTS, LISTS, 1, relevance=[[1, 2], [1]])
 
 
 RANX = """

@@ -45,7 +45,7 @@ class Graph:
 @pytest.fixture(params=RETRIEVERS.values(), ids=RETRIEVERS, scope="module")
 def pipe(request):
     encoder = MatchEncoder(user_features=["segment", "age"], item_features=["category"])
-    sampler = SequenceSampler(exclude_seen=False)
+    sampler = SequenceSampler(exclude_history=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbors, "_Graph", Graph)
         yield make_match_pipeline(encoder, sampler, request.param).fit(EVENTS)

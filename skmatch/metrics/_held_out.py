@@ -1,0 +1,109 @@
+"""Held-out events as queries and relevant items."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from skmatch._validation import (
+    Roles,
+    fitted_retriever,
+    last_step,
+    read_table,
+    reject_missing,
+    require_column,
+    require_rows,
+    transform_steps,
+)
+from skmatch.metrics._ranking import check_gains
+
+
+class HeldOut(NamedTuple):
+    """Held-out events as queries, one per user, and relevant items."""
+
+    queries: Any  # as `predict` takes them
+    users: pd.Series  # (n_queries,) ids, named as in the events
+    query: np.ndarray  # (n_events,) index of each event's query
+    item: Any  # (n_events,) ids, or positions in the catalogue; below -1 where unknown
+
+
+def fitted_schema(estimator: Any) -> Any:
+    """Return the schema of a fitted retriever, or of the one inside a pipeline or a search."""
+    return fitted_retriever(estimator, "schema_").schema_
+
+
+def read_held_out(
+    estimator: Any, X: Any, gain: Hashable | None
+) -> tuple[HeldOut, np.ndarray | None]:
+    """Return held-out events and their gains."""
+    schema, retriever = fitted_schema(estimator), last_step(estimator)
+    is_coded = hasattr(X, "original_users") or "skmatch_schema" in getattr(X, "attrs", {})
+    gains = None
+    if is_coded and gain is not None:
+        raise ValueError(
+            f"gain={gain!r} names a column, and X holds {type(X).__name__} of an earlier step: "
+            "give plain events to the whole pipeline."
+        )
+    is_retriever = hasattr(retriever, "_rank")
+    if is_coded and not is_retriever:
+        raise TypeError(
+            f"X holds {type(X).__name__} of an earlier step, which {type(retriever).__name__} does "
+            "not rank: give plain events."
+        )
+    if isinstance(X, pd.DataFrame) and not is_coded:  # histories of their own are for queries
+        X = X.drop(columns="history", errors="ignore")
+    if is_retriever:
+        held_out = _of_samples(retriever._read_queries(transform_steps(estimator, X)), schema)
+    if not is_coded:
+        frame, roles = read_table(X, user=schema.user, item=schema.item, time=schema.time)
+        user = require_column(frame, roles.user, "user")
+        item = require_column(frame, roles.item, "item")
+        if frame.empty:
+            raise ValueError("X has no rows: give at least one held-out event.")
+        for column in (user, item):
+            reject_missing(
+                column,
+                "a held-out event needs a user and an item, so drop these rows or fill them in.",
+            )
+        if gain is not None:
+            gains = check_gains(require_column(frame, gain, "gain"), f"Column {gain!r}")
+    if not is_retriever:
+        query, _ = pd.factorize(user)
+        first = np.unique(query, return_index=True)[1]
+        as_array = not isinstance(X, pd.DataFrame)
+        queries = _make_queries(frame.iloc[first], roles, as_array=as_array)
+        users = user.iloc[first].reset_index(drop=True)
+        held_out = HeldOut(queries, users, query, item.reset_index(drop=True))
+    if gains is not None:
+        n_gaining = np.bincount(held_out.query, gains > 0, len(held_out.users))
+        if not n_gaining.all():
+            raise ValueError(
+                f"The user {held_out.users.tolist()[int(n_gaining.argmin())]!r} has no gain above "
+                f"0 in the column {gain!r} ({(n_gaining == 0).sum():,} such users): leave out "
+                "the events of users without a relevant item."
+            )
+    return held_out, gains
+
+
+def _of_samples(samples: Any, schema: Any) -> HeldOut:
+    require_rows(len(samples))
+    if (samples.item == 0).any():
+        raise ValueError(
+            f"The item column {schema.item!r} is missing; score needs the held-out items."
+        )
+    queries, query, item = samples.by_user()
+    users = queries.original_users().rename(schema.user).reset_index(drop=True)
+    return HeldOut(queries, users, query, item)
+
+
+def _make_queries(rows: pd.DataFrame, roles: Roles, *, as_array: bool) -> pd.DataFrame | np.ndarray:
+    """Keep of each user's row what may be known before the held-out events."""
+    held_out = rows.columns.isin([roles.item, roles.time])
+    if not as_array:
+        return rows.loc[:, ~held_out]
+    queries = rows.to_numpy(dtype=object, copy=True)
+    queries[:, held_out] = None
+    return queries
