@@ -99,7 +99,7 @@ def pipeline(retriever: object, item: str = "movie_id") -> MatchPipeline:
             min_history=1,
             neg_ratio=NEG_RATIO,
             negatives="popularity",
-            exclude_seen=False,
+            exclude_history=False,
         ),
         retriever,
     )

@@ -10,7 +10,7 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
@@ -256,6 +256,7 @@ def test_order_of_queries_and_names_of_items_do_not_matter(case, random):
         )
 
 
+@settings(deadline=None)
 @given(rankings(), st.integers(0, 2**32))
 def test_graded_gains_agree_with_scikit_learn(case, seed):
     y_true, y_pred, k = case
