@@ -26,12 +26,12 @@ class WholeFrame:
         self.head = frame
 
     def read(self, function: Function, columns: list[Hashable]) -> Iterator[Columns]:
-        """Give what a function makes of the frame."""
+        """Yield what a function makes of the frame."""
         yield function(self.head, slice(0, len(self.head)))
 
 
 def is_parquet(X: Any) -> bool:
-    """Tell whether events are given as Parquet: a path, paths or a `pyarrow.dataset.Dataset`."""
+    """Return whether events are given as Parquet: a path, paths or a `pyarrow.dataset.Dataset`."""
     if isinstance(X, (list, tuple)):
         return len(X) > 0 and all(isinstance(path, (str, os.PathLike)) for path in X)
     arrow = sys.modules.get("pyarrow.dataset")  # whoever has a dataset has imported it
@@ -58,6 +58,7 @@ class ParquetEvents:
         self.dataset = _open(X)
         if next(iter(self.dataset.get_fragments()), None) is None:
             raise ValueError(f"{X!r} holds no Parquet file: give the path of one, or of a folder.")
+        self.dataset = _with_columns_of_all(self.dataset)
         self.head = _frame(self.dataset.schema.empty_table())
         self._dtype_of: dict[str, Any] = {}  # None: that of each piece
 
@@ -197,6 +198,16 @@ def _open(X: Any) -> Any:
             f"There is no file {str(error)!r}: X={X!r} is read as the path of Parquet. Check it, "
             "or give a DataFrame."
         ) from error
+
+
+def _with_columns_of_all(dataset: Any) -> Any:
+    """Return the dataset with the columns of all files: pyarrow knows those of the first."""
+    schema = dataset.schema
+    for fragment in dataset.get_fragments():
+        for field in fragment.physical_schema:
+            if field.name not in schema.names:
+                schema = schema.append(field)
+    return dataset if schema is dataset.schema else dataset.replace_schema(schema)
 
 
 def _frame(table: Any) -> pd.DataFrame:

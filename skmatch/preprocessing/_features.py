@@ -1,16 +1,19 @@
-"""Features of users and items: their kinds, and the latest value of each user or item."""
+"""Features of users and items: their kinds, codes and numbers, and the latest of each item."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import reprlib
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from skmatch._columns import FIRST_KNOWN, UNKNOWN, Bag, Column, Vocabulary
 from skmatch._data import Feature
+from skmatch._files import blocks
+from skmatch._validation import as_series
 
 KINDS = ("categorical", "numeric", "multi_valued")
 CELLS = (list, tuple, set, frozenset, np.ndarray)  # what holds several values
@@ -19,7 +22,7 @@ MAX_STANDARDISED = 1e6  # no number of fewer than 1e12 is so many deviations fro
 
 
 class Rows(NamedTuple):
-    """The rows that hold values: the code of each one's user or item, and its time."""
+    """The rows that hold values: the code of each row's item, and its time."""
 
     codes: np.ndarray
     times: np.ndarray
@@ -38,45 +41,35 @@ class Rows(NamedTuple):
 
 
 class FeatureValues(NamedTuple):
-    """A feature, its latest value for each code, and the time of that value."""
+    """An item feature, its latest value for each code, and the time of that value."""
 
     feature: Feature
     column: Column
     times: np.ndarray  # float64, -inf where there is no value
 
     @classmethod
-    def blank(cls, name: Hashable, kind: str) -> FeatureValues:
-        """Give a feature of which nothing is known; `settled` ends its learning."""
+    def blank(cls, feature: Feature) -> FeatureValues:
+        """Return a feature without any value; `settled` ends its learning."""
         column: Column = np.empty(0, dtype=np.int32)
-        if kind == "multi_valued":
+        if feature.kind == "multi_valued":
             column = Bag.from_lists([])
-        elif kind == "numeric":
+        elif feature.kind == "numeric":
             column = np.empty(0, dtype=np.float64)  # as they come, until their mean is known
-        return cls(Feature(name, kind), column, np.empty(0))
+        return cls(feature, column, np.empty(0))
 
     def updated(self, column: pd.Series, rows: Rows, n_codes: int, delimiter: str) -> FeatureValues:
         """Take over the values that are later than those known, and learn new categories."""
-        kind, vocabulary = self.feature.kind, self.feature.vocabulary
-        column = _readable(column, kind)
-        known = self.lengthened(n_codes)
-        latest = _latest(rows, column.notna().to_numpy(), n_codes)
+        kind, known = self.feature.kind, self.lengthened(n_codes)
+        latest = _latest(rows, is_present(column, kind), n_codes)
         latest = latest[rows.times[latest] >= known.times[rows.codes[latest]]]
-        values: Column
-        if kind == "numeric":
-            numbers = column.to_numpy()[latest]
-            values = standardise(numbers, self.feature) if known._is_settled() else numbers
-        elif kind == "categorical":
-            vocabulary, codes = _learn(vocabulary, column)
-            values = codes[latest]
-        else:
-            cells = split_cells(column.iloc[latest], delimiter)
-            flat = [value for cell in cells for value in cell]
-            named = pd.Series(flat, name=column.name, dtype=object)
-            vocabulary, codes = _learn(vocabulary, named)
-            values = Bag(codes, np.cumsum([0, *map(len, cells)]))
+        # Cells of several values are slow to read: only the latest are.
+        read = column.iloc[latest] if kind == "multi_valued" else column
+        feature = learn(self.feature, read, delimiter)
+        values = encode(feature, column.iloc[latest], delimiter)
+        if kind == "numeric" and known._is_settled():
+            values = standardise(values, feature)
         places, times = rows.codes[latest], known.times.copy()
         times[places] = rows.times[latest]
-        feature = replace(self.feature, vocabulary=vocabulary)
         return FeatureValues(feature, _put(known.column, places, values), times)
 
     def settled(self) -> FeatureValues:
@@ -95,17 +88,14 @@ class FeatureValues(NamedTuple):
             return self._replace(feature=feature, column=Bag(codes, self.column.offsets))
         if self.feature.kind != "numeric":
             return self
-        numbers = self.column[~np.isnan(self.column)]
-        mean = float(numbers.mean()) if len(numbers) else 0.0
-        scale = (float(numbers.std()) if len(numbers) else 0.0) or 1.0
-        feature = replace(self.feature, mean=mean, scale=scale)
+        feature = with_scale(self.feature, [self.column])
         return self._replace(feature=feature, column=standardise(self.column, feature))
 
     def _is_settled(self) -> bool:
         return isinstance(self.column, Bag) or self.column.dtype != np.float64
 
     def has_values(self) -> bool:
-        """Tell whether any value is known."""
+        """Return whether any value is known."""
         return not np.isneginf(self.times).all()
 
     def lengthened(self, n_codes: int) -> FeatureValues:
@@ -120,17 +110,57 @@ class FeatureValues(NamedTuple):
         return self._replace(column=column, times=times)
 
 
-def _learn(vocabulary: Vocabulary | None, column: pd.Series) -> tuple[Vocabulary, np.ndarray]:
-    return Vocabulary.learn(column) if vocabulary is None else vocabulary.extended(column)
+def learn(feature: Feature, column: pd.Series, delimiter: str) -> Feature:
+    """Return the feature with the categories of a column, those known first."""
+    if feature.kind == "numeric":
+        return feature
+    if feature.kind == "multi_valued":
+        column, _ = flatten(split_cells(column, delimiter), column.name)
+    if feature.vocabulary is None:
+        return replace(feature, vocabulary=Vocabulary.learn(column)[0])
+    return replace(feature, vocabulary=feature.vocabulary.extended(column)[0])
 
 
-def _readable(column: pd.Series, kind: str) -> pd.Series:
-    """Give a column in which all that is no value is missing: for numbers, infinities too."""
-    return pd.Series(to_numbers(column), name=column.name) if kind == "numeric" else column
+def encode(feature: Feature, column: pd.Series, delimiter: str) -> Column:
+    """Return the codes of a column, or its numbers as they are."""
+    if feature.kind == "numeric":
+        return to_numbers(column)
+    assert feature.vocabulary is not None
+    values, offsets = column, None
+    if feature.kind == "multi_valued":
+        values, offsets = flatten(split_cells(column, delimiter), column.name)
+    codes = feature.vocabulary.lookup(values)
+    feature.vocabulary.warn_of_another_dtype(values, codes)
+    return codes if offsets is None else Bag(codes, offsets)
+
+
+def is_present(column: pd.Series, kind: str) -> np.ndarray:
+    """Return which cells hold a value: of numbers, the finite ones."""
+    return ~np.isnan(to_numbers(column)) if kind == "numeric" else column.notna().to_numpy()
+
+
+def with_scale(feature: Feature, columns: list[Any]) -> Feature:
+    """Return a numeric feature with the mean and deviation of the numbers of some columns."""
+
+    def parts() -> Iterator[np.ndarray]:
+        # The same blocks in memory and on disk: sums depend on them.
+        for column in columns:
+            for rows in blocks(len(column)):
+                yield column[rows][~np.isnan(column[rows])]
+
+    n_numbers = sum(map(len, parts()))
+    if not n_numbers:
+        return feature
+    # Measured from a first number, so that equal numbers have a deviation of exactly 0.
+    origin = next(part[0] for part in parts() if len(part))
+    shift = sum((part - origin).sum() for part in parts()) / n_numbers
+    squares = sum(((part - origin - shift) ** 2).sum() for part in parts())
+    scale = float(np.sqrt(squares / n_numbers)) or 1.0
+    return replace(feature, mean=float(origin + shift), scale=scale)
 
 
 def _latest(rows: Rows, present: np.ndarray, n_codes: int) -> np.ndarray:
-    """Give for each code that has any value the row of its latest one."""
+    """Return for each code that has any value the row of its latest one."""
     order = rows.order[present[rows.order]]
     row_of = np.full(n_codes, -1, dtype=np.int64)
     row_of[rows.codes[order]] = order  # of a repeated index, numpy keeps the last
@@ -139,7 +169,7 @@ def _latest(rows: Rows, present: np.ndarray, n_codes: int) -> np.ndarray:
 
 
 def _put(column: Column, places: np.ndarray, values: Column) -> Column:
-    """Give a column with other values in some places."""
+    """Return a column with other values in some places."""
     if not isinstance(column, Bag) or not isinstance(values, Bag):
         changed = column.copy()  # type: ignore[union-attr]
         changed[places] = values
@@ -150,17 +180,40 @@ def _put(column: Column, places: np.ndarray, values: Column) -> Column:
 
 
 def kind_of(column: pd.Series) -> str:
-    """Tell the kind of a feature from the dtype of its column."""
+    """Return the kind of a feature by the dtype of its column; raise where it holds vectors."""
     if pd.api.types.is_float_dtype(column.dtype):
         return "numeric"
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
     may_hold_cells = values.dtype == object or isinstance(values.dtype, pd.ArrowDtype)
-    example = next(iter(values[values.notna()]), None) if may_hold_cells else None
-    return "multi_valued" if isinstance(example, CELLS) else "categorical"
+    present = values[values.notna()] if may_hold_cells else ()
+    if not isinstance(next(iter(present), None), CELLS):
+        return "categorical"
+    cells = list(present)
+    if _are_vectors(cells):
+        raise ValueError(
+            f"The feature {column.name!r} holds vectors, such as {reprlib.repr(cells[0])}, which "
+            "are not supported as features yet: reduce them to numeric columns or to clusters. "
+            f"Where the numbers are names, say kinds={{{column.name!r}: 'multi_valued'}}."
+        )
+    return "multi_valued"
+
+
+def _are_vectors(cells: list) -> bool:
+    """Return whether all cells are sequences of floats, of one length."""
+    length = None
+    for cell in cells:
+        if not isinstance(cell, (list, tuple, np.ndarray)) or np.shape(cell) == ():
+            return False
+        length = len(cell) if length is None else length
+        if len(cell) != length or not length:
+            return False
+        if not all(isinstance(value, (float, np.floating)) for value in cell):
+            return False
+    return True
 
 
 def split_cells(column: pd.Series, delimiter: str) -> list[list]:
-    """Give the values of each cell; a string is split, a missing cell has none."""
+    """Return the values of each cell; a string is split, a missing cell has none."""
     cells = []
     for cell in column:
         if isinstance(cell, str):
@@ -177,10 +230,23 @@ def split_cells(column: pd.Series, delimiter: str) -> list[list]:
     return cells
 
 
+def flatten(cells: list[list], name: Hashable) -> tuple[pd.Series, np.ndarray]:
+    """Return the values of all cells, one after another, and the offsets of the cells."""
+    offsets = np.cumsum([0, *map(len, cells)], dtype=np.int64)
+    return as_series([value for cell in cells for value in cell], name), offsets
+
+
 def to_numbers(column: pd.Series) -> np.ndarray:
-    """Give a column as finite floats; what is missing or infinite becomes NaN."""
+    """Return a column as finite floats; what is missing or infinite becomes NaN."""
+    missing = column.isna().to_numpy()
+    if column.dtype == object:
+        column = column.infer_objects()
     try:
-        numeric = pd.to_numeric(column)
+        if column.dtype.kind in "mM":  # one unit, whatever that of the column
+            index = pd.DatetimeIndex if column.dtype.kind == "M" else pd.TimedeltaIndex
+            numeric = pd.Series(index(column).as_unit("us").asi8)
+        else:
+            numeric = pd.to_numeric(column)
         if pd.api.types.is_complex_dtype(numeric.dtype):
             raise TypeError(f"{numeric.iloc[0]!r} is complex")
         numbers = numeric.to_numpy(dtype=float, na_value=np.nan)
@@ -189,11 +255,11 @@ def to_numbers(column: pd.Series) -> np.ndarray:
             f"The numeric feature {column.name!r} holds what is no number ({error}); make it "
             "numbers or name it categorical in kinds."
         ) from None
-    finite = np.where(np.isfinite(numbers), numbers, np.nan)
+    finite = np.where(np.isfinite(numbers) & ~missing, numbers, np.nan)  # NaT has a number
     return np.clip(finite, -MAX_NUMBER, MAX_NUMBER)
 
 
-def standardise(numbers: np.ndarray, feature: Feature) -> np.ndarray:
-    """Give numbers in deviations from the mean of the fit, few enough for the network."""
+def standardise(numbers: Any, feature: Feature) -> np.ndarray:
+    """Return numbers in deviations from the mean of the fit, few enough for the network."""
     deviations = (numbers - feature.mean) / max(feature.scale, MAX_NUMBER**-1)
     return np.clip(deviations, -MAX_STANDARDISED, MAX_STANDARDISED).astype(np.float32)

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from skmatch._columns import Columns, Vocabulary
-from skmatch._data import Schema
+from skmatch._columns import Column, Columns, Vocabulary
+from skmatch._data import Feature, Schema
+from skmatch._files import collect
 from skmatch._validation import Roles, check_columns, read_times, require_column, require_rows
-from skmatch.preprocessing._features import FeatureValues, Rows, kind_of
+from skmatch.preprocessing._features import (
+    FeatureValues,
+    Rows,
+    encode,
+    is_present,
+    kind_of,
+    learn,
+    standardise,
+    with_scale,
+)
+from skmatch.preprocessing._time_order import in_blocks
+from skmatch.preprocessing._timeline import Timeline
 
 
 class SchemaLearner:
@@ -43,32 +56,30 @@ class SchemaLearner:
         self.roles = roles
         self.time_kind = "order"
         self.time_dtype: np.dtype | None = None
-        self.sides = {
-            side: _SideLearner(
-                side, getattr(roles, side), features[side], tables[side], kinds or {}, delimiter
-            )
-            for side in ("user", "item")
-        }
+        self.user = _UserLearner(
+            "users", roles.user, features["user"], tables["user"], kinds or {}, delimiter
+        )
+        self.item = _ItemLearner(
+            "items", roles.item, features["item"], tables["item"], kinds or {}, delimiter
+        )
         for name, role in zip(roles._fields, roles, strict=True):
             if role is not None:
                 require_column(head, role, name)
-        for side in self.sides.values():
-            side.check(head)
+        self.user.check(head)
+        self.item.check(head)
 
     def columns(self) -> list[Hashable]:
-        """Give the columns that are read of the events."""
-        own = [name for side in self.sides.values() for name in side.from_events]
-        return [role for role in self.roles if role is not None] + own
+        """Return the columns that are read of the events."""
+        roles = [role for role in self.roles if role is not None]
+        return roles + self.user.from_events + self.item.from_events
 
     def learn(self, piece: pd.DataFrame, rows: slice) -> Columns:
-        """Learn the next events; give the codes of their users and items, and their times."""
+        """Learn the next events; return the codes of their users and items, and their times."""
         user_column, item_column, times, self.time_kind = read_events(piece, self.roles)
-        user, item = self.sides["user"], self.sides["item"]
-        user_codes, item_codes = user.learn_ids(user_column), item.learn_ids(item_column)
-        if user.from_events or item.from_events:
-            events = Rows.of_events(user_codes, times)
-            user.learn_features(piece, events)
-            item.learn_features(piece, events._replace(codes=item_codes))
+        user_codes, item_codes = self.user.learn_ids(user_column), self.item.learn_ids(item_column)
+        self.user.learn_categories(piece)
+        if self.item.from_events:
+            self.item.learn_features(piece, Rows.of_events(item_codes, times))
         codes: Columns = {"user": user_codes, "item": item_codes}
         if times is None:
             return codes
@@ -80,42 +91,47 @@ class SchemaLearner:
         self.time_dtype = times.dtype
         return codes | {"time": times}
 
-    def learnt(self) -> tuple[Schema, dict[Hashable, np.ndarray]]:
-        """Give what was learnt, and the times of the values of features."""
-        user, item = self.sides["user"].learnt(), self.sides["item"].learnt()
+    def learnt(self, source: Any, codes: Columns) -> tuple[dict[str, Any], Columns]:
+        """Return the fitted attributes of an encoder, and the user features of all events."""
+        users, user_features, timelines, filled = self.user.learnt(
+            source, cast(np.ndarray, codes["user"]), cast(Any, codes.get("time"))
+        )
+        items, values = self.item.learnt()
         schema = Schema(
             user=self.roles.user,
             item=self.roles.item,
             time=self.roles.time,
             time_kind=self.time_kind,
-            users=user[0],
-            items=item[0],
-            **feature_tables("user", user[1]),
-            **feature_tables("item", item[1]),
+            users=users,
+            items=items,
+            user_features=tuple(user_features),
+            user_table={name: timeline.latest() for name, timeline in timelines.items()},
+            **item_tables(values),
         )
-        return schema, {values.feature.name: values.times for values in user[1] + item[1]}
+        times = {value.feature.name: value.times for value in values}
+        return {"schema_": schema, "feature_times_": times, "timelines_": timelines}, filled
 
 
 class _SideLearner:
-    """Learns ids and features of one side: of users, or of items."""
+    """Learns the ids of one side: of users, or of items."""
 
     def __init__(
         self,
-        side: str,
+        parameter: str,
         role: Hashable,
         features: list,
         table: Any,
         kinds: dict,
         delimiter: str,
     ):
-        self.parameter, self.role = f"{side}s", role
+        self.parameter, self.role = parameter, role
         self.features, self.table = features, table
         self.kinds, self.delimiter = kinds, delimiter
-        in_table = () if table is None else getattr(table, "columns", ())
+        in_table = getattr(table, "columns", ())
+        self.in_table = [name for name in features if name in in_table]
         self.from_events = [name for name in features if name not in in_table]
         self.ids: Vocabulary | None = None
         self.table_ids: pd.Series | None = None
-        self.values: dict[Hashable, FeatureValues] = {}
 
     def check(self, head: pd.DataFrame) -> None:
         """Read the ids of the table, and raise where a feature is missing in the events."""
@@ -126,7 +142,7 @@ class _SideLearner:
             require_column(head, name, "feature", remedy)
 
     def learn_ids(self, column: pd.Series) -> np.ndarray:
-        """Learn the ids of events; give their codes."""
+        """Learn the ids of events; return their codes."""
         if self.table_ids is not None:
             if self.ids is None:
                 ids = _in_dtype_of(column, self.table_ids, self.parameter)
@@ -138,46 +154,144 @@ class _SideLearner:
             self.ids, codes = self.ids.extended(column)
         return codes
 
+    def _learnt_ids(self) -> tuple[Vocabulary, np.ndarray]:
+        """Return the ids, those of the table last, and the codes of the table's rows."""
+        assert self.ids is not None
+        if self.table_ids is None:
+            return self.ids, np.empty(0, dtype=np.int32)
+        return self.ids.extended(self.table_ids)
+
+    def _feature(self, name: Hashable, column: pd.Series) -> Feature:
+        return Feature(name, self.kinds.get(name) or kind_of(column))
+
+
+class _UserLearner(_SideLearner):
+    """Learns the values that users have in their features over time.
+
+    A table of users holds what is known before any event.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.learnt_features: dict[Hashable, Feature] = {}
+        self.with_values: set[Hashable] = set()
+
+    def check(self, head: pd.DataFrame) -> None:
+        """Read the table, and raise where a feature is missing in the events."""
+        super().check(head)
+        self.from_events += [name for name in self.in_table if name in head.columns]
+        if self.table is not None:
+            self._learn(self.table, self.in_table)
+
+    def learn_categories(self, piece: pd.DataFrame) -> None:
+        """Learn the kinds and categories of the features of events."""
+        self._learn(piece, self.from_events)
+
+    def _learn(self, table: pd.DataFrame, names: list[Hashable]) -> None:
+        for name in names:
+            column, feature = table[name], self.learnt_features.get(name)
+            if name not in self.with_values or feature is None:  # only a value tells the kind
+                feature = self._feature(name, column)
+            if column.notna().any():
+                self.with_values.add(name)
+            self.learnt_features[name] = learn(feature, column, self.delimiter)
+
+    def learnt(
+        self, source: Any, user: np.ndarray, time: np.ndarray | None
+    ) -> tuple[Vocabulary, list[Feature], dict[Hashable, Timeline], Columns]:
+        """Return the ids, the features, their timelines, and their values in all events."""
+        ids, table_codes = self._learnt_ids()
+        names, on_disk = self.from_events, source.on_disk
+        read: Any = collect(source.read(self._encode, names), on_disk) if names else {}
+        features, timelines, filled = [], {}, {}
+        for name in self.features:
+            feature, numbers = self.learnt_features[name], []
+            timeline = Timeline.empty(feature)
+            if name in self.in_table:
+                column, present = self._encode_column(name, self.table)
+                before_all = np.full(len(column), np.iinfo(np.int64).min)
+                _, timeline = timeline.extended(table_codes, before_all, column, present, len(ids))
+                numbers.append(column)
+            if name in names:
+                column, present = read.pop((name, "values")), read.pop((name, "present"))
+                numbers.append(column)
+                column, timeline = timeline.extended(user, time, column, present, len(ids), on_disk)
+            else:
+                column = _by_now(timeline, user, on_disk)
+            if feature.kind == "numeric":
+                feature = with_scale(feature, numbers)
+                timeline = replace(timeline, column=standardise(timeline.column, feature))
+                column = _standardised(column, feature, on_disk)
+            features.append(feature)
+            timelines[name], filled[name] = timeline, column
+        return ids, features, timelines, filled
+
+    def _encode(self, piece: pd.DataFrame, rows: slice) -> Columns:
+        columns: Columns = {}
+        for name in self.from_events:
+            columns[name, "values"], columns[name, "present"] = self._encode_column(name, piece)
+        return columns
+
+    def _encode_column(self, name: Hashable, table: pd.DataFrame) -> tuple[Column, np.ndarray]:
+        feature, column = self.learnt_features[name], table[name]
+        return encode(feature, column, self.delimiter), is_present(column, feature.kind)
+
+
+def _by_now(timeline: Timeline, user: np.ndarray, on_disk: bool) -> Column:
+    return in_blocks(lambda rows: timeline.at(user[rows]), len(user), on_disk)
+
+
+def _standardised(numbers: Any, feature: Feature, on_disk: bool) -> Column:
+    return in_blocks(lambda rows: standardise(numbers[rows], feature), len(numbers), on_disk)
+
+
+class _ItemLearner(_SideLearner):
+    """Learns the latest value that items have in their features.
+
+    A table of items holds whatever events say.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.values: dict[Hashable, FeatureValues] = {}
+
     def learn_features(self, piece: pd.DataFrame, rows: Rows) -> None:
         """Learn the features of events."""
         assert self.ids is not None
         for name in self.from_events:
             column, known = piece[name], self.values.get(name)
             if known is None or not known.has_values():  # only a value tells the kind
-                known = FeatureValues.blank(name, self.kinds.get(name) or kind_of(column))
+                known = FeatureValues.blank(self._feature(name, column))
             self.values[name] = known.updated(column, rows, len(self.ids), self.delimiter)
 
     def learnt(self) -> tuple[Vocabulary, list[FeatureValues]]:
-        """Give the ids, those of the table last, and the features in the order of their names."""
-        assert self.ids is not None
-        ids = self.ids
-        if self.table_ids is not None:
-            ids, codes = ids.extended(self.table_ids)
-            rows = Rows.of_table(codes)
+        """Return the ids, and the features in the order of their names."""
+        ids, table_codes = self._learnt_ids()
+        rows = Rows.of_table(table_codes)
         values = []
         for name in self.features:
             if name in self.from_events:
                 known = self.values[name].lengthened(len(ids))
             else:
                 column = self.table[name]
-                known = FeatureValues.blank(name, self.kinds.get(name) or kind_of(column))
+                known = FeatureValues.blank(self._feature(name, column))
                 known = known.updated(column, rows, len(ids), self.delimiter)
             values.append(known.settled())
         return ids, values
 
 
-def feature_tables(side: str, values: list[FeatureValues]) -> dict[str, Any]:
-    """Give what a `Schema` holds of the features of a side."""
+def item_tables(values: list[FeatureValues]) -> dict[str, Any]:
+    """Return what a `Schema` holds of the features of items."""
     return {
-        f"{side}_features": tuple(one.feature for one in values),
-        f"{side}_table": {one.feature.name: one.column for one in values},
+        "item_features": tuple(value.feature for value in values),
+        "item_table": {value.feature.name: value.column for value in values},
     }
 
 
 def read_events(
     frame: pd.DataFrame, roles: Roles
 ) -> tuple[pd.Series, pd.Series, np.ndarray | None, str]:
-    """Give the columns of users and items, and the times with their kind; all complete."""
+    """Return the columns of users and items, and the times with their kind; all complete."""
     user_column = require_column(frame, roles.user, "user")
     item_column = require_column(frame, roles.item, "item")
     times, time_kind = None, "order"
@@ -211,7 +325,7 @@ def _check_complete(column: pd.Series, role: str, alternative: str) -> None:
 
 
 def read_table_ids(table: Any, role: Hashable, parameter: str) -> pd.Series:
-    """Give the ids of a table of users or items; each has one row."""
+    """Return the ids of a table of users or items; each has one row."""
     if not isinstance(table, pd.DataFrame):
         raise ValueError(
             f"{parameter} is a {type(table).__name__}; give a DataFrame with a column {role!r}."

@@ -20,7 +20,6 @@ from skmatch._data import (
     Feature,
     Samples,
     is_coded_frame,
-    take_rows,
     where_rows,
 )
 from skmatch._files import collect
@@ -28,7 +27,6 @@ from skmatch._growth import changed
 from skmatch._validation import (
     DEFAULT_TIME,
     Roles,
-    as_series,
     read_array,
     read_table,
     read_times,
@@ -41,17 +39,21 @@ from skmatch.preprocessing._features import (
     KINDS,
     FeatureValues,
     Rows,
+    encode,
+    flatten,
+    is_present,
+    learn,
     split_cells,
     standardise,
-    to_numbers,
 )
 from skmatch.preprocessing._learning import (
     SchemaLearner,
-    feature_tables,
+    item_tables,
     read_events,
     read_table_ids,
 )
 from skmatch.preprocessing._output import FrameOutputMixin
+from skmatch.preprocessing._timeline import Timeline
 
 LABELS = [list, tuple, np.ndarray, pd.Index]  # no sets: the order of features must not be chance
 NO_USER = (
@@ -198,14 +200,7 @@ class MatchEncoder(
         -------
         events : Events
         """
-        source, codes = self._fit(X, users, items)
-        user = codes["user"]
-        names = [one.name for one in self.schema_.user_features if one.name in source.head.columns]
-
-        def encode(piece: pd.DataFrame, rows: slice) -> Columns:
-            return self._encode_features(piece, user[rows])
-
-        features = collect(source.read(encode, names), source.on_disk) if names else {}
+        source, codes, features = self._fit(X, users, items)
         user_ids = None if source.on_disk else source.head[self.schema_.user]
         events = Events(
             self.schema_,
@@ -218,7 +213,9 @@ class MatchEncoder(
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def _fit(self, X: Any, users: Any, items: Any) -> tuple[WholeFrame | ParquetEvents, Columns]:
+    def _fit(
+        self, X: Any, users: Any, items: Any
+    ) -> tuple[WholeFrame | ParquetEvents, Columns, Columns]:
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         features = self._check_features()
         _reject_coded(X)
@@ -239,12 +236,13 @@ class MatchEncoder(
         )
         source = parquet or WholeFrame(frame)
         codes = collect(source.read(learner.learn, learner.columns()), source.on_disk)
-        schema, feature_times = learner.learnt()
+        learnt, filled = learner.learnt(source, codes)
         # Only now: a fit that fails leaves what was fitted before.
         validate_data(self, table, skip_check_array=True)
-        self.schema_, self.feature_times_ = schema, feature_times
+        for name, value in learnt.items():
+            setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X)
-        return source, codes
+        return source, codes, filled
 
     def _check_features(self) -> dict[str, list]:
         features = {"user": list(self.user_features), "item": list(self.item_features)}
@@ -270,7 +268,7 @@ class MatchEncoder(
         return features
 
     def _grown(self, X: Any, train: bool) -> tuple[MatchEncoder, Events | pd.DataFrame]:
-        """Give a copy that knows further events, and those events encoded by it.
+        """Return a copy that knows further events, and those events encoded by it.
 
         Users become known, and items where something is to be trained on them: they are the
         catalogue. Other items wait, under negative codes. Known ones keep their codes.
@@ -281,18 +279,18 @@ class MatchEncoder(
         user_column, item_column, times, time_kind = read_events(frame, roles)
         self._check_time_kind(time_kind)
         users, user = schema.users.extended(user_column)
-        rows = Rows.of_events(user, times)
-        grown = self._updated("user", frame, rows, users)
+        grown, features = self._with_users(frame, user, times, users)
         if train:
             items, item = schema.items.extended(item_column)
-            grown = grown._updated("item", frame, rows._replace(codes=item), items)
+            grown = grown._with_item_values(frame, Rows.of_events(item, times), items)
         else:
             item = schema.items.lookup(item_column)
             waits = item == UNKNOWN
             waiting, codes = (schema.waiting or schema.items.emptied()).extended(item_column[waits])
             item[waits] = -codes
             grown = changed(grown, schema_=replace(grown.schema_, waiting=waiting))
-        return grown, self._output(grown._events(frame, user, item, times))
+        events = Events(grown.schema_, user, item, times, features, user_column)
+        return grown, self._output(events)
 
     def _read(self, X: Any) -> tuple[pd.DataFrame, Roles]:
         """Give events or queries as a frame, once fitted, with the roles of its columns."""
@@ -311,26 +309,43 @@ class MatchEncoder(
         check_is_fitted(self)
         ids = read_table_ids(X, self.schema_.item, "items")
         items, codes = self.schema_.items.extended(ids)
-        grown = self._updated("item", X, Rows.of_table(codes), items)
+        grown = self._with_item_values(X, Rows.of_table(codes), items)
         return grown, CatalogueRows(grown.schema_, codes)
 
-    def _updated(self, side: str, frame: pd.DataFrame, rows: Rows, ids: Vocabulary) -> MatchEncoder:
-        """Give a copy with the ids of a side and what a table says of its features."""
+    def _with_users(
+        self, frame: pd.DataFrame, user: np.ndarray, time: np.ndarray | None, ids: Vocabulary
+    ) -> tuple[MatchEncoder, Columns]:
+        """Return a copy that knows users and their features, and those of the rows."""
+        features: list[Feature] = []
+        timelines: dict[Hashable, Timeline] = {}
+        filled: Columns = {}
+        for feature in self.schema_.user_features:
+            name = feature.name
+            if name in frame.columns:
+                feature = learn(feature, frame[name], self.delimiter)
+            values, present = self._encode_feature(feature, frame)
+            filled[name], timelines[name] = self.timelines_[name].extended(
+                user, time, values, present, len(ids)
+            )
+            features.append(feature)
+        table = {name: timeline.latest() for name, timeline in timelines.items()}
+        schema = replace(self.schema_, users=ids, user_features=tuple(features), user_table=table)
+        return changed(self, schema_=schema, timelines_=timelines), filled
+
+    def _with_item_values(self, frame: pd.DataFrame, rows: Rows, ids: Vocabulary) -> MatchEncoder:
+        """Return a copy with the ids of items and what a table says of their features."""
         schema, values = self.schema_, []
-        table: Columns = getattr(schema, f"{side}_table")
-        for feature in getattr(schema, f"{side}_features"):
-            known = FeatureValues(feature, table[feature.name], self.feature_times_[feature.name])
-            if feature.name in frame.columns:
-                column = frame[feature.name]
-                values.append(known.updated(column, rows, len(ids), self.delimiter))
+        for feature in schema.item_features:
+            name = feature.name
+            known = FeatureValues(feature, schema.item_table[name], self.feature_times_[name])
+            if name in frame.columns:
+                values.append(known.updated(frame[name], rows, len(ids), self.delimiter))
             else:
                 values.append(known.lengthened(len(ids)))
-        learnt: dict[str, Any] = {f"{side}s": ids, **feature_tables(side, values)}
-        times = {one.feature.name: one.times for one in values}
         return changed(
             self,
-            schema_=replace(schema, **learnt),
-            feature_times_=self.feature_times_ | times,
+            schema_=replace(schema, items=ids, **item_tables(values)),
+            feature_times_={value.feature.name: value.times for value in values},
         )
 
     def transform(self, X: Any) -> Events | pd.DataFrame:
@@ -359,20 +374,22 @@ class MatchEncoder(
             item_ids = frame[roles.item]
             item = schema.items.lookup(item_ids)
             schema.items.warn_of_another_dtype(item_ids, item)
-        events = self._events(frame, user, item, self._query_times(frame))
-        events = replace(events, item_ids=item_ids)
+        time = self._query_times(frame)
+        features: Columns = {}
+        for feature in schema.user_features:
+            values, present = self._encode_feature(feature, frame)
+            known = self.timelines_[feature.name].at(user, time)
+            features[feature.name] = where_rows(present, values, known)
+        events = Events(schema, user, item, time, features, users, item_ids)
         if HISTORY in frame.columns:
             column = frame[HISTORY]
-            items, offsets = _flatten(self._split_cells(column), column.name)
+            items, offsets = flatten(split_cells(column, self.delimiter), column.name)
             codes = schema.items.lookup(items)
             schema.items.warn_of_another_dtype(items, codes)
             events = replace(
                 events, history=Bag(codes, offsets), has_history=column.notna().to_numpy()
             )
         return self._output(events)
-
-    def _split_cells(self, column: pd.Series) -> list[list]:
-        return split_cells(column, self.delimiter)
 
     def _query_times(self, frame: pd.DataFrame) -> np.ndarray | None:
         schema = self.schema_
@@ -391,38 +408,13 @@ class MatchEncoder(
                 "at fit; convert it to what it was at fit."
             )
 
-    def _events(
-        self, frame: pd.DataFrame, user: np.ndarray, item: np.ndarray, time: np.ndarray | None
-    ) -> Events:
-        features = self._encode_features(frame, user)
-        return Events(self.schema_, user, item, time, features, frame[self.schema_.user])
-
-    def _encode_features(self, frame: pd.DataFrame, user: np.ndarray) -> Columns:
-        """Encode the user features that rows bring along."""
-        return {
-            feature.name: self._encode_feature(feature, frame[feature.name], user)
-            for feature in self.schema_.user_features
-            if feature.name in frame.columns
-        }
-
-    def _encode_feature(self, feature: Feature, column: pd.Series, user: np.ndarray) -> Column:
-        """Encode a column of a user feature; in place of a missing cell stands what is known."""
-        coded = self._encode_column(feature, column)
-        missing = column.isna().to_numpy() & (user != UNKNOWN)
-        if not missing.any():
-            return coded
-        return where_rows(missing, take_rows(self.schema_.user_table[feature.name], user), coded)
-
-    def _encode_column(self, feature: Feature, column: pd.Series) -> Column:
-        if feature.kind == "numeric":
-            return standardise(to_numbers(column), feature)
-        assert feature.vocabulary is not None
-        offsets, values = None, column
-        if feature.kind == "multi_valued":
-            values, offsets = _flatten(self._split_cells(column), column.name)
-        codes = feature.vocabulary.lookup(values)
-        feature.vocabulary.warn_of_another_dtype(values, codes)
-        return codes if offsets is None else Bag(codes, offsets)
+    def _encode_feature(self, feature: Feature, frame: pd.DataFrame) -> tuple[Column, np.ndarray]:
+        """Encode a user feature, and return which rows bring a value."""
+        if feature.name not in frame.columns:
+            return self.timelines_[feature.name].blank(len(frame)), np.zeros(len(frame), dtype=bool)
+        column = frame[feature.name]
+        values, present = encode(feature, column, self.delimiter), is_present(column, feature.kind)
+        return standardise(values, feature) if feature.kind == "numeric" else values, present
 
     def inverse_transform(self, X: Any) -> pd.DataFrame:
         """Give the original ids of coded events.
@@ -496,9 +488,3 @@ def _check_names(roles: Roles, features: dict[str, list]) -> None:
             f"The column {HISTORY!r} stands for the history that a query brings along, and can "
             "neither be a role nor a feature: rename it."
         )
-
-
-def _flatten(cells: list[list], name: Hashable) -> tuple[pd.Series, np.ndarray]:
-    """Give the values of all cells, one after another, and the offsets of the cells."""
-    offsets = np.cumsum([0, *map(len, cells)], dtype=np.int64)
-    return as_series([value for cell in cells for value in cell], name), offsets

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from numbers import Integral
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from skmatch._columns import check_offsets, order_by_code
+from skmatch._columns import check_offsets
 from skmatch._data import (
     FIRST_KNOWN,
     PADDING,
@@ -36,6 +35,13 @@ from skmatch._validation import check_choice, require_rows
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._output import FrameOutputMixin
 from skmatch.preprocessing._plain_events import PlainEventsMixin
+from skmatch.preprocessing._time_order import (
+    count,
+    count_before,
+    order_events,
+    rows_of,
+    user_blocks,
+)
 
 NEGATIVES = ("uniform", "popularity", "log", "zipf", "in_batch", "all")
 
@@ -211,7 +217,7 @@ class SequenceSampler(
                 f"know, the first at row {row}; fit both on the same events."
             )
         schema = events.schema
-        offsets = np.append(0, np.cumsum(_count(events.user, len(schema.users))))
+        offsets = np.append(0, np.cumsum(count(events.user, len(schema.users))))
         seed = None
         if self.random_state is not None:
             seed = int(check_random_state(self.random_state).randint(2**31))
@@ -245,7 +251,7 @@ class SequenceSampler(
         rows, own = self._handed_on("_grown", X, train)
         events = cast(Events, as_coded(rows, Events))
         schema = events.schema
-        order = _order(events.user, events.time)
+        order = order_events(events.user, events.time)
         user = events.user[order]
         offsets = np.append(
             self.offsets_, np.full(len(schema.users) + 1 - len(self.offsets_), self.offsets_[-1])
@@ -253,7 +259,7 @@ class SequenceSampler(
         place, times = offsets[user + 1], None
         if self.times_ is not None and events.time is not None:
             time = events.time[order]
-            place = _count_before(self.times_, offsets[user], place, time, or_equal=True)
+            place = count_before(self.times_, offsets[user], place, time, or_equal=True)
             exact = np.result_type(self.times_, time)  # numpy would insert in the dtype of the old
             times = np.insert(self.times_.astype(exact, copy=False), place, time)
         log = self.log_.inserted(place, events.item[order]).known_by_now(schema)
@@ -313,7 +319,7 @@ class SequenceSampler(
         # Padding and unknown users own the empty range at the start of the log.
         first, stop = self.offsets_[events.user], self.offsets_[events.user + 1]
         if events.time is not None and self.times_ is not None:
-            stop = _count_before(self.times_, first, stop, events.time)
+            stop = count_before(self.times_, first, stop, events.time)
         if events.history is None:
             windows = self._windows(self.log_, first, stop)
             end = self.offsets_[events.user + 1]
@@ -328,7 +334,7 @@ class SequenceSampler(
         """
         if self.times_ is None or events.time is None or not (events.item != PADDING).any():
             return None
-        after = _count_before(self.times_, stop, end, events.time, or_equal=True)
+        after = count_before(self.times_, stop, end, events.time, or_equal=True)
         where, offsets = concatenate_ranges(stop, after)
         row, items = np.repeat(np.arange(len(stop)), np.diff(offsets)), self.log_.items[where]
         itself = (items == events.item[row]) & (items >= FIRST_KNOWN)
@@ -397,24 +403,9 @@ class SequenceSampler(
         return np.asarray(Samples.column_names(schema, features), dtype=object)
 
 
-def _count(codes: np.ndarray, n_codes: int) -> np.ndarray:
-    """Count the rows of each code."""
-    counts = np.zeros(n_codes, dtype=np.int64)
-    for rows in blocks(len(codes)):
-        counts += np.bincount(codes[rows], minlength=n_codes)
-    return counts
-
-
 def _count_items(items: np.ndarray, schema: Schema) -> np.ndarray:
     """Count the events of each known item."""
-    return _count(items, len(schema.items))[FIRST_KNOWN:]
-
-
-def _order(user: np.ndarray, time: np.ndarray | None) -> np.ndarray:
-    """Give the order of events by user, then time, then row."""
-    if time is None:
-        return order_by_code(user, np.arange(len(user)))
-    return order_by_code(user, np.argsort(time, kind="stable"))
+    return count(items, len(schema.items))[FIRST_KNOWN:]
 
 
 def _sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:
@@ -426,45 +417,14 @@ def _sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarra
 
     def sort(first: int, last: int) -> Columns:
         """Sort the events of the users with the codes first ... last - 1."""
-        rows = _rows_of(events.user, first, last)
+        rows = rows_of(events.user, first, last)
         time = None if events.time is None else events.time[rows]
-        order = _order(events.user[rows], time)
+        order = order_events(events.user[rows], time)
         place_of_row = np.empty(len(order), dtype=place.dtype)
         place_of_row[order] = np.arange(offsets[first], offsets[last])
         place[rows] = place_of_row
         columns: Columns = {"item": events.item[rows][order]}
         return columns if time is None else columns | {"time": time[order]}
 
-    stops = [block.stop for block in blocks(len(events), events.on_disk)]
-    bounds = np.unique([0, *np.searchsorted(offsets, stops)])
-    return collect((sort(*users) for users in pairwise(bounds)), events.on_disk), place
-
-
-def _rows_of(user: np.ndarray, first: int, last: int) -> np.ndarray | slice:
-    """Give the rows of the users with the codes first ... last - 1."""
-    if first == 0 and last > user.max():
-        return slice(None)
-    found = [
-        rows.start + np.flatnonzero((user[rows] >= first) & (user[rows] < last))
-        for rows in blocks(len(user))
-    ]
-    return np.concatenate(found)
-
-
-def _count_before(
-    times: np.ndarray,
-    first: np.ndarray,
-    stop: np.ndarray,
-    before: np.ndarray,
-    or_equal: bool = False,
-) -> np.ndarray:
-    """Give where the times of each range [first, stop) reach a limit: one bisection for all."""
-    compare = np.less_equal if or_equal else np.less
-    low, high = first.copy(), stop.copy()
-    while (open_ := low < high).any():
-        middle = (low + high) // 2
-        earlier = np.zeros(len(low), dtype=bool)
-        earlier[open_] = compare(times[middle[open_]], before[open_])
-        low = np.where(open_ & earlier, middle + 1, low)
-        high = np.where(open_ & ~earlier, middle, high)
-    return low
+    users = user_blocks(offsets, events.on_disk)
+    return collect((sort(*block) for block in users), events.on_disk), place

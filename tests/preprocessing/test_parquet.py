@@ -249,6 +249,20 @@ def test_a_wrong_file_is_named_and_nothing_is_left(wrong, tmp_path, temporary):
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.parametrize("form", ["paths", "folder", "dataset"])
+@pytest.mark.parametrize("column", ["timestamp", "age"])
+@pytest.mark.parametrize("i", [0, 2])
+def test_a_column_that_a_file_lacks_is_no_reason_to_drop_it(i, column, form, tmp_path):
+    paths = written(events_of_all_kinds(), tmp_path)
+    pd.read_parquet(paths[i]).drop(columns=column).to_parquet(paths[i], index=False)
+    X = {"paths": paths, "folder": tmp_path, "dataset": ds.dataset(paths)}[form]
+    message = rf"column '{column}' is missing in '.*{i}\.parquet'.*leave the file out"
+    with pytest.raises(ValueError, match=message):
+        MatchEncoder(user_features=["age"]).fit(X)
+    if column == "timestamp":  # the order of rows is asked for
+        assert MatchEncoder(time=None).fit(X).schema_.time is None
+
+
 def test_what_is_no_parquet_of_events_is_said(tmp_path, monkeypatch):
     events = events_of_all_kinds()
     (path,) = written(events, tmp_path, n_files=1)

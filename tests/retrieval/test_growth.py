@@ -394,7 +394,7 @@ def fail(*args, **kwargs):
 
 IN_EVENTS = [
     (MatchEncoder, "_grown"),
-    (MatchEncoder, "_updated"),
+    (MatchEncoder, "_with_users"),
     (SequenceSampler, "_grown"),
     (SequenceSampler, "_samples"),
     (DSSMRetriever, "_check_codes"),

@@ -1,0 +1,68 @@
+"""Events in the order of their users and times, in memory or some users at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from skmatch._columns import Column, order_by_code
+from skmatch._files import blocks, collect
+
+
+def in_blocks(function: Callable[[slice], Column], n_rows: int, on_disk: bool) -> Column:
+    """Return the column of what a function returns for blocks of rows."""
+    rows = list(blocks(n_rows, on_disk)) or [slice(0, 0)]
+    return collect(({"": function(block)} for block in rows), on_disk)[""]
+
+
+def count(codes: np.ndarray, n_codes: int) -> np.ndarray:
+    """Count the rows of each code."""
+    counts = np.zeros(n_codes, dtype=np.int64)
+    for rows in blocks(len(codes)):
+        counts += np.bincount(codes[rows], minlength=n_codes)
+    return counts
+
+
+def order_events(user: np.ndarray, time: np.ndarray | None) -> np.ndarray:
+    """Return the order of events by user, then time, then row."""
+    if time is None:
+        return order_by_code(user, np.arange(len(user)))
+    return order_by_code(user, np.argsort(time, kind="stable"))
+
+
+def user_blocks(offsets: np.ndarray, on_disk: bool) -> Iterator[tuple[int, int]]:
+    """Cut users into ranges of codes (first, stop) with a bounded number of events each."""
+    stops = [block.stop for block in blocks(int(offsets[-1]), on_disk)][:-1]
+    return pairwise(np.unique([0, *np.searchsorted(offsets, stops), len(offsets) - 1]).tolist())
+
+
+def rows_of(user: np.ndarray, first: int, stop: int) -> np.ndarray:
+    """Return the rows of the users with the codes first ... stop - 1."""
+    if first == 0 and stop > user.max(initial=0):
+        return np.arange(len(user))
+    found = [
+        rows.start + np.flatnonzero((user[rows] >= first) & (user[rows] < stop))
+        for rows in blocks(len(user))
+    ]
+    return np.concatenate(found)
+
+
+def count_before(
+    times: np.ndarray,
+    first: np.ndarray,
+    stop: np.ndarray,
+    before: np.ndarray,
+    or_equal: bool = False,
+) -> np.ndarray:
+    """Return where the times of each range [first, stop) reach a limit: one bisection for all."""
+    compare = np.less_equal if or_equal else np.less
+    low, high = first.copy(), stop.copy()
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        earlier = np.zeros(len(low), dtype=bool)
+        earlier[open_] = compare(times[middle[open_]], before[open_])
+        low = np.where(open_ & earlier, middle + 1, low)
+        high = np.where(open_ & ~earlier, middle, high)
+    return low

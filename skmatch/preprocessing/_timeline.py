@@ -1,0 +1,162 @@
+"""`Timeline`: the values that users had in a feature, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from skmatch._columns import UNKNOWN, Bag, Column
+from skmatch._data import Feature, take_rows, where_rows
+from skmatch._files import allocate
+from skmatch.preprocessing._time_order import (
+    count,
+    count_before,
+    in_blocks,
+    order_events,
+    rows_of,
+    user_blocks,
+)
+
+MISSING = 0  # the row of a timeline's column that stands for no value
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """The values of a user feature over time.
+
+    The user with code `u` had the values in the rows ``offsets[u]`` to ``offsets[u + 1] - 1`` of
+    `column`, oldest first. Of a run of equal values the first and the last are kept, so that a
+    value that arrives late cannot stand behind a later one.
+    """
+
+    offsets: np.ndarray  # (n_codes + 1,) int64
+    times: np.ndarray
+    column: Column  # row 0 is the missing value
+
+    @classmethod
+    def empty(cls, feature: Feature) -> Timeline:
+        """Return the timeline of a feature of which nothing is known."""
+        column: Column = np.array([UNKNOWN], dtype=np.int32)
+        if feature.kind == "multi_valued":
+            column = Bag(np.empty(0, dtype=np.int32), np.zeros(2, dtype=np.int64))
+        elif feature.kind == "numeric":
+            column = np.array([np.nan])  # until the mean is known
+        return cls(np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64), column)
+
+    def at(self, user: np.ndarray, time: np.ndarray | None = None) -> Column:
+        """Return what is known of users at some times, those included; without times, by now."""
+        first, stop = self.offsets[user], self.offsets[user + 1]
+        if time is not None:
+            stop = count_before(self.times, first, stop, time, or_equal=True)
+        return take_rows(self.column, np.where(stop > first, stop - 1, MISSING))
+
+    def latest(self) -> Column:
+        """Return the latest value of every code."""
+        return self.at(np.arange(len(self.offsets) - 1))
+
+    def blank(self, n_rows: int) -> Column:
+        """Return a column in which every value is missing."""
+        return take_rows(self.column, np.full(n_rows, MISSING))
+
+    def extended(
+        self,
+        user: np.ndarray,
+        time: np.ndarray | None,
+        column: Column,
+        present: np.ndarray,
+        n_codes: int,
+        on_disk: bool = False,
+    ) -> tuple[Column, Timeline]:
+        """Fill the missing values of rows, and add the others to the timeline.
+
+        A missing value becomes the latest that its user had before, in the order of time and, at
+        the same time, of arrival.
+
+        Parameters
+        ----------
+        user, time : ndarray of shape (n_rows,)
+            Codes of users, and times; with None all rows have one time.
+        column : Column
+            A value for each row.
+        present : ndarray of shape (n_rows,)
+            Whether the row has a value.
+        n_codes : int
+            Number of user codes.
+        on_disk : bool, default=False
+            Work on some users at a time, and keep the filled column in temporary files.
+
+        Returns
+        -------
+        filled : Column
+            A value for each row.
+        timeline : Timeline
+        """
+        n_new = n_codes + 1 - len(self.offsets)
+        offsets = np.append(self.offsets, np.full(n_new, self.offsets[-1]))
+        origin = allocate(len(user), np.int64, on_disk)
+        parts = [(np.empty(0, dtype=np.int64), self.times[:1], self.blank(1))]
+
+        n_events = np.append(0, np.cumsum(count(user, n_codes)))
+        for first, stop in user_blocks(n_events, on_disk):
+            rows = rows_of(user, first, stop)
+            known = np.arange(offsets[first], offsets[stop])
+            # Rows of this timeline are numbered -1, -2, ..., those of the column 0, 1, ...
+            numbers = np.concatenate([-1 - known, rows])
+            lengths = np.diff(offsets[first : stop + 1])
+            users = np.concatenate([np.repeat(np.arange(first, stop), lengths), user[rows]])
+            row_times = np.zeros(len(rows), dtype=np.int64) if time is None else time[rows]
+            times = np.concatenate([self.times[known], row_times])
+            has_value = np.append(np.ones(len(known), dtype=bool), present[rows])
+
+            order = order_events(users, times)
+            numbers, users, times = numbers[order], users[order], times[order]
+            has_value = has_value[order]
+            at = np.arange(len(order))
+            latest = np.maximum.accumulate(np.where(has_value, at, -1))
+            is_first = np.append(True, users[1:] != users[:-1])[: len(users)]
+            start = np.maximum.accumulate(np.where(is_first, at, 0))
+            source = np.where(latest >= start, numbers[latest], -1 - MISSING)
+            is_row = numbers >= 0
+            origin[numbers[is_row]] = source[is_row]
+
+            numbers, users, times = numbers[has_value], users[has_value], times[has_value]
+            values = self._gather(numbers, column)
+            same = (users[1:] == users[:-1]) & _repeats(values)
+            kept = np.flatnonzero(~(np.append(False, same) & np.append(same, False))[: len(users)])
+            parts.append((users[kept], times[kept], take_rows(values, kept)))
+
+        filled = in_blocks(lambda rows: self._gather(origin[rows], column), len(user), on_disk)
+        all_users, all_times, columns = zip(*parts, strict=True)
+        n_values = count(np.concatenate(all_users), n_codes)
+        timeline = Timeline(
+            np.append(1, 1 + np.cumsum(n_values)),
+            np.concatenate(all_times),
+            reduce(_followed_by, columns),
+        )
+        return filled, timeline
+
+    def _gather(self, numbers: np.ndarray, column: Column) -> Column:
+        """Return rows of a column, or of this timeline where the number is negative."""
+        known = take_rows(self.column, np.where(numbers < 0, -1 - numbers, MISSING))
+        if (numbers < 0).all():
+            return known
+        return where_rows(numbers < 0, known, take_rows(column, np.maximum(numbers, 0)))
+
+
+def _followed_by(column: Column, other: Column) -> Column:
+    if isinstance(column, Bag) and isinstance(other, Bag):
+        return column.followed_by(other)
+    return np.concatenate([column, other])
+
+
+def _repeats(column: Column) -> np.ndarray:
+    """Return for each row but the first whether it equals the row before."""
+    if isinstance(column, np.ndarray):
+        return column[1:] == column[:-1]
+    lengths = np.diff(column.offsets)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    before = np.maximum(np.arange(len(row)) - lengths[row], 0)
+    differs = np.bincount(row[column.values != column.values[before]], minlength=len(lengths))
+    return (lengths[1:] == lengths[:-1]) & (differs[1:] == 0)
