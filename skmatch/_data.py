@@ -276,7 +276,7 @@ class _Rows:
         }
 
     def user_columns(self) -> Columns:
-        """Give every user feature of the rows: their own, else the latest known of the user."""
+        """Return every user feature of the rows, the latest known where they hold none."""
         return {
             feature.name: self.features[feature.name]
             if feature.name in self.features

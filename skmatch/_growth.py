@@ -47,8 +47,10 @@ class GrowingMixin:
         """Add events to the stored histories, without training: the next answers know them.
 
         The order of arrival does not matter: an event goes to its place in time, behind those of
-        its user at the same time. Users and the latest values of their features become known. Items
-        that are not in the catalogue are unknown until `partial_fit` or `add_items` brings them.
+        its user at the same time. Users and the values of their features become known. Items that
+        are not in the catalogue are unknown until `partial_fit` or `add_items` brings them. Events
+        are stored as often as they are given: give those to train on to `partial_fit` alone, which
+        stores them, too.
 
         Parameters
         ----------

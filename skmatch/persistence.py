@@ -27,7 +27,7 @@ skops
       `Checkpoint` saved: it names a file to write.
     - Labels of feature columns have to be strings or integers.
 
-A file holds the ids of users and items, the latest values of their features and the times of those,
+A file holds the ids of users and items, the values of their features and the times of those,
 the items (and times) of all events in the order of users, which are the histories, the weights of
 the network and the vectors of the items. It holds no state of the optimizer (but that of a
 `Checkpoint` does, until its fit is through), no training rows or batches, no hash tables, and of an

@@ -1,7 +1,9 @@
 """What holds for every table of events."""
 
 import datetime as dt
+import tempfile
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -150,3 +152,161 @@ def test_a_pipeline_answers_any_table(cls, case, k, loss):
 @given(case=cases(), k=st.integers(1, 9))
 def test_a_retriever_alone_answers_any_table(retriever, case, k):
     check_answers(retriever, *case, k)
+
+
+# What is trained is what is served.
+
+CHANGING = {"number": "numeric", "text": "categorical", "tags": "multi_valued"}
+CELLS = {
+    "number": st.sampled_from([-1.5, 0.0, 2.0, 7.0, np.inf, np.nan]),
+    "text": st.sampled_from(["a", "b", "c", None]),
+    "tags": st.sampled_from([["a"], ["a", "b"], ["b", "a"], [], None]),
+}
+
+
+def columns_of(draw, n_rows):
+    return {
+        name: pd.Series(
+            draw(st.lists(cells, min_size=n_rows, max_size=n_rows)),
+            dtype=float if name == "number" else object,
+        )
+        for name, cells in CELLS.items()
+    }
+
+
+@st.composite
+def changing_tables(draw):
+    """Draw unsorted events, many at one time, with features that change, and a table of users."""
+    user, item, time = zip(*draw(st.lists(rows, min_size=2, max_size=14)), strict=True)
+    events = pd.DataFrame({"user_id": user, "item_id": item, "timestamp": time})
+    events = events.astype({"user_id": "str"}).assign(**columns_of(draw, len(events)))
+    users = None
+    if draw(st.booleans()):
+        ids = draw(st.lists(st.integers(0, N_USERS), unique=True, max_size=N_USERS))
+        users = pd.DataFrame({"user_id": pd.Series(ids, dtype="int64").astype("str")})
+        users = users.assign(**columns_of(draw, len(ids)))
+        users = users.drop(columns=draw(st.lists(st.sampled_from(list(CELLS)), unique=True)))
+        only_there = [name for name in CELLS if name in users and draw(st.booleans())]
+        events = events.drop(columns=only_there)
+    return events, users
+
+
+def is_missing(value):
+    return value is None or (isinstance(value, float) and not np.isfinite(value))
+
+
+def follow(events, users, time="timestamp"):
+    """Return each row's history and features by the rule itself, and what is known at the end."""
+    state = {}
+    for row in () if users is None else users.to_dict("records"):
+        state[row["user_id"]] = {name: row[name] for name in CELLS if name in row}
+    times = events[time].tolist() if time else [0] * len(events)
+    histories, features, records = {}, {}, events.to_dict("records")
+    items = {}
+    for i in sorted(range(len(events)), key=lambda i: (times[i], i)):
+        user = records[i]["user_id"]
+        own = {name: records[i][name] for name in CELLS if name in records[i]}
+        own = {name: value for name, value in own.items() if not is_missing(value)}
+        state[user] = state.get(user, {}) | own
+        histories[i] = items.get(user, [])
+        items[user] = [*histories[i], records[i]["item_id"]]
+        features[i] = dict.fromkeys(CELLS) | state[user]
+    in_order = range(len(events))
+    return [histories[i] for i in in_order], [features[i] for i in in_order], state, items
+
+
+def features_of(rows):
+    return rows.to_frame()[list(CELLS)].reset_index(drop=True)
+
+
+def encoded(encoder, features):
+    """Return the codes of features that somebody unknown brings."""
+    frame = pd.DataFrame(features, columns=list(CELLS)).astype({"text": object, "tags": object})
+    frame["number"] = frame["number"].astype(float)
+    return features_of(encoder.transform(frame.assign(user_id=UNKNOWN)))
+
+
+def changing_encoder(**params):
+    return MatchEncoder(user_features=list(CELLS), kinds=CHANGING, **params)
+
+
+def check_serving(encoder, sampler, events, users):
+    """Compare queries with what `follow` says of the events."""
+    histories, features, state, items = follow(events, users)
+    moments = events.assign(row=range(len(events))).groupby(["user_id", "timestamp"])["row"]
+    first, last = moments.transform("min"), moments.transform("max")
+    bare = sampler.transform(encoder.transform(events[["user_id", "timestamp"]]))
+    # The history is that of the first row of this user and time; all values of the time are known.
+    assert bare.decode()["history"].tolist() == [histories[i] for i in first]
+    expected = encoded(encoder, [features[i] for i in last])
+    pd.testing.assert_frame_equal(features_of(bare), expected)
+    # A time later than an event's, and none.
+    later = pd.DataFrame({"user_id": events["user_id"], "timestamp": events["timestamp"] + 0.5})
+    pd.testing.assert_frame_equal(features_of(encoder.transform(later)), expected)
+    everyone = pd.DataFrame({"user_id": list(state)})
+    now = sampler.transform(encoder.transform(everyone))
+    assert now.decode()["history"].tolist() == [items.get(user, []) for user in state]
+    latest = [dict.fromkeys(CELLS) | values for values in state.values()]
+    pd.testing.assert_frame_equal(features_of(now), encoded(encoder, latest))
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=changing_tables(), in_parquet=st.booleans())
+def test_what_is_trained_is_what_is_served(case, in_parquet):
+    events, users = case
+    encoder, sampler = changing_encoder(), SequenceSampler()
+    with tempfile.TemporaryDirectory() as folder:
+        X = events
+        if in_parquet:
+            X = Path(folder) / "events.parquet"
+            events.to_parquet(X)
+        trained = sampler.fit_transform(encoder.fit_transform(X, users=users))
+    histories, features, *_ = follow(events, users)
+    assert trained.decode()["history"].tolist() == histories
+    pd.testing.assert_frame_equal(features_of(trained), encoded(encoder, features))
+    # The row as a query with its own features, where it stands alone in its user's time.
+    served = sampler.transform(encoder.transform(events))
+    alone = ~events.duplicated(["user_id", "timestamp"], keep=False).to_numpy()
+    columns = ["user_id", "item_id", "timestamp", *CELLS]
+    one, other = (rows.to_frame().loc[alone, columns] for rows in (trained, served))
+    pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True))
+    one, other = (rows.decode()["history"][alone].tolist() for rows in (trained, served))
+    assert one == other
+    # At ties with what the row knew.
+    brought = encoder.transform(events.assign(history=histories))
+    assert sampler.transform(brought).decode()["history"].tolist() == histories
+    check_serving(encoder, sampler, events, users)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=changing_tables(), verb=st.sampled_from(["observe", "partial_fit"]), data=st.data())
+def test_what_is_observed_is_known_from_its_moment_on(case, verb, data):
+    events, users = case
+    events = events.sort_values("timestamp", kind="stable", ignore_index=True)
+    n = data.draw(st.integers(1, len(events)))
+    news = events[n:].sample(frac=1, random_state=0)
+    pipe = make_match_pipeline(changing_encoder(), SequenceSampler(), PopularityRetriever())
+    pipe.fit(events[:n], matchencoder__users=users)
+    for part in (news[::2], news[1::2]):
+        if verb == "observe":
+            part = part[part["item_id"].isin(events["item_id"][:n])]
+        if len(part):
+            getattr(pipe, verb)(part)
+            events = pd.concat([events[:n], part])
+            n = len(events)
+    check_serving(pipe[0], pipe[1], events[:n].reset_index(drop=True), users)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=changing_tables())
+def test_the_order_of_rows_may_be_the_time_of_features(case):
+    events, users = case
+    encoder, sampler = changing_encoder(time=None), SequenceSampler()
+    trained = sampler.fit_transform(encoder.fit_transform(events, users=users))
+    histories, features, state, items = follow(events, users, time=None)
+    assert trained.decode()["history"].tolist() == histories
+    pd.testing.assert_frame_equal(features_of(trained), encoded(encoder, features))
+    now = sampler.transform(encoder.transform(pd.DataFrame({"user_id": list(state)})))
+    assert now.decode()["history"].tolist() == [items.get(user, []) for user in state]
+    latest = [dict.fromkeys(CELLS) | values for values in state.values()]
+    pd.testing.assert_frame_equal(features_of(now), encoded(encoder, latest))

@@ -81,8 +81,9 @@ class MatchEncoder(
         The column of the times: numbers or datetimes. With None the order of the rows is the
         order of time, and also where the column of the default name is absent.
     user_features, item_features : sequence of labels, default=()
-        The columns of features of users and of items. Where a feature changes over time, its
-        latest value that is not missing counts.
+        The columns of features of users and of items. A row has its own value of a user feature;
+        where that is missing, the latest that the user had before, and where there is none, no
+        value. An item has one value of each of its features, the latest that is not missing.
     kinds : dict or None, default=None
         The kind of features, by label: "categorical", "numeric" or "multi_valued". Features that
         it does not name go by their dtype: floats are numeric; cells that are lists, tuples, sets
@@ -93,7 +94,7 @@ class MatchEncoder(
     Attributes
     ----------
     schema_ : Schema
-        The roles, ids and features, with the latest value of each. Print it to look at it.
+        The roles, ids and features, with the latest values. Print it to look at it.
     n_features_in_ : int
         Number of columns seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -171,8 +172,9 @@ class MatchEncoder(
             Ignored.
         users, items : DataFrame or None, default=None
             Tables with one row a user or an item: the column of the id and columns of features.
-            They may hold users and items that have no events. A feature that stands in such a
-            table is read from there.
+            They may hold users and items that have no events. What a table of users says is known
+            before all events; where events have the column, too, their values follow it, as do
+            those that are observed later. What a table of items says holds whatever events say.
 
         Returns
         -------
@@ -184,7 +186,11 @@ class MatchEncoder(
     def fit_transform(
         self, X: Any, y: Any = None, *, users: Any = None, items: Any = None
     ) -> Events | pd.DataFrame:
-        """Learn from events and encode them, as ``fit(X).transform(X)``.
+        """Learn from events and encode them for training.
+
+        A missing value of a user feature becomes the latest of the user before that row, in the
+        order of time and, at the same time, of rows. `transform` differs for rows of one time: it
+        takes them for queries, which know all values of their time.
 
         Parameters
         ----------
@@ -357,7 +363,7 @@ class MatchEncoder(
             Events, or queries: a frame needs no column but the user's. A column ``history`` of
             lists of item ids stands for the history of its row; where the cell is missing, the
             stored one counts. User features that are absent, or missing in a row, are those known
-            of the user.
+            of the user at the time of the query, or by now where it has none.
 
         Returns
         -------
