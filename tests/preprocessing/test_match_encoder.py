@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from skmatch import MatchEncoder, PopularityRetriever, SequenceSampler, make_match_pipeline
+from skmatch import (
+    DSSMRetriever,
+    MatchEncoder,
+    PopularityRetriever,
+    SequenceSampler,
+    make_match_pipeline,
+)
 from skmatch._data import Events
 
 EVENTS = pd.DataFrame(
@@ -322,6 +328,131 @@ def test_a_table_goes_before_the_events():
     items = pd.DataFrame({"item_id": [10], "genre": ["jazz"]})
     encoder = fit(make_events(genre="rock"), items=items, item_features=["genre"])
     assert latest(encoder, "genre") == {30: None, 10: "jazz"}
+
+
+PLANS = pd.DataFrame(
+    {
+        "user_id": "ann",
+        "item_id": [1, 2, 3, 4],
+        "timestamp": [0, 1, 2, 3],
+        "plan": [None, None, None, "premium"],
+    }
+)
+
+
+def test_a_value_is_not_known_before_it_is_there():
+    encoder = MatchEncoder(user_features=["plan"])
+    assert encoder.fit_transform(PLANS).features["plan"].tolist() == [1, 1, 1, 2]
+    queries = pd.DataFrame({"user_id": "ann", "timestamp": [1, 2.5, 3.5, None]})
+    assert encoder.transform(queries).features["plan"].tolist() == [1, 1, 2, 2]
+
+
+def test_numbers_are_scaled_by_the_rows_that_bring_them():
+    events = make_events(user_id="ann", age=[30.0, 10.0, 20.0])
+    scaled = MatchEncoder(user_features=["age"]).fit_transform(events).features["age"]
+    np.testing.assert_allclose(scaled, [1.5**0.5, -(1.5**0.5), 0])
+    # A constant has no deviation, and a table's users count, too.
+    constant = MatchEncoder(user_features=["age"]).fit_transform(make_events(age=0.1))
+    assert constant.features["age"].tolist() == [0, 0, 0]
+    users = pd.DataFrame({"user_id": ["ann", "bob"], "age": [1.0, 3.0]})
+    encoder = MatchEncoder(user_features=["age"])
+    assert encoder.fit_transform(EVENTS, users=users).features["age"].tolist() == [-1, 1, -1]
+
+
+def test_a_value_that_only_earlier_rows_had_is_known():
+    events = pd.concat([PLANS.assign(plan=["free", "free", "pro", "pro"])] * 2)
+    events["user_id"] = ["ann"] * 4 + ["bob"] * 4
+    pipe = make_match_pipeline(
+        MatchEncoder(user_features=["plan"]),
+        SequenceSampler(),
+        DSSMRetriever(embedding_dim=4, dims=(4,), max_epochs=1, random_state=0),
+    ).fit(events)
+    queries = pd.DataFrame({"user_id": ["eve", "kim"], "plan": ["free", "none such"]})
+    answer = pipe.recommend(queries, k=1)
+    assert answer["source"].tolist() == ["features", "popularity"]
+
+
+def test_a_table_of_users_is_known_before_all_events_and_followed_by_theirs():
+    users = pd.DataFrame({"user_id": ["ann", "eve"], "plan": ["free", "pro"]})
+    encoder = MatchEncoder(user_features=["plan"])
+    trained = encoder.fit_transform(PLANS, users=users).features["plan"]
+    free, pro, premium = encoder.transform(
+        pd.DataFrame({"user_id": "nobody", "plan": ["free", "pro", "premium"]})
+    ).features["plan"]
+    assert trained.tolist() == [free, free, free, premium]
+    queries = pd.DataFrame({"user_id": ["ann", "ann", "eve"], "timestamp": [2.5, 9, 1]})
+    assert encoder.transform(queries).features["plan"].tolist() == [free, premium, pro]
+
+
+@pytest.mark.parametrize("verb", ["observe", "partial_fit"])
+def test_what_is_observed_follows_a_table_of_users(verb):
+    users = pd.DataFrame({"user_id": ["ann"], "plan": ["free"]})
+    encoder = MatchEncoder(user_features=["plan"])
+    pipe = make_match_pipeline(encoder, SequenceSampler(), PopularityRetriever())
+    pipe.fit(PLANS.drop(columns="plan"), matchencoder__users=users)
+    getattr(pipe, verb)(PLANS[:1].assign(timestamp=9, plan="premium"))
+    getattr(pipe, verb)(PLANS[:1].assign(timestamp=5, plan="free"))  # arrives late
+    queries = pd.DataFrame({"user_id": "ann", "timestamp": [1, 6, 10, None]})
+    assert pipe[0].transform(queries).features["plan"].tolist() == [2, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda days: days,
+        lambda days: days.dt.as_unit("s"),
+        lambda days: days.dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo"),
+        lambda days: days.astype(object),
+        lambda days: days.astype("timestamp[us][pyarrow]"),
+        lambda days: days - pd.Timestamp("2000-01-01"),
+    ],
+    ids=["datetime", "seconds", "zone", "objects", "arrow", "timedelta"],
+)
+def test_a_datetime_that_is_missing_is_no_number(convert):
+    days = convert(pd.Series(pd.to_datetime(["2020-01-01", None, "2020-01-03"])))
+    encoder = MatchEncoder(
+        user_features=["joined"], item_features=["made"],
+        kinds={"joined": "numeric", "made": "numeric"},
+    )  # fmt: skip
+    events = make_events(joined=days.array, made=days.array)
+    joined = encoder.fit_transform(events).features["joined"]
+    np.testing.assert_array_equal(joined, [-1, np.nan, 1])
+    assert latest(encoder, "made") == {30: -1, 10: 1}
+    # In another unit it is the same number.
+    if days.dtype.kind == "M":
+        asked = pd.DataFrame({"user_id": ["eve"], "joined": days[2:].dt.as_unit("ns").array})
+        assert encoder.transform(asked).features["joined"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        [[0.1, 0.2], [0.3, 0.4], None],
+        [np.array([0.5, 1]), np.array([1, 2.5]), np.array([3.0, 3])],
+        [(0.1,), (0.2,), (0.3,)],
+    ],
+    ids=["lists", "arrays", "tuples"],
+)
+@pytest.mark.parametrize("side", ["user_features", "item_features"])
+def test_vectors_are_refused(vectors, side):
+    cells = pd.Series(vectors, dtype=object)
+    message = r"'vector' holds vectors, such as .*not supported as features yet.*clusters"
+    with pytest.raises(ValueError, match=message):
+        fit(make_events(vector=cells.array), **{side: ["vector"]})
+    table = pd.DataFrame({"user_id": list("abc"), "item_id": [1, 2, 3], "vector": cells})
+    tables = {"users": table} if side == "user_features" else {"items": table}
+    with pytest.raises(ValueError, match=message):
+        fit(EVENTS, **tables, **{side: ["vector"]})
+
+
+def test_numbers_that_are_names_are_no_vectors():
+    sizes = pd.Series([[36.5, 38.0], [40.0], [36.5]])
+    assert kinds_of(fit(make_events(sizes=sizes.array), item_features=["sizes"])) == {
+        "sizes": "multi_valued"
+    }
+    pairs = make_events(sizes=pd.Series([[36.5, 38.0]] * 3).array)
+    encoder = fit(pairs, item_features=["sizes"], kinds={"sizes": "multi_valued"})
+    assert latest(encoder, "sizes") == {30: [36.5, 38.0], 10: [36.5, 38.0]}
 
 
 # Roles
