@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
-from skmatch._columns import UNKNOWN, Bag, Column
+from skmatch._columns import UNKNOWN, Bag, Column, check_offsets
 from skmatch._data import Feature, take_rows, where_rows
 from skmatch._files import allocate
 from skmatch.preprocessing._time_order import (
@@ -34,6 +35,10 @@ class Timeline:
     offsets: np.ndarray  # (n_codes + 1,) int64
     times: np.ndarray
     column: Column  # row 0 is the missing value
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        check_offsets(state["offsets"] - 1, len(state["times"]) - 1)
+        self.__dict__.update(state)
 
     @classmethod
     def empty(cls, feature: Feature) -> Timeline:
