@@ -396,6 +396,15 @@ def test_what_is_observed_follows_a_table_of_users(verb):
     assert pipe[0].transform(queries).features["plan"].tolist() == [2, 2, 3, 3]
 
 
+def test_a_value_that_arrives_late_is_not_the_latest():
+    events = PLANS.assign(plan="free", timestamp=[1, 2, 4, 5])
+    encoder = MatchEncoder(user_features=["plan"])
+    pipe = make_match_pipeline(encoder, SequenceSampler(), PopularityRetriever()).fit(events)
+    pipe.observe(events[:1].assign(timestamp=3, plan="pro"))
+    queries = pd.DataFrame({"user_id": "ann", "timestamp": [2.5, 3.5, 6, None]})
+    assert pipe[0].transform(queries).features["plan"].tolist() == [2, 3, 2, 2]
+
+
 @pytest.mark.parametrize(
     "convert",
     [
