@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
 import reprlib
-from collections.abc import Hashable
+import sys
+import warnings
+from collections.abc import Collection, Hashable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+import narwhals as nw
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_hashable
+from pandas.api.types import infer_dtype, is_hashable
 from sklearn.utils import check_array
 
 DEFAULT_TIME = "timestamp"
+LIKE_A_TIME = re.compile(
+    r"((event|unix|review|order|purchase|click|view|visit|created|added|occurred|updated)[_ ]?)?"
+    r"(ts|t|at|time|date|datetime|timestamp|time[_ ]?stamp)"
+)
 
 
 class Roles(NamedTuple):
@@ -25,20 +35,22 @@ class Roles(NamedTuple):
 def read_table(
     X: Any, *, user: Hashable, item: Hashable, time: Hashable | None, estimator: Any = None
 ) -> tuple[pd.DataFrame, Roles]:
-    """Give events or queries as a frame, with the labels of its role columns.
+    """Return events or queries as a pandas frame, with the labels of its role columns.
 
-    A frame passes through as it is. The columns of an array are named: positions 0, 1 and 2 get
-    the names of user, item and time, further ones keep their position as label. A role given as an
-    integer that is no label of the frame is a position, as in ``ColumnTransformer``.
+    The columns of a frame are read by name, whatever library it is of. The columns of an array or
+    a list of rows are named: positions 0, 1 and 2 get the names of user, item and time, further
+    ones keep their position as label. A role given as an integer that is no label of the frame is
+    a position, as in ``ColumnTransformer``.
     """
     for parameter, role in (("user", user), ("item", item), ("time", time)):
         if not is_hashable(role):
             raise ValueError(
                 f"{parameter}={role!r} labels no column: give one label, such as a string."
             )
-    if isinstance(X, pd.DataFrame):
-        check_columns(X, "X")
-        frame = X
+    table = read_frame(X)
+    if isinstance(table, pd.DataFrame):
+        check_columns(table, "X")
+        frame = table
         labels = [_label_at(frame, role) for role in (user, item, time)]
     else:
         values = read_array(X, estimator)
@@ -52,6 +64,8 @@ def read_table(
             frame = pd.DataFrame(values, columns=names_of_columns, copy=False)
         except UnicodeEncodeError:  # pandas' own dtype of text holds no surrogates
             frame = pd.DataFrame(values, columns=names_of_columns, dtype=object)
+        if isinstance(X, (list, tuple)):  # each column has a type of its own
+            frame = frame.apply(infer_exactly)
         labels = [user, item, time if values.shape[1] > 2 else None]
     if time == DEFAULT_TIME and labels[2] not in frame.columns:
         labels[2] = None
@@ -77,35 +91,155 @@ def check_columns(table: pd.DataFrame, name: str) -> None:
         raise ValueError(f"Column {twice!r} occurs more than once in {name}: rename or drop one.")
 
 
+def warn_of_forgotten_time(
+    frame: pd.DataFrame, roles: Roles, time: Hashable, features: Collection[Hashable] = ()
+) -> None:
+    """Warn where the default time column is absent and another column looks like the time."""
+    if time != DEFAULT_TIME or roles.time is not None:
+        return
+    for name, dtype in frame.dtypes.items():
+        if name in (roles.user, roles.item, *features):
+            continue
+        has_name = isinstance(name, str) and LIKE_A_TIME.fullmatch(name.lower())
+        if has_name or pd.api.types.is_datetime64_any_dtype(dtype):
+            warnings.warn(
+                f"X has no column {DEFAULT_TIME!r}, so that the order of its rows is taken for "
+                f"the order of time, although the column {name!r} looks like the time: say "
+                f"time={name!r}, or time=None for the order of the rows.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return
+
+
+def read_frame(table: Any) -> Any:
+    """Return a frame of any library as a pandas frame that pandas computes with; else `table`."""
+    table = as_pandas(table)
+    return _plain(table) if isinstance(table, pd.DataFrame) else table
+
+
+def as_pandas(table: Any) -> Any:
+    """Return a frame or column of another library as that of pandas; anything else as it is.
+
+    The columns are found by name. Lazy frames are collected, integers beside nulls stay integers.
+    """
+    if isinstance(table, (pd.DataFrame, pd.Series)):
+        return table
+    if isinstance(table, np.ndarray) and table.dtype.names:
+        return pd.DataFrame(table.ravel())
+    if _libraries(table) & {"dask"} and hasattr(table, "compute"):
+        return table.compute()  # narwhals is about to hand dask over to a package of its own
+    native: Any = nw.from_native(table, pass_through=True, allow_series=True)
+    if hasattr(table, "__arrow_c_stream__") and native is table:
+        native = nw.from_arrow(table, backend="pyarrow")
+    if isinstance(native, nw.LazyFrame):
+        native = native.collect()
+    if isinstance(native, nw.Series):
+        return as_pandas(native.to_frame()).iloc[:, 0]
+    if isinstance(native, nw.DataFrame):
+        return native.to_pandas() if native.implementation.is_pandas_like() else _of_arrow(native)
+    if hasattr(table, "columns") or hasattr(table, "__dataframe__"):
+        raise TypeError(
+            f"The columns of a {type(table).__module__}.{type(table).__qualname__} cannot be read "
+            "by their names: convert it to a pandas DataFrame."
+        )
+    return table
+
+
+def _of_arrow(frame: nw.DataFrame) -> pd.DataFrame:
+    table = frame.to_arrow()
+    # Without the metadata, by which a column would become the index.
+    result: pd.DataFrame = table.to_pandas(
+        integer_object_nulls=True, date_as_object=False, ignore_metadata=True
+    )
+    for place, field in enumerate(table.schema):
+        column = result.iloc[:, place]
+        if column.dtype == object and re.fullmatch(r"u?int\d+", str(field.type)):
+            name = str(field.type).replace("u", "U").replace("i", "I")  # that of pandas, as "Int64"
+            exact: Any = column.astype(pd.api.types.pandas_dtype(name))
+            result.isetitem(place, exact)
+    return result
+
+
+def in_frame_of(answer: pd.DataFrame, query: Any) -> Any:
+    """Return an answer as the kind of frame that the query had: polars, pyarrow, else pandas."""
+    libraries = _libraries(query)
+    if "polars" in libraries:
+        return nw.from_native(answer).to_polars()
+    if libraries & {"pyarrow", "duckdb"}:
+        return nw.from_native(answer).to_arrow()
+    return answer
+
+
+def _libraries(table: Any) -> set[str]:
+    return {kind.__module__.partition(".")[0] for kind in type(table).__mro__}
+
+
+def _plain(table: Any) -> Any:
+    """Return a frame or column without what makes pandas fail: flags, attributes, byte orders."""
+    if table.attrs or not table.flags.allows_duplicate_labels:
+        table = table.copy(deep=False)
+        table.attrs = {}
+        table.flags.allows_duplicate_labels = True
+    if isinstance(table, pd.Series):
+        foreign = getattr(table.dtype, "isnative", True) is False
+        return table.astype(table.dtype.newbyteorder("=")) if foreign else table  # type: ignore[union-attr]
+    for place, dtype in enumerate(table.dtypes):
+        if getattr(dtype, "isnative", True) is False:
+            table = table.copy(deep=False)
+            table.isetitem(place, _plain(table.iloc[:, place]))
+    return table
+
+
 def as_series(values: Any, name: Hashable = None) -> pd.Series:
-    """Give values as a column that holds each of them as it is."""
+    """Return values as a column that holds each of them as it is."""
+    values = as_pandas(values)
     if isinstance(values, pd.Series):
-        return values
+        return _plain(values)
     try:
         if hasattr(values, "dtype"):
-            return pd.Series(values, name=name)
-        # By way of objects: a list of integers and None would become floats.
-        return pd.Series(values, name=name, dtype=object).infer_objects()
+            return _plain(pd.Series(values, name=name))
+        return infer_exactly(pd.Series(values, name=name, dtype=object))
     except UnicodeEncodeError:  # pandas' own dtype of text holds no surrogates
         return pd.Series(values, name=name, dtype=object)
 
 
+def infer_exactly(column: pd.Series) -> pd.Series:
+    """Return a column of objects in the dtype of its values, but integers never as floats."""
+    inferred = column.infer_objects()
+    if pd.api.types.is_float_dtype(inferred.dtype) and "integer" in infer_dtype(column):
+        return column
+    return inferred
+
+
 def read_array(X: Any, estimator: Any = None) -> np.ndarray:
-    """Give a table that is no frame as an array of two dimensions."""
+    """Return a table that is no frame as an array of two dimensions."""
     try:
-        return check_array(
-            X, dtype=None, ensure_all_finite=False, ensure_min_samples=0, estimator=estimator
+        # Of numbers beside text, numpy would make text.
+        rows = np.array(X, dtype=object) if isinstance(X, (list, tuple)) else X
+        values = check_array(
+            rows, dtype=None, ensure_all_finite=False, ensure_min_samples=0, estimator=estimator
         )
+        return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
     except (TypeError, ValueError) as error:
         shape = getattr(X, "shape", None)
         what = reprlib.repr(X) if shape is None else f"of shape {shape}"
         reason = str(error).splitlines()[0].rstrip(":")
         kind = TypeError if isinstance(error, TypeError) else ValueError
+        parquet = " Parquet is read by fit alone: give what pandas.read_parquet(...) makes of it."
         raise kind(
             f"X is no table of events but a {type(X).__name__} {what} ({reason}). Give a "
             "DataFrame. Reshape your data if it is an array: it has two dimensions, and its "
-            "columns are user, item and time."
+            f"columns are user, item and time.{parquet if is_parquet(X) else ''}"
         ) from None
+
+
+def is_parquet(X: Any) -> bool:
+    """Return whether events are Parquet: a path, paths or a `pyarrow.dataset.Dataset`."""
+    if isinstance(X, (list, tuple)):
+        return len(X) > 0 and all(isinstance(path, (str, os.PathLike)) for path in X)
+    arrow = sys.modules.get("pyarrow.dataset")  # imported wherever there is a dataset
+    return isinstance(X, (str, os.PathLike)) or (arrow is not None and isinstance(X, arrow.Dataset))
 
 
 def _label_at(frame: pd.DataFrame, role: Hashable) -> Hashable:
@@ -118,7 +252,7 @@ def _label_at(frame: pd.DataFrame, role: Hashable) -> Hashable:
 def require_column(
     frame: pd.DataFrame, label: Hashable, role: str, remedy: str = "", table: str = "X"
 ) -> pd.Series:
-    """Give the column of a role, or say which is missing and what to do."""
+    """Return the column of a role; raise if it is missing."""
     if label not in frame.columns:
         present = ", ".join(repr(name) for name in frame.columns[:12])
         remedy = remedy or f"Rename the column or say {role}=... where the roles are named."
@@ -139,18 +273,30 @@ def reject_missing(column: pd.Series, remedy: str) -> None:
         )
 
 
+def as_times(column: pd.Series) -> pd.Series:
+    """Return a column of objects in the dtype of the times that it holds."""
+    if column.dtype != object:
+        return column
+    inferred = infer_exactly(column)
+    exact: dict[str, Any] = {"integer": "Int64", "mixed-integer-float": float}
+    if inferred.dtype == object and infer_dtype(column) in exact:
+        with suppress(OverflowError):
+            return column.astype(exact[infer_dtype(column)])
+    return inferred
+
+
 def read_times(column: pd.Series) -> tuple[np.ndarray, str]:
-    """Give times as int64 or float64 with their kind, "number" or "datetime".
+    """Return times as int64 or float64 and their kind: number, datetime, zoned datetime or none.
 
     Datetimes become nanoseconds (UTC where they have a zone). A missing time becomes the time
     after every event.
     """
-    if column.dtype == object:
-        column = column.infer_objects()
+    column = as_times(column)
     dtype = column.dtype
     missing = column.isna().to_numpy()
     if pd.api.types.is_datetime64_any_dtype(dtype):
         plain = pd.DatetimeIndex(column)
+        kind = "datetime" if plain.tz is None else "zoned datetime"
         if plain.tz is not None:
             plain = plain.tz_convert("UTC").tz_localize(None)
         try:
@@ -162,7 +308,7 @@ def read_times(column: pd.Series) -> tuple[np.ndarray, str]:
                 f"{pd.Timestamp.max.year - 1}, or numbers."
             ) from None
         times[missing] = np.iinfo(np.int64).max
-        return times, "datetime"
+        return times, kind
     if pd.api.types.is_bool_dtype(dtype) or not pd.api.types.is_numeric_dtype(dtype):
         if missing.all():
             return np.full(len(column), np.inf), "none"

@@ -13,7 +13,14 @@ import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 
 from skmatch._columns import order_by_code
-from skmatch._validation import DEFAULT_TIME, read_table, reject_missing, require_column
+from skmatch._validation import (
+    DEFAULT_TIME,
+    as_times,
+    read_table,
+    reject_missing,
+    require_column,
+    warn_of_forgotten_time,
+)
 
 __all__ = ["LeaveLastOut", "TemporalSplit"]
 
@@ -44,9 +51,9 @@ class LeaveLastOut(BaseCrossValidator):
         Number of folds.
     user : hashable, default="user_id"
         Label of the users' column; in an array it is the first column.
-    time : hashable, default="timestamp"
-        Label of the times' column; in an array it is the third column. If there is no column of
-        the default name, the order of the rows is the order of time.
+    time : hashable or None, default="timestamp"
+        Label of the times' column; in an array it is the third column. With None, or where there
+        is no column of the default name, the order of the rows is the order of time.
 
     See Also
     --------
@@ -99,7 +106,7 @@ class LeaveLastOut(BaseCrossValidator):
 
         Parameters
         ----------
-        X : DataFrame or array-like, shape (n_events, n_columns)
+        X : frame of any library or array-like, shape (n_events, n_columns)
             Events, in any order.
         y : None
             Ignored.
@@ -140,7 +147,7 @@ class LeaveLastOut(BaseCrossValidator):
             yield np.flatnonzero(is_past & ~is_test), np.flatnonzero(is_test)
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Give the number of folds.
+        """Return the number of folds.
 
         Parameters
         ----------
@@ -175,8 +182,8 @@ class TemporalSplit(BaseCrossValidator):
         events are cut into blocks of as many events each, as far as ties in time allow. None
         stands for ``1 / (n_splits + 1)``. Not with `cutoffs`.
     cutoffs : sequence of times, default=None
-        Ascending cut-off times, one per fold, instead of cutting by number of events. What has no
-        time zone is read in that of the column.
+        Ascending cut-off times, one per fold, instead of cutting by number of events. They
+        have a time zone where the column has one, and else none.
     gap : number or timedelta, default=0
         Length of time before the cut-off that is not trained on, as when a model is trained some
         time before it serves.
@@ -186,10 +193,10 @@ class TemporalSplit(BaseCrossValidator):
     user : hashable, default="user_id"
         Label of the users' column, where every event must have its user; in an array it is the
         first column.
-    time : hashable, default="timestamp"
-        Label of the times' column; in an array it is the third column. If there is no column of
-        the default name, the order of the rows is the order of time, and `cutoffs`, `gap` and
-        `window` count rows.
+    time : hashable or None, default="timestamp"
+        Label of the times' column; in an array it is the third column. With None, or where there
+        is no column of the default name, the order of the rows is the order of time, and
+        `cutoffs`, `gap` and `window` count rows.
 
     See Also
     --------
@@ -265,7 +272,7 @@ class TemporalSplit(BaseCrossValidator):
 
         Parameters
         ----------
-        X : DataFrame or array-like, shape (n_events, n_columns)
+        X : frame of any library or array-like, shape (n_events, n_columns)
             Events, in any order.
         y : None
             Ignored.
@@ -312,7 +319,7 @@ class TemporalSplit(BaseCrossValidator):
             yield np.flatnonzero(is_train), np.flatnonzero(is_test)
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Give the number of folds.
+        """Return the number of folds.
 
         Parameters
         ----------
@@ -357,6 +364,7 @@ class TemporalSplit(BaseCrossValidator):
 
 def _read_events(X: Any, user: Hashable, time: Hashable) -> _Events:
     frame, roles = read_table(X, user=user, item="item_id", time=time)
+    warn_of_forgotten_time(frame, roles, time, ["item_id"])
     users = require_column(frame, roles.user, "user")
     if frame.empty:
         raise ValueError("X has no rows: give at least one event.")
@@ -364,7 +372,7 @@ def _read_events(X: Any, user: Hashable, time: Hashable) -> _Events:
     user_code, _ = pd.factorize(users)
     if roles.time is None:
         return _Events(user_code, pd.RangeIndex(len(frame)))
-    times = require_column(frame, roles.time, "time").infer_objects()
+    times = as_times(require_column(frame, roles.time, "time"))
     reject_missing(times, "drop these rows or fill them in.")
     if pd.api.types.is_datetime64_any_dtype(times):
         return _Events(user_code, pd.DatetimeIndex(times))
@@ -393,7 +401,7 @@ def _read_cutoffs(cutoffs: Sequence[Any], times: pd.Index) -> list[Any]:
 
 
 def _read_cutoff(cutoff: Any, times: pd.Index) -> Any:
-    """Give a cut-off as a value that compares with the times."""
+    """Return a cut-off as a value that compares with the times."""
     is_number = isinstance(cutoff, Real)
     if not isinstance(times, pd.DatetimeIndex):
         if not is_number:
@@ -407,18 +415,20 @@ def _read_cutoff(cutoff: Any, times: pd.Index) -> Any:
         raise ValueError(
             f"cutoffs holds {cutoff!r}, and the times are datetimes: use a pandas.Timestamp."
         )
-    if stamp.tz is None:
-        return stamp.tz_localize(times.tz)
-    if times.tz is None:
-        raise ValueError(
-            f"cutoffs holds {cutoff!r}, and the times have no time zone: "
-            "drop that of the cut-off (Timestamp.tz_localize(None)) or give the times one."
+    if (stamp.tz is None) != (times.tz is None):
+        remedy = (
+            "drop that of the cut-off with tz_localize(None), or give the times one"
+            if times.tz is None
+            else f"give the cut-off one, such as pd.Timestamp({str(stamp)!r}).tz_localize("
+            f"{str(times.tz)!r}), in a change of the clock with ambiguous=... or nonexistent=..."
         )
+        which = "no time zone" if times.tz is None else "a time zone"
+        raise ValueError(f"cutoffs holds {cutoff!r}, and the times have {which}: {remedy}.")
     return stamp
 
 
 def _read_duration(name: str, value: Any, times: pd.Index) -> Any:
-    """Give a length of time that can be taken from the times."""
+    """Return a length of time that can be taken from the times."""
     is_number = isinstance(value, Real) and not isinstance(value, np.timedelta64)
     length: Any = None
     zero: Any = 0

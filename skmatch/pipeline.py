@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import Schema
 from skmatch._growth import GrowingMixin
+from skmatch._validation import in_frame_of
 from skmatch.persistence import VersionedMixin
 from skmatch.retrieval._base import BATCH_SIZE, queries_of, score_held_out
 
@@ -145,13 +146,14 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
         2     eve     tea  0.500000     1  popularity
         3     eve     rye  0.166667     2  popularity
         """
-        return self[-1].recommend(
+        answer = self[-1].recommend(
             self._samples_of(X),
             k,
             exclude_seen=exclude_seen,
             candidates=candidates,
             exclude=exclude,
         )
+        return in_frame_of(answer, X)
 
     def recommend_batches(
         self,
@@ -196,7 +198,7 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
         >>> [len(frame) for frame in pipe.fit(events).recommend_batches(k=3, batch_size=20)]
         [60, 60, 30]
         """
-        return self[-1].recommend_batches(
+        answers = self[-1].recommend_batches(
             self._samples_of(X),
             k,
             batch_size=batch_size,
@@ -204,9 +206,10 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
             candidates=candidates,
             exclude=exclude,
         )
+        return (in_frame_of(answer, X) for answer in answers)
 
     def _samples_of(self, X: Any) -> Any:
-        """Give queries as the retriever takes them."""
+        """Return queries as the retriever takes them."""
         check_is_fitted(self)
         X = queries_of(X, self.schema_)
         for _, _, step in self._iter(with_final=False):

@@ -21,7 +21,7 @@ ARROWS = {
     "preprocessing": {
         "_columns", "_data", "_files", "_growth", "_validation", "persistence", "preprocessing",
     },
-    "metrics": {"_validation", "metrics"},
+    "metrics": {"_data", "_validation", "metrics"},
     "model_selection": {"_columns", "_validation"},
     "datasets": {"datasets"},
     "callbacks": {"_validation", "persistence"},
@@ -31,7 +31,7 @@ ARROWS = {
     },
     "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
     "inspection": {"_validation", "inspection", "metrics"},
-    "pipeline": {"_data", "_growth", "persistence", "retrieval"},
+    "pipeline": {"_data", "_growth", "_validation", "persistence", "retrieval"},
 }  # fmt: skip
 
 

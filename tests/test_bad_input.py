@@ -887,8 +887,9 @@ def test_histories_of_any_kind(fitted):
 @both
 @alone_or_not
 @pytest.mark.parametrize("values", [["page"] * 7, [1] * 7, [["a"]] * 7, [None] * 7], ids=repr)
-def test_events_may_have_a_column_called_history(cls, form, values):
-    model = make(cls, form).fit(EVENTS.assign(history=objects(values)))
+def test_a_column_called_history_in_events_is_ignored_and_said_so(cls, form, values):
+    with pytest.warns(UserWarning, match="'history' of X is ignored.*Drop the column, or rename"):
+        model = make(cls, form).fit(EVENTS.assign(history=objects(values)))
     expected = make(cls, form).fit(EVENTS)
     pd.testing.assert_frame_equal(model.recommend(QUERIES), expected.recommend(QUERIES))
 

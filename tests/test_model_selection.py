@@ -245,12 +245,14 @@ def test_times_of_any_kind_split_alike(convert):
 def test_lengths_of_time(unit, zone):
     days = pd.Series(pd.date_range("2024-03-25", periods=10, tz=zone)).dt.as_unit(unit)
     X = pd.DataFrame({"user_id": 1, "timestamp": days})
-    for cutoff in ("2024-04-01", date(2024, 4, 1), pd.Timestamp("2024-04-01", tz=zone)):
+    naive = ("2024-04-01", date(2024, 4, 1)) if zone is None else ()
+    for cutoff in (*naive, pd.Timestamp("2024-04-01", tz=zone)):
         for gap in ("2D", pd.Timedelta(days=2), timedelta(days=2), np.timedelta64(2, "D")):
             cv = TemporalSplit(cutoffs=[cutoff], gap=gap, window="72h")
             assert split_to_lists(cv, X) == [([2, 3, 4], [7, 8, 9])]
     # Finer than the unit of the column
-    assert split_to_lists(TemporalSplit(cutoffs=["2024-04-01 00:00:00.5"]), X)[0][1] == [8, 9]
+    finer = pd.Timestamp("2024-04-01 00:00:00.5", tz=zone)
+    assert split_to_lists(TemporalSplit(cutoffs=[finer]), X)[0][1] == [8, 9]
 
 
 def test_a_cutoff_has_its_own_time_zone():

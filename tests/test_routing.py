@@ -61,8 +61,8 @@ def test_tables_reach_the_encoder(cls, make, routing):
 
 
 @every_class
-def test_tables_reach_a_lone_retriever(cls, routing):
-    retriever = make_retriever(cls).fit(EVENTS, users=USERS, items=ITEMS)
+def test_ids_of_tables_reach_a_lone_retriever(cls, routing):
+    retriever = make_retriever(cls).fit(EVENTS, users=USERS[["user_id"]], items=ITEMS[["item_id"]])
     assert 999 in retriever.schema_.users.values
     assert 999 in retriever.item_ids_
 

@@ -12,6 +12,7 @@ from skmatch._validation import (
     Roles,
     fitted_retriever,
     last_step,
+    read_frame,
     read_table,
     reject_missing,
     require_column,
@@ -53,12 +54,13 @@ def read_held_out(
             f"X holds {type(X).__name__} of an earlier step, which {type(retriever).__name__} does "
             "not rank: give plain events."
         )
-    if isinstance(X, pd.DataFrame) and not is_coded:  # histories of their own are for queries
-        X = X.drop(columns="history", errors="ignore")
+    table = X if is_coded else read_frame(X)
+    if not is_coded and "history" in getattr(table, "columns", ()):  # that is for queries
+        X = table = table.drop(columns="history")
     if is_retriever:
         held_out = _of_samples(retriever._read_queries(transform_steps(estimator, X)), schema)
     if not is_coded:
-        frame, roles = read_table(X, user=schema.user, item=schema.item, time=schema.time)
+        frame, roles = read_table(table, user=schema.user, item=schema.item, time=schema.time)
         user = require_column(frame, roles.user, "user")
         item = require_column(frame, roles.item, "item")
         if frame.empty:
@@ -73,7 +75,7 @@ def read_held_out(
     if not is_retriever:
         query, _ = pd.factorize(user)
         first = np.unique(query, return_index=True)[1]
-        as_array = not isinstance(X, pd.DataFrame)
+        as_array = not isinstance(table, pd.DataFrame)
         queries = _make_queries(frame.iloc[first], roles, as_array=as_array)
         users = user.iloc[first].reset_index(drop=True)
         held_out = HeldOut(queries, users, query, item.reset_index(drop=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
@@ -28,14 +27,6 @@ class WholeFrame:
     def read(self, function: Function, columns: list[Hashable]) -> Iterator[Columns]:
         """Yield what a function makes of the frame."""
         yield function(self.head, slice(0, len(self.head)))
-
-
-def is_parquet(X: Any) -> bool:
-    """Return whether events are given as Parquet: a path, paths or a `pyarrow.dataset.Dataset`."""
-    if isinstance(X, (list, tuple)):
-        return len(X) > 0 and all(isinstance(path, (str, os.PathLike)) for path in X)
-    arrow = sys.modules.get("pyarrow.dataset")  # whoever has a dataset has imported it
-    return isinstance(X, (str, os.PathLike)) or (arrow is not None and isinstance(X, arrow.Dataset))
 
 
 class ParquetEvents:
@@ -135,6 +126,8 @@ class ParquetEvents:
     def _has_null(self, name: str) -> bool:
         import pyarrow.dataset as ds
 
+        if "view" in str(self.dataset.schema.field(name).type):  # which Arrow cannot filter yet
+            return any(batch.column(0).null_count for batch, _ in self._scan([name]))
         return self.dataset.head(1, columns=[name], filter=ds.field(name).is_null()).num_rows > 0
 
     def _scan(self, names: list[str]) -> Iterator[tuple[Any, Any]]:

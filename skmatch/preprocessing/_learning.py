@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from skmatch._columns import Column, Columns, Vocabulary
+from skmatch._columns import FIRST_KNOWN, Column, Columns, Vocabulary
 from skmatch._data import Feature, Schema
 from skmatch._files import collect
 from skmatch._validation import Roles, check_columns, read_times, require_column, require_rows
@@ -132,6 +132,7 @@ class _SideLearner:
         self.from_events = [name for name in features if name not in in_table]
         self.ids: Vocabulary | None = None
         self.table_ids: pd.Series | None = None
+        self.n_events = 0
 
     def check(self, head: pd.DataFrame) -> None:
         """Read the ids of the table, and raise where a feature is missing in the events."""
@@ -143,10 +144,14 @@ class _SideLearner:
 
     def learn_ids(self, column: pd.Series) -> np.ndarray:
         """Learn the ids of events; return their codes."""
+        self.n_events += len(column)
         if self.table_ids is not None:
             if self.ids is None:
                 ids = _in_dtype_of(column, self.table_ids, self.parameter)
-                self.table_ids = ids.astype(pd.concat([column[:1], ids[:1]]).dtype)
+                reject_unused(self.table, self.role, self.parameter, self.features)
+                common = pd.concat([column[:1], ids[:1]]).dtype
+                is_rounded = common.kind == "f" and "f" not in (column.dtype.kind, ids.dtype.kind)
+                self.table_ids = ids.astype(object if is_rounded else common)
             column = column.astype(self.table_ids.dtype)  # which holds the ids of both
         if self.ids is None:
             self.ids, codes = Vocabulary.learn(column)
@@ -159,7 +164,22 @@ class _SideLearner:
         assert self.ids is not None
         if self.table_ids is None:
             return self.ids, np.empty(0, dtype=np.int32)
-        return self.ids.extended(self.table_ids)
+        ids, codes = self.ids.extended(self.table_ids)
+        self._reject_sliced(codes)
+        return ids, codes
+
+    def _reject_sliced(self, codes: np.ndarray) -> None:
+        """Raise where scikit-learn has cut a table as long as the events to the rows of a fold."""
+        assert self.ids is not None
+        lacking = np.setdiff1d(np.arange(FIRST_KNOWN, len(self.ids)), codes)
+        if len(codes) == self.n_events and len(lacking):
+            example = self.ids.decode(lacking[:1]).tolist()[0]
+            raise ValueError(
+                f"{self.parameter} has as many rows as X, {self.n_events:,}, and lacks ids of X, "
+                f"such as {example!r}: cross_validate and searches cut what is as long as X to the "
+                f"rows of a fold. Give {self.parameter} of another length, such as without those "
+                "that have no events, or merge the table into X."
+            )
 
     def _feature(self, name: Hashable, column: pd.Series) -> Feature:
         return Feature(name, self.kinds.get(name) or kind_of(column))
@@ -340,8 +360,22 @@ def read_table_ids(table: Any, role: Hashable, parameter: str) -> pd.Series:
     return ids
 
 
+def reject_unused(
+    table: pd.DataFrame, role: Hashable, parameter: str, features: Collection[Hashable]
+) -> None:
+    """Raise where a table brings columns beside the ids, and none of them is a feature."""
+    others = [name for name in table.columns if name != role]
+    if others and not set(others) & set(features):
+        argument = f"{parameter[:-1]}_features={others[:5]!r}"
+        raise ValueError(
+            f"{parameter} has the columns {others[:5]!r}, and the MatchEncoder was told of none of "
+            f"them. Name those to learn from: make_match_pipeline(MatchEncoder({argument}), "
+            f"SequenceSampler(), DSSMRetriever()), or give the column {role!r} alone."
+        )
+
+
 def _in_dtype_of(column: pd.Series, ids: pd.Series, parameter: str) -> pd.Series:
-    """Give a table's ids in the dtype of the events, so that those come back in theirs."""
+    """Return a table's ids in the dtype of the events, so that those come back in theirs."""
     if ids.empty:
         return column[:0]
     if isinstance(column.dtype, pd.CategoricalDtype):

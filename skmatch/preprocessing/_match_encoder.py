@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
@@ -27,13 +28,16 @@ from skmatch._growth import changed
 from skmatch._validation import (
     DEFAULT_TIME,
     Roles,
+    is_parquet,
     read_array,
+    read_frame,
     read_table,
     read_times,
     require_column,
+    warn_of_forgotten_time,
 )
 from skmatch.persistence import VersionedMixin
-from skmatch.preprocessing._event_source import ParquetEvents, WholeFrame, is_parquet
+from skmatch.preprocessing._event_source import ParquetEvents, WholeFrame
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._features import (
     KINDS,
@@ -51,10 +55,12 @@ from skmatch.preprocessing._learning import (
     item_tables,
     read_events,
     read_table_ids,
+    reject_unused,
 )
 from skmatch.preprocessing._output import FrameOutputMixin
 from skmatch.preprocessing._timeline import Timeline
 
+OF_EVALUATION = ("unknown_user", "n_relevant", "n_unknown_items")
 LABELS = [list, tuple, np.ndarray, pd.Index]  # no sets: the order of features must not be chance
 NO_USER = (
     "Rename the column or say user=... where the roles are named; where a query is about nobody "
@@ -226,17 +232,19 @@ class MatchEncoder(
         features = self._check_features()
         _reject_coded(X)
         parquet = ParquetEvents(X) if is_parquet(X) else None
-        table = X if parquet is None else parquet.head
+        table = read_frame(X) if parquet is None else parquet.head
         frame, roles = read_table(
             table, user=self.user, item=self.item, time=self.time, estimator=self
         )
         _check_names(roles, features)
+        _warn_of_history(frame)
+        warn_of_forgotten_time(frame, roles, self.time, (*features["user"], *features["item"]))
         if not isinstance(table, pd.DataFrame) and frame.shape[1] < 2:
             raise ValueError(
                 f"X has {frame.shape[1]} feature(s), but {type(self).__name__} requires at least "
                 "2: the user in the first column and the item in the second."
             )
-        tables = {"user": users, "item": items}
+        tables = {"user": read_frame(users), "item": read_frame(items)}
         learner = SchemaLearner(
             frame, roles, features, tables, kinds=self.kinds, delimiter=self.delimiter
         )
@@ -280,6 +288,7 @@ class MatchEncoder(
         catalogue. Other items wait, under negative codes. Known ones keep their codes.
         """
         frame, roles = self._read(X)
+        _warn_of_history(frame)
         schema = self.schema_
         roles = Roles(roles.user, roles.item, schema.time)
         user_column, item_column, times, time_kind = read_events(frame, roles)
@@ -299,9 +308,10 @@ class MatchEncoder(
         return grown, self._output(events)
 
     def _read(self, X: Any) -> tuple[pd.DataFrame, Roles]:
-        """Give events or queries as a frame, once fitted, with the roles of its columns."""
+        """Return events or queries as a frame, once fitted, with the roles of its columns."""
         check_is_fitted(self)
         _reject_coded(X)
+        X = read_frame(X)
         schema = self.schema_
         frame, roles = read_table(
             X, user=schema.user, item=schema.item, time=schema.time, estimator=self
@@ -313,7 +323,10 @@ class MatchEncoder(
     def _with_items(self, X: Any) -> tuple[MatchEncoder, CatalogueRows]:
         """Give a copy whose catalogue has the items of a table, with their features."""
         check_is_fitted(self)
+        X = read_frame(X)
         ids = read_table_ids(X, self.schema_.item, "items")
+        features = [feature.name for feature in self.schema_.item_features]
+        reject_unused(X, self.schema_.item, "items", features)
         items, codes = self.schema_.items.extended(ids)
         grown = self._with_item_values(X, Rows.of_table(codes), items)
         return grown, CatalogueRows(grown.schema_, codes)
@@ -409,6 +422,12 @@ class MatchEncoder(
     def _check_time_kind(self, kind: str) -> None:
         schema = self.schema_
         if kind != schema.time_kind:
+            if {kind, schema.time_kind} == {"datetime", "zoned datetime"}:
+                raise ValueError(
+                    f"The time column {schema.time!r} holds a {kind} here and a "
+                    f"{schema.time_kind} at fit, and cannot be compared: give both a time zone or "
+                    "none, with Series.dt.tz_localize(...)."
+                )
             raise ValueError(
                 f"The time column {schema.time!r} holds a {kind} here and a {schema.time_kind} "
                 "at fit; convert it to what it was at fit."
@@ -481,16 +500,39 @@ def _reject_coded(X: Any) -> None:
 
 
 def _check_names(roles: Roles, features: dict[str, list]) -> None:
-    """Raise where a feature is a role, too, or a name would be read as a query's history."""
-    for name in features["user"] + features["item"]:
+    """Raise where a feature is a role, too, or a name is that of a column of our own."""
+    named = features["user"] + features["item"]
+    for name in named:
         if name in roles:
             role = roles._fields[roles.index(name)]
             raise ValueError(
                 f"The feature {name!r} is the {role} column, too: leave it out, or give a copy of "
                 "the column another name."
             )
-    if HISTORY in (*roles, *features["user"], *features["item"]):
+    if HISTORY in (*roles, *named):
         raise ValueError(
             f"The column {HISTORY!r} stands for the history that a query brings along, and can "
             "neither be a role nor a feature: rename it."
+        )
+    for names, reserved, of in (
+        ([roles.user], {"score", "rank", "source", *OF_EVALUATION}, "recommend and evaluate"),
+        ([roles.item], {"score", "rank", "source", "similar"}, "recommend and similar_items"),
+        ([*roles, *features["user"]], {Samples._USER_KEY, *Samples.WINDOW}, "to_frame"),
+    ):
+        for name in names:
+            is_score = of.endswith("evaluate") and isinstance(name, str) and "@" in name
+            if name in reserved or is_score:
+                raise ValueError(
+                    f"The column {name!r} has the name of a column that {of} adds: rename it."
+                )
+
+
+def _warn_of_history(frame: pd.DataFrame) -> None:
+    if HISTORY in frame.columns:
+        warnings.warn(
+            f"The column {HISTORY!r} of X is ignored: a query may bring one along, and the history "
+            "of events are the events before them. Drop the column, or rename it: where X is given "
+            "as queries, it has to hold lists of item ids.",
+            UserWarning,
+            stacklevel=4,
         )

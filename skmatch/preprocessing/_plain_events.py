@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.utils.validation import validate_data
 
 from skmatch._data import CatalogueRows, Events, Schema, as_coded
-from skmatch._validation import read_array
+from skmatch._validation import read_array, read_frame
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._match_encoder import MatchEncoder
 
@@ -55,6 +55,7 @@ class PlainEventsMixin(EventTableMixin):
             self._check_codes(events.schema)
             return events
         self._check_steps(X)
+        X = read_frame(X)
         if not isinstance(X, pd.DataFrame):
             validate_data(self, read_array(X, self), reset=False, skip_check_array=True)
         return cast(Events, self.encoder_.transform(X))

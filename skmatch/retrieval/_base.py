@@ -20,7 +20,7 @@ from skmatch._data import (
     as_coded,
 )
 from skmatch._growth import GrowingMixin, changed
-from skmatch._validation import as_series, check_k, require_rows
+from skmatch._validation import as_pandas, as_series, check_k, in_frame_of, require_rows
 from skmatch.metrics import make_topk_scorer
 from skmatch.neighbors import ItemFilter, ItemLists
 from skmatch.persistence import VersionedMixin
@@ -217,7 +217,8 @@ class BaseRetriever(
         samples = self._read_queries(queries_of(X, self.schema_))
         allowed = self._read_filter(samples, exclude_seen, candidates, exclude)
         frames = [*self._answers(samples, k, allowed, BATCH_SIZE)]
-        return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+        answer = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+        return in_frame_of(answer, X)
 
     def recommend_batches(
         self,
@@ -264,7 +265,8 @@ class BaseRetriever(
         batch_size = check_k(batch_size, "batch_size", "queries")
         samples = self._read_queries(queries_of(X, self.schema_))
         allowed = self._read_filter(samples, exclude_seen, candidates, exclude)
-        return self._answers(samples, k, allowed, batch_size)
+        answers = self._answers(samples, k, allowed, batch_size)
+        return (in_frame_of(answer, X) for answer in answers)
 
     def _answers(
         self, samples: Samples, k: int | None, allowed: ItemFilter, batch_size: int
@@ -339,7 +341,7 @@ class BaseRetriever(
         vectors = self.item_vectors_[own - FIRST_KNOWN]
         positions, scores = self.index_.search(vectors, k, allowed)
         row, place = np.nonzero(positions >= 0)
-        return pd.DataFrame(
+        answer = pd.DataFrame(
             {
                 self.schema_.item: ids.iloc[row].reset_index(drop=True),
                 "similar": self.schema_.items.decode(positions[row, place] + FIRST_KNOWN),
@@ -347,6 +349,7 @@ class BaseRetriever(
                 "rank": place + 1,
             }
         )
+        return in_frame_of(answer, items)
 
     def _read_filter(
         self,
@@ -426,11 +429,12 @@ def score_held_out(estimator: Any, X: Any, k: int, **rules: Any) -> float:
 
 
 def queries_of(X: Any, schema: Any) -> Any:
-    """Give a list of user ids, or None for all known users, as a frame of queries."""
+    """Return a list of user ids, or None for all known users, as a frame of queries."""
     if X is None:
         return pd.DataFrame(
             {schema.user: schema.users.decode(np.arange(FIRST_KNOWN, len(schema.users)))}
         )
+    X = as_pandas(X)
     is_array = hasattr(X, "ndim") and not isinstance(X, pd.Series)
     is_list_of_rows = isinstance(X, (list, tuple)) and len(X) > 0 and not is_hashable(X[0])
     if isinstance(X, (Samples, Events)) or is_list_of_rows or (is_array and X.ndim > 1):
@@ -439,7 +443,8 @@ def queries_of(X: Any, schema: Any) -> Any:
 
 
 def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
-    """Give a list of ids as a column."""
+    """Return a list of ids as a column."""
+    values = as_pandas(values)
     is_list = isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1
     if not is_list:
         raise ValueError(

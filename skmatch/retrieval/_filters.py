@@ -13,7 +13,7 @@ import pandas as pd
 from pandas.api.types import is_scalar
 
 from skmatch._data import FIRST_KNOWN, Vocabulary
-from skmatch._validation import as_series
+from skmatch._validation import as_pandas, as_series
 from skmatch.neighbors import ItemFilter, ItemLists
 
 
@@ -70,6 +70,7 @@ def _read_rule(
         foreign = _foreign_keys(values, parameter, queries, names)
         cells = [values.get(query) for query in queries]
         return _rule_of_cells(cells, parameter, queries, items, foreign)
+    values = as_pandas(values)
     if not _is_list(values):
         raise ValueError(
             f"{parameter}={reprlib.repr(values)} is no list of item ids; give a list, also for a "

@@ -511,11 +511,30 @@ def test_the_order_of_the_rows_may_be_the_time(events, params):
 
 def test_datetimes_of_any_zone_and_unit_are_the_same_times():
     naive = pd.Series(pd.to_datetime(["2020-01-01", "2021-01-01", "2022-01-01"]))
-    encoder = fit(make_events(timestamp=naive.to_numpy()))
-    expected = encoder.transform(make_events(timestamp=naive.to_numpy())).time.tolist()
-    tokyo = naive.dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo")
-    for times in (tokyo, naive.dt.as_unit("s"), naive.astype(object), naive.dt.as_unit("ns")):
-        assert encoder.transform(make_events(timestamp=times.array)).time.tolist() == expected
+    zoned = naive.dt.tz_localize("UTC")
+    for fitted, *others in (
+        (naive, naive.dt.as_unit("s"), naive.astype(object), naive.dt.as_unit("ns")),
+        (zoned, zoned.dt.tz_convert("Asia/Tokyo"), zoned.dt.as_unit("s"), zoned.astype(object)),
+    ):
+        encoder = fit(make_events(timestamp=fitted.array))
+        expected = encoder.transform(make_events(timestamp=fitted.array)).time.tolist()
+        for times in others:
+            assert encoder.transform(make_events(timestamp=times.array)).time.tolist() == expected
+
+
+def test_times_with_and_without_a_zone_do_not_mix():
+    naive = pd.Series(pd.to_datetime(["2020-01-01", "2021-01-01", "2022-01-01"]))
+    zoned = naive.dt.tz_localize("Asia/Shanghai")
+    for fitted, other in ((naive, zoned), (zoned, naive)):
+        encoder = fit(make_events(timestamp=fitted.array))
+        queries = pd.DataFrame({"user_id": ["u1"], "timestamp": other[:1]})
+        message = "time column 'timestamp' holds.*give both a time zone or none.*tz_localize"
+        with pytest.raises(ValueError, match=message):
+            encoder.transform(queries)
+        model = PopularityRetriever().fit(make_events(timestamp=fitted.array))
+        for method in (model.observe, model.partial_fit, model.predict):
+            with pytest.raises(ValueError, match=message):
+                method(make_events(timestamp=other.array))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint64", "Int32", "int32[pyarrow]", "float32", object])

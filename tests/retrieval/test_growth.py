@@ -367,10 +367,27 @@ def test_an_item_that_comes_without_features_and_no_item_at_all():
 
 
 def test_popularity_puts_new_items_last_and_plain_retrievers_add_them_too():
-    alone = PopularityRetriever().fit(FIRST[PLAIN]).add_items(new_items())
+    alone = PopularityRetriever().fit(FIRST[PLAIN]).add_items(new_items()[["item_id"]])
     assert alone.recommend([999], k=1000)["item_id"].tolist()[-3:] == [901, 902, 903]
-    dssm = DSSMRetriever(**SMALL).fit(FIRST[PLAIN]).add_items(new_items())
+    dssm = DSSMRetriever(**SMALL).fit(FIRST[PLAIN]).add_items(new_items()[["item_id"]])
     assert len(dssm.recommend([999], k=1000)) == FIRST["item_id"].nunique() + 3
+
+
+@pytest.mark.parametrize("cls", [DSSMRetriever, PopularityRetriever])
+@pytest.mark.parametrize("form", ["pipeline", "alone"])
+def test_features_that_nobody_named_are_refused(cls, form):
+    model = cls(**SMALL if cls is DSSMRetriever else {})
+    if form == "pipeline":
+        model = make_match_pipeline(MatchEncoder(), SequenceSampler(), model)
+    model.fit(FIRST[PLAIN])
+    message = (
+        r"items has the columns \['category'\], and the MatchEncoder was told of none.*"
+        r"make_match_pipeline\(MatchEncoder\(item_features=\['category'\]\), "
+        r"SequenceSampler\(\), DSSMRetriever\(\)\), or give the column 'item_id' alone"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.add_items(new_items())
+    assert not {901, 902, 903} & set(model.recommend(k=1000, exclude_seen=False)["item_id"])
 
 
 def test_a_table_of_vectors_says_why_it_adds_no_items():
@@ -433,6 +450,8 @@ def fitted(request):
     ids=[f"{verb}-{owner.__name__}.{name}" for verb, _, owner, name in FAILURES],
 )
 def test_an_error_at_any_step_changes_nothing(fitted, monkeypatch, verb, rows, owner, name):
+    if verb == "add_items" and not fitted.schema_.item_features:
+        rows = rows[["item_id"]]
     before, answer = state(fitted), fitted.recommend(k=3)
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, fail)
