@@ -123,6 +123,7 @@ def as_pandas(table: Any) -> Any:
 
     The columns are found by name. Lazy frames are collected, integers beside nulls stay integers.
     """
+    table = nw.to_native(table, pass_through=True)
     if isinstance(table, (pd.DataFrame, pd.Series)):
         return table
     if isinstance(table, np.ndarray) and table.dtype.names:
@@ -135,7 +136,7 @@ def as_pandas(table: Any) -> Any:
     if isinstance(native, nw.LazyFrame):
         native = native.collect()
     if isinstance(native, nw.Series):
-        return as_pandas(native.to_frame()).iloc[:, 0]
+        return as_pandas(native.to_frame().to_native()).iloc[:, 0]
     if isinstance(native, nw.DataFrame):
         return native.to_pandas() if native.implementation.is_pandas_like() else _of_arrow(native)
     if hasattr(table, "columns") or hasattr(table, "__dataframe__"):

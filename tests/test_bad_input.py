@@ -15,6 +15,7 @@ import pytest
 import scipy.sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
 
 from skmatch import (
@@ -25,6 +26,8 @@ from skmatch import (
     YoutubeDNNRetriever,
     make_match_pipeline,
 )
+from skmatch.metrics import evaluate, make_topk_scorer
+from skmatch.model_selection import LeaveLastOut, TemporalSplit
 
 SMALL = {"embedding_dim": 4, "dims": (4,), "max_epochs": 1, "random_state": 0}
 CLASSES = [DSSMRetriever, YoutubeDNNRetriever]
@@ -909,3 +912,151 @@ def test_weights_of_any_size(cls, scale):
     scaled = cls(**SMALL).fit(EVENTS, sample_weight=np.full(7, scale))
     np.testing.assert_array_equal(scaled.item_vectors_, plain.item_vectors_)
     assert scaled.loss_curve_ == plain.loss_curve_
+
+
+# Names, ids and tables that would be ignored
+
+
+@pytest.mark.parametrize("role", ["user", "item"])
+def test_names_of_columns_of_answers(role):
+    for name in ("score", "rank", "source", "history_start", "user_as_given"):
+        encoder = MatchEncoder(**{role: name})
+        with says(rf"column {name!r} has the name of a column that .* adds: rename it"):
+            encoder.fit(EVENTS.rename(columns={f"{role}_id": name}))
+
+
+@by_name(
+    ("parameters", "message"),
+    {
+        "similar": ({"item": "similar"}, "'similar' .* similar_items adds"),
+        "n_relevant": ({"user": "n_relevant"}, "'n_relevant' .* evaluate adds"),
+        "score": ({"user": "ndcg@10"}, "'ndcg@10' .* evaluate adds"),
+        "window": ({"user_features": ["history_start"]}, "'history_start' .* to_frame adds"),
+        "time": ({"time": "seen_start"}, "'seen_start' .* to_frame adds"),
+    },
+)
+def test_names_of_columns_of_other_answers(parameters, message):
+    [label] = parameters.values()
+    columns = {"item": "item_id", "user": "user_id", "time": "timestamp"}
+    name = label[0] if isinstance(label, list) else label
+    events = FEATURES.rename(columns={columns.get(next(iter(parameters)), "city"): name})
+    with says(message):
+        MatchEncoder(**parameters).fit(events)
+
+
+def test_names_that_collide_with_nothing_are_free():
+    for parameters, column in (
+        ({"user": "similar"}, "user_id"),
+        ({"item": "n_relevant"}, "item_id"),
+        ({"time": "score"}, "timestamp"),
+        ({"item_features": ["history_start"]}, "city"),
+        ({"user_features": ["rank"]}, "age"),
+    ):
+        [label] = parameters.values()
+        name = label[0] if isinstance(label, list) else label
+        MatchEncoder(**parameters).fit(FEATURES.rename(columns={column: name}))
+
+
+BIG = 2**53
+NUMBERS = pd.DataFrame(
+    {
+        "user_id": [BIG, BIG + 1, BIG + 1, BIG],
+        "item_id": [BIG, BIG + 1, BIG + 2, BIG + 3],
+        "timestamp": range(4),
+    }
+)
+
+
+def test_ids_beside_none_stay_what_they_are():
+    model = PopularityRetriever(k=4).fit(NUMBERS)
+    for asked in ([BIG + 1, None], (BIG + 1, None), objects([BIG + 1, None])):
+        answer = model.recommend(asked)
+        assert answer["user_id"].tolist() == [BIG + 1] * 2 + [None] * 4
+        assert set(map(type, answer["user_id"])) == {int, type(None)}
+        assert sorted(answer["item_id"][:2]) == [BIG, BIG + 3]
+    queries = pd.DataFrame({"user_id": objects([BIG + 1, None])})
+    assert sorted(model.recommend(queries)["item_id"][:2]) == [BIG, BIG + 3]
+    query = pd.DataFrame({"user_id": [None], "history": [[BIG + 1, None]]})
+    assert sorted(model.recommend(query)["item_id"]) == [BIG, BIG + 2, BIG + 3]
+    for rule in ([BIG + 1, None], [[BIG + 1, None], None], {BIG: [BIG + 1, None]}):
+        only = model.recommend([BIG, None], candidates=rule)
+        assert only["item_id"][0] == BIG + 1
+        never = model.recommend([BIG, None], exclude=rule)
+        assert never["item_id"][0] == BIG + 2
+    with says("item None is not in the catalogue"):
+        model.similar_items([BIG, None])
+
+
+@alone_or_not
+@pytest.mark.parametrize("parameter", ["users", "items"])
+def test_tables_of_columns_that_nobody_named(form, parameter):
+    role = parameter[:-1]
+    table = USERS.rename(columns={"user_id": f"{role}_id"})
+    prefix = "matchencoder__" if form == "pipeline" else ""
+    model = make(DSSMRetriever, form)
+    with says(
+        rf"{parameter} has the columns \['city'\].*make_match_pipeline\(MatchEncoder\("
+        rf"{role}_features=\['city'\]\), SequenceSampler\(\), DSSMRetriever\(\)\), "
+        rf"or give the column '{role}_id' alone"
+    ):
+        model.fit(EVENTS, **{prefix + parameter: table})
+    model.fit(EVENTS, **{prefix + parameter: table[[f"{role}_id"]]})
+    assert "eve" in getattr(model.schema_, parameter).values
+    named = make(DSSMRetriever, "pipeline", encoder={f"{role}_features": ["city"]})
+    named.fit(EVENTS, **{f"matchencoder__{parameter}": table.assign(other=1)})
+
+
+def test_tables_that_cross_validation_has_cut():
+    rows = pd.concat([EVENTS] * 3, ignore_index=True).assign(timestamp=range(21))
+    events = rows.assign(user_id=[f"u{row % 7}" for row in range(21)])
+    items = pd.DataFrame({"item_id": [*"wxyzvutsrqponmlkj", *"abcd"], "kind": "k"})
+    encoder = MatchEncoder(item_features=["kind"])
+    model = make_match_pipeline(encoder, SequenceSampler(), PopularityRetriever())
+    scoring = {"cv": LeaveLastOut(), "scoring": make_topk_scorer("hit"), "error_score": "raise"}
+    assert len(items) == len(events)
+    with says("items has as many rows as X, 14, and lacks ids of X.*cross_validate.*merge"):
+        cross_validate(model, events, params={"matchencoder__items": items}, **scoring)
+    params = {"matchencoder__items": items[1:]}
+    assert cross_validate(model, events, params=params, **scoring)["test_score"].tolist() == [1]
+
+
+# Times
+
+
+@pytest.mark.parametrize("name", ["ts", "time", "date", "Event_Time", "created_at", "eventTime"])
+@pytest.mark.parametrize("kind", ["number", "text"])
+def test_a_forgotten_time_column_is_named(name, kind):
+    values = range(7) if kind == "number" else [f"2024-01-0{day}" for day in range(1, 8)]
+    events = EVENTS.drop(columns="timestamp").assign(**{name: values})
+    message = (
+        rf"no column 'timestamp'.*{name!r} looks like the time: say time={name!r}, or time=None"
+    )
+    for call in (
+        PopularityRetriever().fit,
+        MatchEncoder().fit,
+        lambda X: list(LeaveLastOut().split(X)),
+        lambda X: list(TemporalSplit(2).split(X)),
+    ):
+        with pytest.warns(UserWarning, match=message):
+            call(events)
+
+
+def test_columns_that_are_not_a_forgotten_time():
+    when = pd.Timestamp("2024-01-01")
+    rows = EVENTS.drop(columns="timestamp")
+    with pytest.warns(UserWarning, match="'when' looks like the time"):
+        MatchEncoder().fit(rows.assign(when=when))
+    MatchEncoder(time=None).fit(rows.assign(when=when))
+    MatchEncoder(user_features=["when"]).fit(rows.assign(when="x"))
+    MatchEncoder().fit(EVENTS.assign(when=when))
+    MatchEncoder().fit(rows.assign(rating=1, lifetime=2, update="text"))
+    for cv in (LeaveLastOut(time=None), TemporalSplit(2, time=None)):
+        assert len(list(cv.split(rows.assign(when=when)))) == cv.get_n_splits()
+
+
+@pytest.mark.parametrize("values", [["page"] * 7, [1] * 7], ids=["text", "numbers"])
+def test_scorers_drop_a_column_called_history(values):
+    model = PopularityRetriever().fit(EVENTS)
+    new = EVENTS.assign(user_id="eve")
+    expected = evaluate(model, new)["value"].tolist()
+    assert evaluate(model, new.assign(history=values))["value"].tolist() == expected

@@ -261,6 +261,19 @@ def test_a_cutoff_has_its_own_time_zone():
     assert split_to_lists(TemporalSplit(cutoffs=[tokyo]), X) == [([0], [1, 2, 3])]
 
 
+def test_cutoffs_with_and_without_a_zone_do_not_mix():
+    rome = pd.date_range("2024-10-26", periods=4, tz="Europe/Rome")
+    X = pd.DataFrame({"user_id": 1, "timestamp": rome})
+    for cutoff in ("2024-10-27 02:30", pd.Timestamp("2024-10-27 02:30"), date(2024, 10, 27)):
+        with pytest.raises(ValueError, match=r"the times have a time zone.*tz_localize.*ambiguous"):
+            list(TemporalSplit(cutoffs=[cutoff]).split(X))
+    cutoff = pd.Timestamp("2024-10-27 02:30").tz_localize("Europe/Rome", ambiguous=True)
+    assert split_to_lists(TemporalSplit(cutoffs=[cutoff]), X) == [([0, 1], [2, 3])]
+    naive = X.assign(timestamp=rome.tz_localize(None))
+    with pytest.raises(ValueError, match=r"times have no time zone: drop that of the cut-off"):
+        list(TemporalSplit(cutoffs=[cutoff]).split(naive))
+
+
 def test_rows_are_the_time_where_there_is_none():
     X = make_events().drop(columns="timestamp")
     timed = X.assign(timestamp=range(len(X)))

@@ -126,7 +126,7 @@ class ParquetEvents:
     def _has_null(self, name: str) -> bool:
         import pyarrow.dataset as ds
 
-        if "view" in str(self.dataset.schema.field(name).type):  # which Arrow cannot filter yet
+        if any("view" in str(kind) for kind in self.dataset.schema.types):  # Arrow filters none
             return any(batch.column(0).null_count for batch, _ in self._scan([name]))
         return self.dataset.head(1, columns=[name], filter=ds.field(name).is_null()).num_rows > 0
 
