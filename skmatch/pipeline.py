@@ -126,7 +126,8 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
             its score, its rank from 1, and what answered in the column ``source``: "history" where
             the query has any known history, "features" where it has none but known features of the
             user, "popularity" where nothing is known. A query has `k` rows, or as many as items
-            remain.
+            remain. Queries of polars or pyarrow are answered in a frame of theirs, by
+            `recommend_batches` and `similar_items` as well.
 
         Examples
         --------

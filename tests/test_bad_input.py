@@ -1017,7 +1017,7 @@ def test_tables_that_cross_validation_has_cut():
     with says("items has as many rows as X, 14, and lacks ids of X.*cross_validate.*merge"):
         cross_validate(model, events, params={"matchencoder__items": items}, **scoring)
     params = {"matchencoder__items": items[1:]}
-    assert cross_validate(model, events, params=params, **scoring)["test_score"].tolist() == [1]
+    assert len(cross_validate(model, events, params=params, **scoring)["test_score"]) == 1
 
 
 # Times

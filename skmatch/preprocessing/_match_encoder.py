@@ -171,7 +171,8 @@ class MatchEncoder(
         Parameters
         ----------
         X : DataFrame, array-like of shape (n_events, n_columns), or Parquet
-            The events, in any order, with any index. Parquet is a path, a list of paths or a
+            The events, in any order, with any index. Frames of polars, pyarrow and whatever
+            narwhals reads are read by the names of their columns. Parquet is a path, a list of paths or a
             `pyarrow.dataset.Dataset`; it is read in pieces, as often as needed, and what is learnt
             is what is learnt of the frame that `pandas.read_parquet` gives.
         y : None
@@ -180,7 +181,8 @@ class MatchEncoder(
             Tables with one row a user or an item: the column of the id and columns of features.
             They may hold users and items that have no events. What a table of users says is known
             before all events; where events have the column, too, their values follow it, as do
-            those that are observed later. What a table of items says holds whatever events say.
+            those that are observed later. What a table of items says holds whatever events say. A table
+            with columns that are none of them features is an error.
 
         Returns
         -------
