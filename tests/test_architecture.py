@@ -21,7 +21,7 @@ ARROWS = {
     "preprocessing": {
         "_columns", "_data", "_files", "_growth", "_validation", "persistence", "preprocessing",
     },
-    "metrics": {"_data", "_validation", "metrics"},
+    "metrics": {"_validation", "metrics"},
     "model_selection": {"_columns", "_validation"},
     "datasets": {"datasets"},
     "callbacks": {"_validation", "persistence"},

@@ -172,9 +172,9 @@ class MatchEncoder(
         ----------
         X : DataFrame, array-like of shape (n_events, n_columns), or Parquet
             The events, in any order, with any index. Frames of polars, pyarrow and whatever
-            narwhals reads are read by the names of their columns. Parquet is a path, a list of paths or a
-            `pyarrow.dataset.Dataset`; it is read in pieces, as often as needed, and what is learnt
-            is what is learnt of the frame that `pandas.read_parquet` gives.
+            narwhals reads are read by the names of their columns. Parquet is a path, a list of
+            paths or a `pyarrow.dataset.Dataset`; it is read in pieces, as often as needed, and what
+            is learnt is what is learnt of the frame that `pandas.read_parquet` gives.
         y : None
             Ignored.
         users, items : DataFrame or None, default=None

@@ -381,7 +381,7 @@ def test_features_that_nobody_named_are_refused(cls, form):
         model = make_match_pipeline(MatchEncoder(), SequenceSampler(), model)
     model.fit(FIRST[PLAIN])
     message = (
-        r"items has the columns \['category', 'price', 'tags'\], and the MatchEncoder was told of no.*"
+        r"items has the columns \['category', 'price', 'tags'\], and the MatchEncoder was told.*"
         r"make_match_pipeline\(MatchEncoder\(item_features=\['category', 'price', 'tags'\]\), "
         r"SequenceSampler\(\), DSSMRetriever\(\)\), or give the column 'item_id' alone"
     )
