@@ -306,3 +306,17 @@ def test_only_fit_reads_parquet(tmp_path, as_given):
     ):
         with pytest.raises(ValueError, match=r"Parquet is read by fit alone.*pandas.read_parquet"):
             call()
+
+
+def test_tables_of_any_library_that_cross_validation_has_cut():
+    events = pl.from_pandas(pd.concat([EVENTS] * 20, ignore_index=True)).with_columns(
+        timestamp=pl.int_range(160), item_id=pl.int_range(160) % 40
+    )
+    items = pl.DataFrame({"item_id": range(159, -1, -1), "kind": ["x", "y"] * 80})
+    encoder = MatchEncoder(item_features=["kind"])
+    pipe = make_match_pipeline(encoder, SequenceSampler(), PopularityRetriever())
+    params = {"cv": TemporalSplit(1, test_size=0.25), "error_score": "raise"}
+    with pytest.raises(ValueError, match="items has as many rows as X, 120, and lacks ids of X"):
+        cross_validate(pipe, events, params={"matchencoder__items": items}, **params)
+    few = {"matchencoder__items": items[100:]}
+    assert len(cross_validate(pipe, events, params=few, **params)["test_score"]) == 1

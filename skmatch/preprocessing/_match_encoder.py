@@ -181,8 +181,8 @@ class MatchEncoder(
             Tables with one row a user or an item: the column of the id and columns of features.
             They may hold users and items that have no events. What a table of users says is known
             before all events; where events have the column, too, their values follow it, as do
-            those that are observed later. What a table of items says holds whatever events say. A table
-            with columns that are none of them features is an error.
+            those that are observed later. What a table of items says holds whatever events say. A
+            table with columns that are none of them features is an error.
 
         Returns
         -------
