@@ -1009,7 +1009,8 @@ def test_tables_of_columns_that_nobody_named(form, parameter):
 def test_tables_that_cross_validation_has_cut():
     rows = pd.concat([EVENTS] * 3, ignore_index=True).assign(timestamp=range(21))
     events = rows.assign(user_id=[f"u{row % 7}" for row in range(21)])
-    items = pd.DataFrame({"item_id": [*"wxyzvutsrqponmlkj", *"abcd"], "kind": "k"})
+    events = events[::-1]  # the last events of all users stand first, and the first rows are cut
+    items = pd.DataFrame({"item_id": [*"abcd", *"wxyzvutsrqponmlkj"], "kind": "k"})
     encoder = MatchEncoder(item_features=["kind"])
     model = make_match_pipeline(encoder, SequenceSampler(), PopularityRetriever())
     scoring = {"cv": LeaveLastOut(), "scoring": make_topk_scorer("hit"), "error_score": "raise"}
