@@ -17,6 +17,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+COUNTED_ROWS = 2**22  # counted at a time: numpy copies them to 64 bits
 
 
 def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,6 +45,16 @@ def check_offsets(offsets: np.ndarray, n_values: int) -> None:
             f"The file is damaged: the offsets of its rows do not ascend from 0 to {n_values}. "
             "Copy it again from where it was saved."
         )
+
+
+def count_codes(codes: np.ndarray, n_codes: int, weight: np.ndarray | None = None) -> np.ndarray:
+    """Count the rows of each code, or sum their weights, in blocks of bounded memory."""
+    counts = np.zeros(n_codes, dtype=np.int64 if weight is None else np.float64)
+    for start in range(0, len(codes), COUNTED_ROWS):
+        rows = slice(start, start + COUNTED_ROWS)
+        own = None if weight is None else weight[rows]
+        counts += np.bincount(codes[rows], own, minlength=n_codes)
+    return counts
 
 
 def order_by_code(codes: np.ndarray, order: np.ndarray) -> np.ndarray:

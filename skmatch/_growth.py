@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
 from sklearn.utils.validation import check_is_fitted
@@ -19,29 +19,40 @@ def changed(estimator: Estimator, **fitted: Any) -> Estimator:
     return copy
 
 
-def hand_on(steps: Iterable[Any], verb: str, rows: Any, *args: Any) -> None:
-    """Hand rows from step to step, then let all steps become what they gave, at once.
+def hand_on(steps: Sequence[Any], verb: str, rows: Any, *args: Any, **of_last: Any) -> None:
+    """Pass rows through the steps, then replace the state of all steps, or of none.
 
-    A step gives a copy of itself that has taken the rows in, and the rows for the next one. A step
-    that does not know the verb, such as one that cleans the events, transforms them.
+    A step returns a copy of itself that has taken the rows in, and the rows for the next one. A
+    step without the verb, such as one that cleans the events, transforms them. The last step gets
+    further arguments.
     """
     copies = []
     for step in steps:
         if hasattr(step, verb):
-            copy, rows = getattr(step, verb)(rows, *args)
+            copy, rows = getattr(step, verb)(rows, *args, **(of_last if step is steps[-1] else {}))
             copies.append((step, copy))
         else:
             rows = step.transform(rows)
-    for step, copy in copies:
-        vars(step).update(vars(copy))
+    before = [(step, vars(step).copy()) for step, _ in copies]
+    try:
+        for step, copy in copies:
+            vars(step).update(vars(copy))
+    except BaseException:  # an interrupt would leave steps that disagree
+        for step, state in before:
+            vars(step).update(state)
+        raise
 
 
 class GrowingMixin:
     """The verbs by which a fitted retriever, or a pipeline of one, takes in what is new."""
 
     def _growing_steps(self) -> list[Any]:
-        """Give the estimators that events go through."""
+        """Return the estimators that events pass through."""
         return [self]
+
+    def _weight_param(self, sample_weight: Any) -> dict[str, Any]:
+        """Return the parameter of `fit` that holds the weights."""
+        return {"sample_weight": sample_weight}
 
     def observe(self, X: Any) -> Self:
         """Add events to the stored histories, without training: the next answers know them.
@@ -81,13 +92,14 @@ class GrowingMixin:
         hand_on(self._growing_steps(), "_grown", X, False)
         return self
 
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
         """Add events to the stored histories and train on them, once over.
 
-        Training takes 0.15 of the parameter `lr`: all of it would undo what was learnt of others.
-        New users, items and categories get codes of their own, and start from what was learnt of
-        the unknown ones; known ones keep their codes and go on from their weights. On an estimator
-        that is not fitted this is `fit`.
+        The learning rate is 0.15 of the parameter `lr` in each of as many steps as there are
+        events, at most 400: all of it would undo what was learnt of others. New users, items and
+        categories get codes of their own, and start from what was learnt of the unknown ones; known
+        ones keep their codes and continue from their weights. On an estimator that is not fitted
+        this is `fit`.
 
         Parameters
         ----------
@@ -96,6 +108,8 @@ class GrowingMixin:
             Samples with the same codes.
         y : None
             Ignored.
+        sample_weight : array-like of shape (n_events,) or None, default=None
+            Weight of each event as a target. Events of weight 0 are stored and not trained on.
 
         Returns
         -------
@@ -113,8 +127,9 @@ class GrowingMixin:
         ['rye', 'tea']
         """
         if not hasattr(self, "schema_"):
-            return self.fit(X)  # type: ignore[attr-defined]
-        hand_on(self._growing_steps(), "_grown", X, True)
+            weight = {} if sample_weight is None else self._weight_param(sample_weight)
+            return self.fit(X, **weight)  # type: ignore[attr-defined]
+        hand_on(self._growing_steps(), "_grown", X, True, sample_weight=sample_weight)
         return self
 
     def add_items(self, items: Any) -> Self:

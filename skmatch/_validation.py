@@ -352,8 +352,8 @@ def require_rows(n_rows: int) -> None:
         )
 
 
-def check_weights(sample_weight: Any, n_rows: int) -> np.ndarray:
-    """Give the weight of each row, 1 where none is given."""
+def check_weights(sample_weight: Any, n_rows: int, allow_zeros: bool = False) -> np.ndarray:
+    """Return the weight of each row, 1 where none is given."""
     if sample_weight is None:
         return np.ones(n_rows)
     remedy = f"give one number of at least 0 for each of the {n_rows:,} rows, not all of them 0."
@@ -367,7 +367,7 @@ def check_weights(sample_weight: Any, n_rows: int) -> np.ndarray:
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(f"sample_weight holds {weight[row]} in row {row}: {remedy}")
-    if not weight.any():
+    if not weight.any() and not allow_zeros:
         raise ValueError(f"sample_weight is zero in every row: {remedy}")
     return weight
 

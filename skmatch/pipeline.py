@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator
 from typing import Any
 
 import pandas as pd
+from sklearn import get_config
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -89,6 +90,11 @@ class MatchPipeline(GrowingMixin, VersionedMixin, Pipeline):
 
     def _growing_steps(self) -> list[Any]:
         return [step for _, _, step in self._iter()]
+
+    def _weight_param(self, sample_weight: Any) -> dict[str, Any]:
+        is_routed = get_config()["enable_metadata_routing"]
+        name = "sample_weight" if is_routed else f"{self.steps[-1][0]}__sample_weight"
+        return {name: sample_weight}
 
     def recommend(
         self,

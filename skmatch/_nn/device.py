@@ -1,30 +1,30 @@
-"""Choice of the device."""
+"""Choice of the device, and independence of torch's global settings."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-# e to the power of it is nothing beside 1 in float32. Of less, even of -inf, an exponential takes
-# up to ten times as long on a CPU, and products with the results are slow, too: they are next to 0.
-LEAST_EXPONENT = -50.0
 
 
-def is_waited_for(device: torch.device) -> bool:
-    """Tell whether to read a value means to wait until the device has done all that it was given.
+def is_async(device: torch.device) -> bool:
+    """Return whether `.item()` and the like synchronise with the device.
 
-    It then stands idle until it is given more: no step of training reads a value there.
+    No step of training may do that: the device would idle until it gets further work.
     """
     return device.type != "cpu"
 
 
-def float_for_sums(device: torch.device) -> torch.dtype:
-    """Give the float of most digits that a device has."""
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """Return the most precise float that a device has."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def resolve_device(device: str) -> torch.device:
-    """Give the device of a name; "auto" takes a GPU where there is one."""
+    """Return the device of a name; "auto" takes a GPU where there is one."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return torch.device(next((name for name, is_there in available.items() if is_there), "cpu"))
@@ -35,9 +35,42 @@ def resolve_device(device: str) -> torch.device:
             f"device={device!r} is not known; choose one of {names}, or one GPU of several, such "
             "as 'cuda:1'."
         )
-    is_there = available.get(name, True)
+    is_available = available.get(name, True)
     if name == "cuda" and number:
-        is_there = int(number) < torch.cuda.device_count()
-    if not is_there:
+        is_available = int(number) < torch.cuda.device_count()
+    if not is_available:
         raise ValueError(f"device={device!r} is not available here; use device='auto' or 'cpu'.")
     return torch.device(device)
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Train the same way whatever gradient mode, autocast or default device the caller has set.
+
+    The caller's modes are restored at the end, also after an interrupt inside torch's own context
+    managers.
+    """
+    grad_enabled = torch.is_grad_enabled()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            if torch.get_default_device().type != "cpu":
+                stack.enter_context(torch.device("cpu"))
+            yield
+    finally:
+        torch.set_grad_enabled(grad_enabled)
+
+
+@contextmanager
+def seeded(seed: int, is_needed: bool = True) -> Iterator[None]:
+    """Seed torch's global generators, and restore their states afterwards."""
+    if not is_needed:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -1,7 +1,7 @@
 """Processes that train together: those of torch's default group, or this one alone.
 
-Each takes its part of every step's rows. What the parts give is summed, so that all take the same
-steps from the same weights, and end with the same, bit for bit.
+Each process reads its part of every batch. The gradients of the parts are summed, so that all
+processes take the same steps from the same weights, and end with the same bits.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 from skmatch._columns import PADDING
-from skmatch._nn.device import is_waited_for
-from skmatch._nn.distinct import without_repeats
-from skmatch._nn.tables import sum_by_code
+from skmatch._nn.device import is_async
+from skmatch._nn.embedding import pad_repeats, sum_by_code
 
 Value = TypeVar("Value")
 Function = TypeVar("Function", bound=Callable)
 
 
 def size() -> int:
-    """Give the number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Give the number of this process; the first has 0."""
+    """Return the number of this process; the first has 0."""
     return dist.get_rank() if size() > 1 else 0
 
 
 def _with_all(function: Function) -> Function:
-    """Say what to do where another process does not take part: torch names a connection."""
+    """Re-raise the errors of a lost process with the remedy: torch names a connection only."""
 
     @wraps(function)
     def call(*args: Any) -> Any:
@@ -50,8 +49,8 @@ def _with_all(function: Function) -> Function:
 
 
 @_with_all
-def agreed(value: Value) -> Value:
-    """Give the value that the first process has."""
+def broadcast(value: Value) -> Value:
+    """Return the value that the first process has."""
     values = [value]
     if size() > 1:
         dist.broadcast_object_list(values)
@@ -60,7 +59,7 @@ def agreed(value: Value) -> Value:
 
 @_with_all
 def check_same(setting: dict[str, Any]) -> None:
-    """Refuse to train together with processes whose fits are others."""
+    """Raise if the processes fit different data or parameters."""
     if size() == 1:
         return
     settings: list[dict[str, Any]] = [{}] * size()
@@ -75,8 +74,8 @@ def check_same(setting: dict[str, Any]) -> None:
 
 
 @_with_all
-def sum_(values: Tensor) -> Tensor:
-    """Sum values over the processes, in place."""
+def all_reduce(values: Tensor) -> Tensor:
+    """Sum values over the processes, in place, and return them."""
     if size() > 1:
         dist.all_reduce(values)
     return values
@@ -84,11 +83,11 @@ def sum_(values: Tensor) -> Tensor:
 
 @_with_all
 def sum_rows(codes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum rows, (M, D), of the same code over the processes; give the codes and their sums."""
+    """Sum rows, (M, D), of the same code over the processes; return the codes and their sums."""
     if size() == 1:
         return codes, rows
-    if is_waited_for(codes.device):  # and here it is in any case, so that no repeats are sent
-        is_kept = without_repeats(codes) != PADDING
+    if is_async(codes.device):  # the exchange synchronises in any case: send no repeats
+        is_kept = pad_repeats(codes) != PADDING
         codes, rows = codes[is_kept], rows[is_kept]
     counts = [int(count) for count in _gather(torch.tensor([len(codes)], device=codes.device))]
     padded = rows.new_zeros(max(counts), rows.shape[1]), codes.new_zeros(max(counts))
@@ -97,20 +96,20 @@ def sum_rows(codes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     all_rows, all_codes = (
         [part[:n] for part, n in zip(_gather(whole), counts, strict=True)] for whole in padded
     )
-    # Process after process: the same sums on all of them.
+    # In the order of processes: the same sums on all of them.
     return sum_by_code(list(zip(all_codes, all_rows, strict=True)))
 
 
 def _gather(values: Tensor) -> list[Tensor]:
-    """Give the values of every process, which have one shape."""
+    """Return the values of every process, which have one shape."""
     parts = [torch.empty_like(values) for _ in range(size())]
     dist.all_gather(parts, values)
     return parts
 
 
 @_with_all
-def copy_of_first(values: Any) -> None:
-    """Take the values that tensors have in the first process."""
+def broadcast_tensors(values: Any) -> None:
+    """Copy the values that tensors have in the first process."""
     if size() > 1:
         for value in values:
             dist.broadcast(value, 0)

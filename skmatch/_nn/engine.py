@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from skmatch._data import FIRST_KNOWN, UNKNOWN, Bag, Column, Samples, Schema, concatenate_ranges
+from skmatch._columns import FIRST_KNOWN, Bag, Column, concatenate_ranges
+from skmatch._data import Samples, Schema
 from skmatch._nn import distributed
+from skmatch._nn.batches import Batches, Rows, Targets, read_users
+from skmatch._nn.candidates import CandidateSampler
 from skmatch._nn.cooccurrence import cooccurrence_vectors
-from skmatch._nn.device import resolve_device
+from skmatch._nn.device import isolated, resolve_device
+from skmatch._nn.embedding import INITIAL_STD, EmbeddingTable
+from skmatch._nn.encoders import NetworkConfig
 from skmatch._nn.ensemble import Ensemble, EnsembleTrainer
-from skmatch._nn.negatives import NegativeSampler
-from skmatch._nn.tables import INITIAL_STD
-from skmatch._nn.towers import BagTensor, FeatureTensor, NetworkConfig
-from skmatch._nn.training import (
-    FeatureSource,
-    Rows,
-    Targets,
-    Trainer,
-    encode_catalogue,
-    encode_rows,
-)
+from skmatch._nn.features import FeatureSource, FeatureTensor, RaggedTensor
+from skmatch._nn.scorer import CosineScorer
+from skmatch._nn.training import Objective, Trainer, constant, one_cycle
 
 Weights = dict[str, np.ndarray]
+
+CATALOGUE_BLOCK = 4096  # items encoded at a time; more take memory and are no faster
+ROWS_BLOCK = 2**23  # numbers of the histories that are encoded at a time
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class TrainingOptions:
     weight_decay: float
     max_epochs: int
     precision: str
+    is_update: bool = False  # of a fitted network: at a constant learning rate
 
 
 class Engine:
@@ -68,145 +72,175 @@ class Engine:
     ):
         self.device = resolve_device(device)
         self.seed = seed
-        self.network = Ensemble(config)
-        if weights is None:
-            # Drawn on the CPU, so that every device starts alike.
-            self.network.initialise(torch.Generator().manual_seed(seed))
-        else:
-            self.load(weights, shared)
-        self.network.to(self.device)
+        with isolated():
+            self.network = Ensemble(config, seed)
+            if weights is None:
+                # Drawn on the CPU, so that every device starts alike.
+                self.network.initialise(torch.Generator().manual_seed(seed))
+            else:
+                self.load(weights, shared)
+            self.network.to(self.device)
+
+    # Training
 
     @torch.no_grad()
-    def place_items(self, samples: Samples, training: np.ndarray) -> None:
-        """Let items begin near those that stand near them in the sequences of rows to train on."""
+    def init_item_embeddings(self, samples: Samples, training: np.ndarray) -> None:
+        """Start items near those that occur near them in the sequences of rows to train on."""
         dim = self.network.config.embedding_dim
         codes, vectors = cooccurrence_vectors(
             samples.user[training], samples.item[training], dim, self.seed
         )
-        rows, values = self._on_device(codes), self._on_device(INITIAL_STD * vectors)
-        tables = [member.item_embedding.weight for member in self.network.members]
+        rows, values = self._to_device(codes), self._to_device(INITIAL_STD * vectors)
+        tables = [table.weight for _, table in self._tables("item")]
         for table in tables:
             table[rows, : vectors.shape[1]] = values
-        distributed.copy_of_first(tables)  # sums may differ in their last bit
+        distributed.broadcast_tensors(tables)  # sums may differ in their last bit
 
     def trainer(
         self,
         samples: Samples,
         training: np.ndarray,
         weight: np.ndarray | None,
+        counts: np.ndarray,
         options: TrainingOptions,
     ) -> EnsembleTrainer:
-        """Bring the rows to train on to the device."""
+        """Bring the rows to train on to the device.
+
+        `training` holds the rows in the order of the log, `weight` (n_samples,) their weights, 1 on
+        average, and `counts` (n_items,) what negatives are drawn by.
+        """
         sampling = samples.sampling
         # Neighbouring rows share their histories: cut out row by row they would not.
         rows = self._rows(samples, training, cut=False)
         targets = Targets(
-            self._on_device(samples.item[training]),
-            None if weight is None else self._on_device(weight[training]),
+            self._to_device(samples.item[training]),
+            None if weight is None else self._to_device(weight[training]),
         )
-        item_sources = self._item_sources(samples.schema)
+        item_features = self._item_features(samples.schema)
         trainers = []
         for number, member in enumerate(self.network.members):  # with orders and draws of their own
             generator = draws = torch.Generator(self.device).manual_seed(self.seed + number)
             if sampling.seed is not None:
                 draws = torch.Generator(self.device).manual_seed(sampling.seed + number)
+            sampler = CandidateSampler(
+                sampling.negatives,
+                counts,
+                neg_ratio=sampling.neg_ratio,
+                exclude_history=sampling.exclude_history,
+                generator=draws,
+            )
+            scorer = CosineScorer(options.temperature, getattr(torch, options.precision))
+            rng = np.random.default_rng(self.seed + number)
             trainers.append(
                 Trainer(
                     member,
-                    rows,
-                    targets,
-                    item_sources,
-                    NegativeSampler(sampling.negatives, sampling.counts, draws),
-                    neg_ratio=sampling.neg_ratio,
-                    exclude_history=sampling.exclude_history,
-                    rng=np.random.default_rng(self.seed + number),
-                    generator=generator,
-                    **vars(options),
+                    Batches(rows, targets, options.batch_size, rng),
+                    Objective(member, item_features, sampler, scorer, options.loss),
+                    lr=options.lr,
+                    weight_decay=options.weight_decay,
+                    max_epochs=options.max_epochs,
+                    schedule=constant if options.is_update else one_cycle,
+                    precision=options.precision,
+                    generators=(generator, draws),
                 )
             )
         return EnsembleTrainer(trainers)
 
-    def user_vectors(self, samples: Samples) -> np.ndarray:
-        """Give the vectors of the users of rows."""
-        return encode_rows(self.network, self._rows(samples, np.arange(len(samples)))).cpu().numpy()
-
-    def item_vectors(self, schema: Schema, codes: np.ndarray | None = None) -> np.ndarray:
-        """Give the vectors of items, of the whole catalogue where no codes are given."""
-        return self._encode_items(schema, codes).cpu().numpy()
+    # Weights
 
     def weights(self, copy: bool = True) -> Weights:
-        """Give the weights; without a copy, they change with the next step."""
+        """Return the weights; without a copy, they change with the next step."""
         state = self.network.state_dict()
         arrays = {name: value.cpu().numpy() for name, value in state.items()}
         return {name: array.copy() for name, array in arrays.items()} if copy else arrays
 
     def load(self, weights: Weights, shared: bool = False) -> None:
-        """Take weights that `weights` gave; new rows of tables start as that of "unknown"."""
-        state = {}
-        for name, weight in self.network.state_dict().items():
-            # Arrays read through a memory map cannot be written to, which torch warns of: copied.
-            value = np.require(weights[name], requirements="W")
-            n_new = len(weight) - len(value) if weight.ndim == 2 else 0
-            if n_new > 0:
-                rows = np.repeat(value[[UNKNOWN]], n_new, axis=0)
-                is_item = name.endswith("item_embedding.weight")
-                if is_item and not self.network.config.item_features:
-                    # Nothing else tells such an item from others.
-                    rng = np.random.default_rng(self.seed)
-                    rows += rng.normal(0, INITIAL_STD, rows.shape).astype(rows.dtype)
-                value = np.concatenate([value, rows])
-            state[name] = torch.from_numpy(value)
+        """Load what `weights` returned; tables extend it by the rows of codes added since."""
+        # Arrays read through a memory map cannot be written to, which torch warns of: copied.
+        arrays = {
+            name: np.require(weights[name], requirements="W") for name in self.network.state_dict()
+        }
+        for name, table in self._tables():
+            if len(arrays[name]) < len(table.weight):
+                arrays[name] = table.extend(arrays[name], np.random.default_rng(self.seed))
+        state = {name: torch.from_numpy(array) for name, array in arrays.items()}
         self.network.load_state_dict(state, assign=shared)
 
-    def unmet(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give the codes of users and items whose rows are still those of "unknown"."""
-        member = self.network.members[0]  # all members meet the same
-        tables = (member.user_embedding.weight, member.item_embedding.weight)
-        users, items = (
-            FIRST_KNOWN + np.flatnonzero((rows[FIRST_KNOWN:] == rows[UNKNOWN]).all(1).cpu())
-            for rows in tables
-        )
-        return users, items
+    def untrained(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the codes of users and items whose rows are still those of unknown."""
+        (_, users), (_, items) = next(self._tables("user")), next(self._tables("item"))
+        return users.untrained(), items.untrained()
+
+    def reset_to_unknown(self, users: np.ndarray, items: np.ndarray) -> None:
+        """Set the rows of users and items that training never met to those of unknown."""
+        for entity, codes in (("user", users), ("item", items)):
+            for _, table in self._tables(entity):
+                table.reset_to_unknown(codes)
+
+    def _tables(self, entity: str | None = None) -> Iterator[tuple[str, EmbeddingTable]]:
+        """Return the tables of the network, of all or of one entity, with their names' weights."""
+        for name, module in self.network.named_modules():
+            if isinstance(module, EmbeddingTable) and entity in (None, module.entity):
+                yield f"{name}.weight", module
+
+    # Serving
 
     @torch.no_grad()
-    def make_unknown(self, users: np.ndarray, items: np.ndarray) -> None:
-        """Give users and items that training never met the rows of "unknown".
+    def user_vectors(self, samples: Samples) -> np.ndarray:
+        """Return the vectors of the users of rows, in blocks of bounded memory."""
+        self.network.eval()
+        rows = self._rows(samples, np.arange(len(samples)))
+        item_features = self._item_features(samples.schema)
+        size = max(1, ROWS_BLOCK // (rows.max_length * self.network.config.embedding_dim))
+        vectors = []
+        with one_thread(is_needed=len(rows) == 1):
+            for row in torch.arange(len(rows), device=self.device).split(size):
+                user = rows.user[row].long()
+                features = [source.gather(row, user) for source in rows.features]
+                block = torch.arange(len(row), device=self.device)
+                batch = read_users(rows, user, features, row, row, block, block_size=1)
+                tokens = batch.tokens.flatten()
+                token_features = [source.gather(tokens, tokens) for source in item_features]
+                vectors.append(self.network.encode_users(batch, token_features))
+            return torch.cat(vectors).cpu().numpy()
 
-        An item without features keeps its own: nothing else tells it from others.
-        """
-        unmet = [(member.user_embedding, users) for member in self.network.members]
-        if self.network.config.item_features:
-            unmet += [(member.item_embedding, items) for member in self.network.members]
-        for table, codes in unmet:
-            table.weight[self._on_device(codes)] = table.weight[UNKNOWN].clone()
-
-    def _encode_items(self, schema: Schema, codes: np.ndarray | None = None) -> Tensor:
+    @torch.no_grad()
+    def item_vectors(self, schema: Schema, codes: np.ndarray | None = None) -> np.ndarray:
+        """Return the vectors of items, of the whole catalogue where no codes are given."""
+        self.network.eval()
         if codes is None:
             codes = np.arange(FIRST_KNOWN, len(schema.items))
-        sources = self._item_sources(schema)
-        return encode_catalogue(self.network, sources, self._on_device(codes))
+        sources, items = self._item_features(schema), self._to_device(codes)
+        width = self.network.config.width
+        vectors = torch.empty(len(items), width, dtype=torch.float32, device=self.device)
+        blocks = zip(items.split(CATALOGUE_BLOCK), vectors.split(CATALOGUE_BLOCK), strict=True)
+        for part, own in blocks:
+            features = [source.gather(part, part) for source in sources]
+            own.copy_(self.network.encode_items(part, features))
+        return vectors.cpu().numpy()
 
-    def _on_device(self, values: np.ndarray) -> Tensor:
+    # Data
+
+    def _to_device(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values, device=self.device)
 
     def _column(self, column: Column) -> FeatureTensor:
         if isinstance(column, Bag):
-            values, offsets = self._on_device(column.values), self._on_device(column.offsets)
-            return BagTensor(values, offsets, column.longest)
-        return self._on_device(column)
+            values, offsets = self._to_device(column.values), self._to_device(column.offsets)
+            return RaggedTensor(values, offsets, column.longest)
+        return self._to_device(column)
 
-    def _item_sources(self, schema: Schema) -> list[FeatureSource]:
-        if self.network.config.item_dims is None:
-            return []
+    def _item_features(self, schema: Schema) -> list[FeatureSource]:
         columns = (schema.item_table[feature.name] for feature in schema.item_features)
         return [FeatureSource(self._column(column), by_code=True) for column in columns]
 
     def _rows(self, samples: Samples, rows: np.ndarray, cut: bool = True) -> Rows:
         """Bring rows to the device, with the log, or what they need of it where that is less."""
         start, stop, log = samples.start[rows], samples.stop[rows], samples.log.items
+        longest = int((stop - start).max(initial=1))
         if cut and len(rows) * 4 < len(log):
-            positions, offsets = concatenate_ranges(start, stop)
-            log, start, stop = log[positions], offsets[:-1], offsets[1:]
+            index, offsets = concatenate_ranges(start, stop)
+            log, start, stop = log[index], offsets[:-1], offsets[1:]
         features = []
         for feature in samples.schema.user_features:
             own = samples.features.get(feature.name)
@@ -216,9 +250,26 @@ class Engine:
                 source = self._column(own.take(rows) if isinstance(own, Bag) else own[rows])
             features.append(FeatureSource(source, by_code=own is None))
         return Rows(
-            user=self._on_device(samples.user[rows]),
-            start=self._on_device(start),
-            stop=self._on_device(stop),
-            log=self._on_device(log),
+            user=self._to_device(samples.user[rows]),
+            start=self._to_device(start),
+            stop=self._to_device(stop),
+            log=self._to_device(log),
             features=features,
+            max_length=max(1, min(longest, self.network.config.max_length)),
         )
+
+
+_CONTROLLER = ThreadpoolController()  # of the OpenMP that torch has loaded
+
+
+@contextmanager
+def one_thread(is_needed: bool) -> Iterator[None]:
+    """Let OpenMP use one thread for what this Python thread does.
+
+    A query is too small for several, which would compete where many Python threads ask at once.
+    """
+    if not is_needed:
+        yield
+        return
+    with _CONTROLLER.limit(limits=1, user_api="openmp"):
+        yield

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from skmatch._columns import check_offsets
+from skmatch._columns import check_offsets, count_codes
 from skmatch._data import (
     FIRST_KNOWN,
     PADDING,
@@ -36,7 +36,6 @@ from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._output import FrameOutputMixin
 from skmatch.preprocessing._plain_events import PlainEventsMixin
 from skmatch.preprocessing._time_order import (
-    count,
     count_before,
     order_events,
     rows_of,
@@ -217,7 +216,7 @@ class SequenceSampler(
                 f"know, the first at row {row}; fit both on the same events."
             )
         schema = events.schema
-        offsets = np.append(0, np.cumsum(count(events.user, len(schema.users))))
+        offsets = np.append(0, np.cumsum(count_codes(events.user, len(schema.users))))
         seed = None
         if self.random_state is not None:
             seed = int(check_random_state(self.random_state).randint(2**31))
@@ -405,7 +404,7 @@ class SequenceSampler(
 
 def _count_items(items: np.ndarray, schema: Schema) -> np.ndarray:
     """Count the events of each known item."""
-    return count(items, len(schema.items))[FIRST_KNOWN:]
+    return count_codes(items, len(schema.items))[FIRST_KNOWN:]
 
 
 def _sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:

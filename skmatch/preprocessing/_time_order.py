@@ -17,14 +17,6 @@ def in_blocks(function: Callable[[slice], Column], n_rows: int, on_disk: bool) -
     return collect(({"": function(block)} for block in rows), on_disk)[""]
 
 
-def count(codes: np.ndarray, n_codes: int) -> np.ndarray:
-    """Count the rows of each code."""
-    counts = np.zeros(n_codes, dtype=np.int64)
-    for rows in blocks(len(codes)):
-        counts += np.bincount(codes[rows], minlength=n_codes)
-    return counts
-
-
 def order_events(user: np.ndarray, time: np.ndarray | None) -> np.ndarray:
     """Return the order of events by user, then time, then row."""
     if time is None:

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from skmatch._columns import UNKNOWN, Bag, Column, check_offsets
+from skmatch._columns import UNKNOWN, Bag, Column, check_offsets, count_codes
 from skmatch._data import Feature, take_rows, where_rows
 from skmatch._files import allocate
 from skmatch.preprocessing._time_order import (
-    count,
     count_before,
     in_blocks,
     order_events,
@@ -103,7 +102,7 @@ class Timeline:
         origin = allocate(len(user), np.int64, on_disk)
         parts = [(np.empty(0, dtype=np.int64), self.times[:1], self.blank(1))]
 
-        n_events = np.append(0, np.cumsum(count(user, n_codes)))
+        n_events = np.append(0, np.cumsum(count_codes(user, n_codes)))
         for first, stop in user_blocks(n_events, on_disk):
             rows = rows_of(user, first, stop)
             known = np.arange(offsets[first], offsets[stop])
@@ -134,7 +133,7 @@ class Timeline:
 
         filled = in_blocks(lambda rows: self._gather(origin[rows], column), len(user), on_disk)
         all_users, all_times, columns = zip(*parts, strict=True)
-        n_values = count(np.concatenate(all_users), n_codes)
+        n_values = count_codes(np.concatenate(all_users), n_codes)
         timeline = Timeline(
             np.append(1, 1 + np.cumsum(n_values)),
             np.concatenate(all_times),

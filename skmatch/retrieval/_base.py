@@ -20,7 +20,7 @@ from skmatch._data import (
     as_coded,
 )
 from skmatch._growth import GrowingMixin, changed
-from skmatch._validation import as_pandas, as_series, check_k, in_frame_of, require_rows
+from skmatch._validation import as_series, check_k, check_weights, require_rows
 from skmatch.metrics import make_topk_scorer
 from skmatch.neighbors import ItemFilter, ItemLists
 from skmatch.persistence import VersionedMixin
@@ -71,8 +71,8 @@ class BaseRetriever(
         """Give the users' vectors, one a row."""
 
     @abstractmethod
-    def _learn_more(self, samples: Samples) -> dict[str, Any]:
-        """Give the fitted attributes after training on further rows."""
+    def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
+        """Return the fitted attributes after training on further rows."""
 
     @abstractmethod
     def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
@@ -217,8 +217,7 @@ class BaseRetriever(
         samples = self._read_queries(queries_of(X, self.schema_))
         allowed = self._read_filter(samples, exclude_seen, candidates, exclude)
         frames = [*self._answers(samples, k, allowed, BATCH_SIZE)]
-        answer = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-        return in_frame_of(answer, X)
+        return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
     def recommend_batches(
         self,
@@ -265,8 +264,7 @@ class BaseRetriever(
         batch_size = check_k(batch_size, "batch_size", "queries")
         samples = self._read_queries(queries_of(X, self.schema_))
         allowed = self._read_filter(samples, exclude_seen, candidates, exclude)
-        answers = self._answers(samples, k, allowed, batch_size)
-        return (in_frame_of(answer, X) for answer in answers)
+        return self._answers(samples, k, allowed, batch_size)
 
     def _answers(
         self, samples: Samples, k: int | None, allowed: ItemFilter, batch_size: int
@@ -291,12 +289,15 @@ class BaseRetriever(
                 }
             )
 
-    def _grown(self, X: Any, train: bool) -> tuple[Self, Samples]:
-        """Give a copy that knows further events, and those events as samples."""
+    def _grown(self, X: Any, train: bool, sample_weight: Any = None) -> tuple[Self, Samples]:
+        """Return a copy that knows further events, and those events as samples."""
         rows, own = self._handed_on("_grown", X, train)
         samples = cast(Samples, as_coded(rows, Samples))
         self._check_codes(samples.schema, grown=True)
-        learnt = self._learn_more(samples) if train else {}
+        weight = None
+        if sample_weight is not None:
+            weight = check_weights(sample_weight, len(samples), allow_zeros=True)
+        learnt = self._learn_more(samples, weight) if train else {}
         return changed(self, **own, schema_=samples.schema, **learnt), samples
 
     def _with_items(self, X: Any) -> tuple[Self, CatalogueRows]:
@@ -341,7 +342,7 @@ class BaseRetriever(
         vectors = self.item_vectors_[own - FIRST_KNOWN]
         positions, scores = self.index_.search(vectors, k, allowed)
         row, place = np.nonzero(positions >= 0)
-        answer = pd.DataFrame(
+        return pd.DataFrame(
             {
                 self.schema_.item: ids.iloc[row].reset_index(drop=True),
                 "similar": self.schema_.items.decode(positions[row, place] + FIRST_KNOWN),
@@ -349,7 +350,6 @@ class BaseRetriever(
                 "rank": place + 1,
             }
         )
-        return in_frame_of(answer, items)
 
     def _read_filter(
         self,
@@ -429,12 +429,11 @@ def score_held_out(estimator: Any, X: Any, k: int, **rules: Any) -> float:
 
 
 def queries_of(X: Any, schema: Any) -> Any:
-    """Return a list of user ids, or None for all known users, as a frame of queries."""
+    """Give a list of user ids, or None for all known users, as a frame of queries."""
     if X is None:
         return pd.DataFrame(
             {schema.user: schema.users.decode(np.arange(FIRST_KNOWN, len(schema.users)))}
         )
-    X = as_pandas(X)
     is_array = hasattr(X, "ndim") and not isinstance(X, pd.Series)
     is_list_of_rows = isinstance(X, (list, tuple)) and len(X) > 0 and not is_hashable(X[0])
     if isinstance(X, (Samples, Events)) or is_list_of_rows or (is_array and X.ndim > 1):
@@ -443,8 +442,7 @@ def queries_of(X: Any, schema: Any) -> Any:
 
 
 def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
-    """Return a list of ids as a column."""
-    values = as_pandas(values)
+    """Give a list of ids as a column."""
     is_list = isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1
     if not is_list:
         raise ValueError(

@@ -10,6 +10,7 @@ from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval
 
+from skmatch._columns import count_codes
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
 from skmatch._validation import check_weights
 from skmatch.neighbors import ItemIndex
@@ -104,13 +105,13 @@ class PopularityRetriever(BaseRetriever):
         samples, learnt = self._read_training(X, users, items)
         weight = check_weights(sample_weight, len(samples))
         n_codes = len(samples.schema.items)
-        counts = np.bincount(samples.item, weights=weight, minlength=n_codes)[FIRST_KNOWN:]
+        counts = count_codes(samples.item, n_codes, weight)[FIRST_KNOWN:]
         self._set_learnt(learnt | {"schema_": samples.schema, **_fitted(counts)})
         context.call_on_fit_task_end(estimator=self, X=X)
         return self
 
-    def _learn_more(self, samples: Samples) -> dict[str, Any]:
-        counts = np.bincount(samples.item, minlength=len(samples.schema.items))[FIRST_KNOWN:]
+    def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
+        counts = count_codes(samples.item, len(samples.schema.items), weight)[FIRST_KNOWN:]
         counts = counts.astype(float)
         counts[: len(self.counts_)] += self.counts_
         return _fitted(counts)

@@ -9,7 +9,7 @@ activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
     Activation after each layer but the last.
 dropout : float, default=0.1
     Share of what is dropped from the pooled history and after each hidden layer.
-unknown_rate : float, default=0.02
+id_dropout : float, default=0.02
     Share of the ids and of the values of features that training takes for unknown [4]_, so that
     whoever and whatever is unknown later gets a trained answer. It concerns users, items of
     histories, all features and, where items have any, the items of the item tower. Users and items
@@ -22,15 +22,16 @@ init : {"cooccurrence", "random"}, default="cooccurrence"
     Where the embeddings of items begin. "cooccurrence": near those of the items that users touch
     shortly before or after them, by a factorisation of their counts [7]_; the 100,000 items of
     most events begin so, all others at random. Training then takes fewer epochs.
-pooling : {"mean", "sum", "max", "concat", "decay", "attention"}, default="decay"
+pooling : {"mean", "sum", "max", "concat", "decay", "attention"} or callable, default="decay"
     How a history becomes one vector. "decay": weighted means whose weights fall exponentially
     with the number of events since, side by side, at four rates that are learned. "attention":
     six of these, and beside them the answer of up to four heads of attention that the means ask
     [5]_; it learns more, and takes more time. "mean", "sum" and "max": of the embeddings;
-    "concat": the embeddings side by side, newest first.
-n_members : int, default=1
+    "concat": the embeddings, newest first. A callable ``(dim, max_length) -> module`` makes a
+    `torch.nn.Module` that maps a history to one vector per row; the guide on towers shows one.
+n_estimators : int, default=1
     Number of networks that train, each from weights, in an order and on draws of its own [8]_.
-    Their vectors stand end to end, so that a score is the mean of the members' cosines. Two rank
+    Their vectors are concatenated, so that a score is the mean of the members' cosines. Two rank
     better than one, and take twice the time.
 temperature : float, default=0.05
     What cosines are divided by, in every loss.
@@ -41,13 +42,13 @@ loss : {"softmax", "bpr", "bce"}, default="softmax"
 max_epochs : int, default=6
     Number of passes over the events.
 batch_size : int or "auto", default="auto"
-    Number of positives in a step, about. "auto" makes 400 steps of an epoch, within the bounds
-    of 64 and 2,048 positives.
+    Number of positives in a step. "auto" makes 400 steps per epoch, within the bounds of 64 and
+    2,048 positives.
 lr : float, default=0.006
     Highest learning rate of AdamW [3]_: it rises for a tenth of the steps, then falls along a
-    cosine. `partial_fit` takes 0.15 times as much.
+    cosine. `partial_fit` trains at 0.15 of it.
 weight_decay : float, default=0.0
-    Decoupled weight decay.
+    Decoupled weight decay of matrices and embeddings; biases, scales and half-lives do not decay.
 early_stopping : bool, default=False
     Whether to hold out the last event of some users, measure NDCG@10 on it after each epoch, stop
     when that no longer improves and keep the best weights.
@@ -73,18 +74,20 @@ index : {"exact", "auto", "pynndescent"}, default="exact"
     100,000 items and "pynndescent" above. The graph of "pynndescent" is not saved: the first search
     after loading builds it anew.
 k : int, default=10
-    Number of items that `predict` and `recommend` give for a query.
+    Number of items that `predict` and `recommend` return per query.
 exclude_seen : bool, default=True
-    Whether recommendations leave out what the user has interacted with; the default of `predict`,
-    `recommend` and `score`, and the rule of early stopping's validation."""
+    Whether recommendations leave out what the user has interacted with: the default of `predict`,
+    `recommend`, `score` and of what early stopping validates."""
 
 ATTRIBUTES = """\
 item_vectors_ : ndarray of shape (n_items, n_dims), float32
     Vectors of the catalogue.
 item_ids_ : ndarray of shape (n_items,)
     Ids of the catalogue, in the order of `item_vectors_`.
+counts_ : ndarray of shape (n_items,)
+    Number of events of each item, or the sum of their weights.
 popularity_ : ndarray of shape (n_items,)
-    Each item's share of the events; it answers for users of whom nothing is known.
+    Share of each item in `counts_`; the scores of queries about which nothing is known.
 n_iter_ : int
     Number of epochs trained.
 loss_curve_ : list of float

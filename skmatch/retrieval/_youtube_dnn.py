@@ -10,9 +10,8 @@ from skmatch.retrieval._shared_docs import with_shared_docs
 class YoutubeDNNRetriever(NeuralRetriever):
     """Retrieve with a user tower against a table of item vectors [1]_.
 
-    The table is the embedding of items that the histories share. Vectors are L2-normalised, and the
-    score is their cosine (divided by the temperature in training). Features of items are not read:
-    use `DSSMRetriever` for them.
+    An item's vector is the encoding of its id and features that histories read, too. Vectors are
+    L2-normalised, and the score is their cosine (divided by the temperature in training).
 
     Parameters
     ----------

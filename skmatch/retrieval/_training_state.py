@@ -1,4 +1,4 @@
-"""Where a fit stands between two epochs, and whether a later fit may go on from there."""
+"""Where a fit stands between two epochs, and whether a later fit may continue from there."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from skmatch._nn.engine import TrainingOptions, Weights
 
 
 @dataclass
-class Course:
-    """How far a fit has come: all that its next epochs depend on, beside the weights.
+class TrainingState:
+    """Progress of a fit: all that its next epochs depend on besides the weights.
 
-    Its fields are what `training_state_` holds; none is ever changed in place.
+    Its fields are what `training_state_` holds; no value is changed in place.
     """
 
     seed: int  # of weights, of draws and of the choice of held-out events
     losses: list[float] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)  # NDCG@10 on the held-out events
+    scores: list[float] = field(default_factory=list)  # of the held-out events
     n_epochs: int = 0  # of this fit; under `warm_start` the curves hold earlier ones, too
     best_score: float = -1.0
     best_epoch: int = 0
     best_weights: Weights | None = None
-    setting: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     trainer: list[dict[str, Any]] | None = None  # its state, where this is an interrupted fit
 
-    def check(self, setting: dict[str, Any]) -> None:
-        """Refuse to go on with another setting than that of the interrupted fit."""
-        for name, value in setting.items():
-            then = self.setting.get(name, value)
-            if then == value:
+    def check(self, settings: dict[str, Any]) -> None:
+        """Raise if the settings differ from those of the interrupted fit; store them."""
+        for name, value in settings.items():
+            before = self.settings.get(name, value)
+            if before == value:
                 continue
             if name == "events":
                 raise ValueError(
-                    "warm_start=True goes on with an interrupted fit, which had other events, "
-                    "features or sample weights: fit the same, in the same order, or say "
-                    "warm_start=False to begin anew."
+                    "warm_start=True continues an interrupted fit, which had other events, "
+                    "features or sample weights: fit the same, in the same order, or set "
+                    "warm_start=False to start anew."
                 )
             raise ValueError(
-                f"warm_start=True goes on with an interrupted fit, which had {name}={then!r} and "
-                f"not {value!r}: set it back, or say warm_start=False to begin anew."
+                f"warm_start=True continues an interrupted fit, which had {name}={before!r} and "
+                f"not {value!r}: set it back, or set warm_start=False to start anew."
             )
-        self.setting = setting
+        self.settings = settings
 
     def add_epoch(self, loss: float) -> None:
         """Count an epoch."""
@@ -54,26 +54,26 @@ class Course:
         self.n_epochs += 1
 
     def add_score(self, score: float, weights: Callable[[], Weights]) -> None:
-        """Judge the epoch that was counted last; keep its weights if it is the best."""
+        """Record the score of the last epoch; keep its weights if it is the best."""
         self.scores = [*self.scores, score]
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.n_epochs
             self.best_weights = weights()
 
     def has_stalled(self, n_iter_no_change: int) -> bool:
-        """Tell whether so many epochs have brought no better score."""
-        is_judged = self.best_weights is not None
-        return is_judged and self.n_epochs - self.best_epoch >= n_iter_no_change
+        """Return whether this many epochs have not improved the score."""
+        is_validated = self.best_weights is not None
+        return is_validated and self.n_epochs - self.best_epoch >= n_iter_no_change
 
 
-def setting_of(
+def settings_of(
     options: TrainingOptions,
     samples: Samples,
     training: np.ndarray,
     weight: np.ndarray | None,
     **others: Any,
 ) -> dict[str, Any]:
-    """Give all that sets the course of a fit, as plain values; the events as a hash of them."""
+    """Return all that determines a fit, as plain values; the events as a hash of them."""
     schema, sampling = samples.schema, samples.sampling
     rows = (samples.user, samples.item, samples.start, samples.stop, samples.features)
     tables = (schema.user_table, schema.item_table, sampling.counts)

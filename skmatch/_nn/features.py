@@ -1,0 +1,128 @@
+"""Features of users and items as a network reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from skmatch._columns import PADDING, UNKNOWN
+from skmatch._nn.device import is_async
+from skmatch._nn.embedding import EmbeddingTable
+
+MAX_FEATURE_DIM = 16
+
+
+class FeatureSpec(NamedTuple):
+    """Kind of a feature and its number of codes (0 where it is numeric)."""
+
+    kind: str
+    size: int
+
+
+class RaggedTensor(NamedTuple):
+    """Codes of a multi-valued feature: row `i` holds ``values[offsets[i]:offsets[i + 1]]``."""
+
+    values: Tensor
+    offsets: Tensor
+    longest: int  # number of codes of the longest row
+
+
+FeatureTensor = Tensor | RaggedTensor  # on a GPU, ragged rows also as one padded matrix
+
+
+@dataclass
+class FeatureSource:
+    """The values of a feature: one per row of the data, or one per code of a user or item."""
+
+    column: FeatureTensor
+    by_code: bool
+
+    def gather(self, rows: Tensor, codes: Tensor) -> FeatureTensor:
+        """Return the values of some rows, whose users or items have these codes."""
+        return gather_column(self.column, codes if self.by_code else rows)
+
+
+def gather_column(column: FeatureTensor, rows: Tensor) -> FeatureTensor:
+    """Return some rows of a column."""
+    if not isinstance(column, RaggedTensor):
+        return column[rows]
+    start, stop = column.offsets[rows], column.offsets[rows + 1]
+    if is_async(rows.device):  # the number of values would have to be read from the device
+        index = start[:, None] + torch.arange(column.longest, device=rows.device)
+        outside = index >= stop[:, None]
+        return column.values[index.masked_fill_(outside, 0)].masked_fill_(outside, PADDING)
+    index, offsets = concatenate_ranges(start, stop - start)
+    return RaggedTensor(column.values[index], offsets, column.longest)
+
+
+def concatenate_ranges(
+    start: Tensor, length: Tensor, total: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the integers of all ranges one after another, and the offsets of the ranges.
+
+    Without their number, `total`, this synchronises with the device.
+    """
+    offsets = torch.zeros(len(length) + 1, dtype=torch.int64, device=start.device)
+    torch.cumsum(length, 0, out=offsets[1:])
+    shift = torch.repeat_interleave(start - offsets[:-1], length, output_size=total)
+    return torch.arange(len(shift), device=start.device) + shift, offsets
+
+
+class IdDropout(nn.Module):
+    """Replace values by "unknown" in training (DropoutNet; Volkovs et al., NeurIPS 2017).
+
+    The vectors of unknown users, items and values would otherwise never be trained.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.generator: torch.Generator | None = None
+
+    def forward(self, values: Any) -> Any:
+        """Return codes or numbers, in a tensor or ragged, with some replaced; padding stays."""
+        if not self.training or self.rate == 0:
+            return values
+        if isinstance(values, RaggedTensor):
+            return values._replace(values=self(values.values))
+        uniform = torch.rand(
+            values.shape, generator=self.generator, device=values.device, dtype=torch.float32
+        )
+        if values.is_floating_point():
+            return values.masked_fill(uniform < self.rate, torch.nan)
+        return values.masked_fill((uniform < self.rate) & (values != PADDING), UNKNOWN)
+
+
+class FeatureEncoder(nn.Module):
+    """Encode the features of one side: embeddings, and numbers with a flag for missing ones."""
+
+    def __init__(self, specs: tuple[FeatureSpec, ...], embedding_dim: int, dropout: IdDropout):
+        super().__init__()
+        self.specs = specs
+        self.dropout = dropout
+        dim = min(embedding_dim, MAX_FEATURE_DIM)
+        self.tables = nn.ModuleList(EmbeddingTable(spec.size, dim) for spec in specs if spec.size)
+        self.width = sum(dim if spec.size else 2 for spec in specs)
+
+    def forward(self, columns: list[FeatureTensor]) -> list[Tensor]:
+        """Return one matrix (R, ...) per feature; all of them have `width` columns."""
+        tables = iter(self.tables)
+        parts = []
+        for spec, values in zip(self.specs, columns, strict=True):
+            column = self.dropout(values)
+            if isinstance(column, RaggedTensor):
+                parts.append(next(tables)(column.values, column.offsets))
+            elif spec.size:
+                vectors = next(tables)(column)
+                if column.dim() == 2:  # padded
+                    n_codes = (column != PADDING).sum(1, keepdim=True)
+                    vectors = vectors.sum(1) / n_codes.clamp(min=1)
+                parts.append(vectors)
+            else:
+                missing = torch.isnan(column)
+                numbers = [torch.where(missing, 0.0, column), missing.to(column.dtype)]
+                parts.append(torch.stack(numbers, 1))
+        return parts

@@ -1,0 +1,402 @@
+"""`NeuralFit`: one fit of a neural retriever, from samples to fitted attributes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from skmatch._columns import count_codes
+from skmatch._data import FIRST_KNOWN, Feature, Samples, Schema, place_dtype
+from skmatch._growth import changed
+from skmatch._nn import distributed
+from skmatch._nn.encoders import NetworkConfig
+from skmatch._nn.engine import Engine, TrainingOptions, Weights
+from skmatch._nn.features import FeatureSpec
+from skmatch.neighbors import ItemIndex
+from skmatch.retrieval._training_state import TrainingState, settings_of
+
+# An epoch of "auto" has about so many steps: with fewer, small sets stay underfitted.
+AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
+# Share of the learning rate of an update: with all of it, what was learnt of others is undone.
+UPDATE_RATE = 0.15
+FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; above that, negatives had better be sampled
+MAX_STEP_EVENTS = 2**27  # events of a step's histories; more are a mistake
+
+
+class NeuralFit:
+    """One fit: the rows to train on, the network, and the state between two epochs.
+
+    Parameters
+    ----------
+    estimator : NeuralRetriever
+        Whose parameters set the fit; it is not changed.
+    samples : Samples
+        Training rows.
+    weight : ndarray of shape (n_samples,) or None
+        Weights of the rows.
+    encoding : dict
+        Fitted attributes of the encoding of plain events.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        samples: Samples,
+        weight: np.ndarray | None,
+        encoding: dict[str, Any],
+    ):
+        self.estimator, self.samples, self.encoding = estimator, samples, encoding
+        self.state = self._first_state()
+        self.state.seed = distributed.broadcast(self.state.seed)
+        rng = np.random.default_rng(self.state.seed)
+        self.training, held_out = self._split(weight, rng)
+        self.held_out = samples.take(held_out)
+        self.counts = count_items(samples, weight)
+        options = make_options(estimator, estimator.max_epochs, len(self.training))
+        self._check_cost(options.batch_size)
+        config = self._config()
+        weights = self._first_weights(config)
+        self.engine = Engine(config, estimator.device, self.state.seed, weights)
+        if weights is None and estimator.init == "cooccurrence":
+            self.engine.init_item_embeddings(samples, self.training)
+        drawn_by = sampling_counts(samples, self.training, self.counts, weight)
+        weight = normalised(weight, self.training)
+        self.trainer = self.engine.trainer(samples, self.training, weight, drawn_by, options)
+        if estimator.warm_start or distributed.size() > 1:
+            stopping = ("early_stopping", "validation_fraction", "n_iter_no_change")
+            others = {name: getattr(estimator, name) for name in stopping}
+            others["device"] = self.engine.device.type
+            settings = settings_of(options, samples, self.training, weight, **others)
+            self.state.check(settings)
+            others = {"network": config, "epoch": self.state.n_epochs}
+            distributed.check_same(settings | others)
+        if self.state.trainer is not None:
+            self.trainer.load(self.state.trainer)
+            self.state.trainer = None
+
+    def run(self) -> None:
+        """Run the epochs; the network ends with its best weights where they are validated."""
+        estimator, state = self.estimator, self.state
+        # Each user's last event: scored by a first one, which has no history, epochs hardly differ.
+        scored = self.samples.take(self.training[last_of_users(self.samples.user[self.training])])
+        data = {"estimator": estimator, "X": scored, "y": scored.item}
+        context = estimator._init_callback_context(
+            max_subtasks=estimator.max_epochs - state.n_epochs
+        )
+        context.call_on_fit_task_begin(**data)
+        stop = False
+        while not stop and state.n_epochs < estimator.max_epochs:
+            if state.has_stalled(estimator.n_iter_no_change):
+                break
+            subcontext = context.subcontext(task_name="epoch")
+            subcontext.call_on_fit_task_begin(**data)
+            loss = self.trainer.run_epoch()
+            if not np.isfinite(loss):
+                raise divergence(estimator, f"The loss became {loss} in epoch {state.n_epochs + 1}")
+            state.add_epoch(loss)
+            if len(self.held_out):
+                state.add_score(self.validate(), self.engine.weights)
+            stop = distributed.broadcast(
+                subcontext.call_on_fit_task_end(**data, reconstruction_attributes=self.attributes)
+            )
+        self.trainer.close()
+        if state.best_weights is not None:
+            self.engine.load(state.best_weights)
+        self._reset_untrained(self.engine)
+        check_vectors(estimator, self.engine, self.samples)
+        context.call_on_fit_task_end(**data, reconstruction_attributes=self.attributes)
+
+    def validate(self) -> float:
+        """Compute the score of the held-out events, as the fitted retriever would."""
+        engine = Engine(self.engine.network.config, weights=self.engine.weights(), shared=True)
+        self._reset_untrained(engine)
+        fitted = self.attributes(engine, index="exact", copy=False) | {"_engine": engine}
+        return distributed.broadcast(changed(self.estimator, **fitted).score(self.held_out))
+
+    def attributes(
+        self, engine: Engine | None = None, index: str | None = None, copy: bool = True
+    ) -> dict[str, Any]:
+        """Return the fitted attributes as of now; without a copy, weights change with a step."""
+        engine = engine or self.engine
+        item_index = ItemIndex(index or self.estimator.index, self.state.seed)
+        return {
+            **self.encoding,
+            **fitted_attributes(
+                engine, self.samples, self.counts, self.state.losses, item_index, copy
+            ),
+            "validation_curve_": self.state.scores or None,
+            "schema_": self.samples.schema,
+            "_engine": None,
+        }
+
+    def unfinished(self) -> dict[str, Any]:
+        """Return the fitted attributes of a fit that a later one can continue."""
+        state = vars(self.state) | {"trainer": self.trainer.state()}
+        return self.attributes(index="exact", copy=False) | {"training_state_": state}
+
+    def _first_state(self) -> TrainingState:
+        """Start a fit; under `warm_start` continue an interrupted one, or after the last."""
+        estimator = self.estimator
+        continues = estimator.warm_start and hasattr(estimator, "weights_")
+        if continues and estimator.training_state_ is not None:
+            return TrainingState(**estimator.training_state_)
+        seed = int(check_random_state(estimator.random_state).randint(2**31))
+        if continues:
+            return TrainingState(seed, estimator.loss_curve_, estimator.validation_curve_ or [])
+        return TrainingState(seed)
+
+    def _first_weights(self, config: NetworkConfig) -> Weights | None:
+        """Return the weights of the last fit under `warm_start`."""
+        estimator = self.estimator
+        if not (estimator.warm_start and hasattr(estimator, "weights_")):
+            return None
+        is_same = estimator.schema_.agrees_with(self.samples.schema)
+        if not is_same or config != NetworkConfig.from_dict(estimator.network_config_):
+            raise ValueError(
+                "warm_start=True continues from the last fit, but ids, features or the sizes of "
+                "the network differ from it; fit the same events and parameters, or set "
+                "warm_start=False."
+            )
+        return estimator.weights_
+
+    def _split(
+        self, weight: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows to train on, in the order of the log, and those to validate on."""
+        samples = self.samples
+        training, have_history = rows_to_train(samples, weight)
+        if not len(training):
+            raise ValueError(
+                "No event has a known item and a positive sample_weight: nothing to train on."
+            )
+        if not have_history:
+            warnings.warn(
+                f"No event has min_history={samples.min_history} events of its user before it: "
+                "training on all events. Set min_history=0 in SequenceSampler if that is intended.",
+                UserWarning,
+                stacklevel=6,
+            )
+        if not self.estimator.early_stopping:
+            return training, training[:0]
+        # The last event of some users is held out; earlier ones do not know of it.
+        last = last_of_users(samples.user[training])
+        n_held_out = int(np.ceil(self.estimator.validation_fraction * len(last)))
+        if n_held_out >= len(training):
+            raise ValueError(
+                f"early_stopping holds out {n_held_out} of {len(training)} events and leaves none "
+                "to train on; lower validation_fraction or give more events."
+            )
+        held_out = rng.choice(last, n_held_out, replace=False)
+        return np.delete(training, held_out), training[np.sort(held_out)]
+
+    def _config(self) -> NetworkConfig:
+        estimator, samples = self.estimator, self.samples
+        user_dims, item_dims = estimator._tower_dims(tuple(int(dim) for dim in estimator.dims))
+        return NetworkConfig(
+            **network_sizes(samples.schema),
+            embedding_dim=int(estimator.embedding_dim),
+            user_dims=user_dims,
+            item_dims=item_dims,
+            activation=estimator.activation,
+            dropout=float(estimator.dropout),
+            batch_norm=bool(estimator.batch_norm),
+            skip_connection=bool(estimator.skip_connection),
+            pooling=estimator.pooling,
+            max_length=samples.max_length,
+            id_dropout=float(estimator.id_dropout),
+            n_estimators=int(estimator.n_estimators),
+        )
+
+    def _check_cost(self, batch_size: int) -> None:
+        """Raise where a step's histories are a mistake, warn where its scores had better not be."""
+        samples, n_rows = self.samples, min(batch_size, len(self.training))
+        longest = int((samples.stop - samples.start).max())
+        n_events = n_rows * longest
+        if n_events > MAX_STEP_EVENTS:
+            raise ValueError(
+                f"max_length={samples.max_length:,} makes a step hold up to {n_events:,} events "
+                f"of histories, and the longest here has {longest:,}. Lower max_length in "
+                "SequenceSampler, or else batch_size."
+            )
+        n_items = len(samples.schema.items.values)
+        n_bytes = 4 * batch_size * n_items
+        if samples.sampling.negatives == "all" and n_bytes > FULL_SOFTMAX_BYTES:
+            warnings.warn(
+                f"negatives='all' scores {batch_size:,} rows against {n_items:,} items in "
+                f"each step, {n_bytes / 2**30:.1f} GiB at a time; set negatives='popularity' in "
+                "SequenceSampler, whose cost does not grow with the catalogue, or lower "
+                "batch_size.",
+                UserWarning,
+                stacklevel=6,
+            )
+
+    def _reset_untrained(self, engine: Engine) -> None:
+        """Set users and items without events to train on to the vectors of unknown ones."""
+        if self.estimator.id_dropout > 0:
+            n_users = len(self.samples.schema.users)
+            users = np.setdiff1d(np.arange(FIRST_KNOWN, n_users), self.samples.user[self.training])
+            items = FIRST_KNOWN + np.flatnonzero(self.samples.sampling.counts == 0)
+            engine.reset_to_unknown(users, items)
+
+
+def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
+    """Train a fitted retriever on further rows, once over; return its new fitted attributes."""
+    config = NetworkConfig.from_dict(estimator.network_config_)
+    config = NetworkConfig(**vars(config) | network_sizes(samples.schema))
+    # Each call draws anew.
+    seed = int(check_random_state(estimator.random_state).randint(2**31))
+    seed = distributed.broadcast((seed + estimator.n_iter_) % 2**31)
+    engine = Engine(config, estimator.device, seed, estimator.weights_)
+    training, _ = rows_to_train(samples, weight)
+    counts = count_items(samples, weight)
+    counts[: len(estimator.counts_)] += estimator.counts_
+    losses = estimator.loss_curve_
+    if len(training):
+        untrained = engine.untrained() if estimator.id_dropout > 0 else None
+        options = make_options(estimator, 1, len(training), is_update=True)
+        drawn_by = sampling_counts(samples, training, counts, weight)
+        weight = normalised(weight, training)
+        if distributed.size() > 1:
+            settings = settings_of(options, samples, training, weight)
+            distributed.check_same(settings | {"network": config})
+        loss = engine.trainer(samples, training, weight, drawn_by, options).run_epoch()
+        if not np.isfinite(loss):
+            raise divergence(estimator, f"The loss became {loss}")
+        losses = [*losses, loss]
+        if untrained is not None:
+            # Users and items without events here either stay unknown, as after fit.
+            users, items = untrained
+            engine.reset_to_unknown(
+                np.setdiff1d(users, samples.user[training]),
+                np.setdiff1d(items, samples.item[training]),
+            )
+    check_vectors(estimator, engine, samples)
+    index = ItemIndex(estimator.index_.method, estimator.index_.random_state)
+    fitted = fitted_attributes(engine, samples, counts, losses, index, copy=False)
+    return fitted | {"_engine": Engine(config, weights=fitted["weights_"], shared=True)}
+
+
+def make_options(
+    estimator: Any, max_epochs: int, n_rows: int, is_update: bool = False
+) -> TrainingOptions:
+    """Return how to train on so many rows.
+
+    An update makes as many steps as it has rows, up to those of an epoch of "auto": what it learns
+    does not depend on how events are split into calls.
+    """
+    batch_size = estimator.batch_size
+    smallest, largest = AUTO_BATCH
+    if is_update:
+        largest = largest if batch_size == "auto" else batch_size
+        batch_size = min(-(-n_rows // AUTO_STEPS), largest)
+    elif batch_size == "auto":
+        batch_size = np.clip(n_rows // AUTO_STEPS, smallest, largest)
+    return TrainingOptions(
+        loss=estimator.loss,
+        temperature=float(estimator.temperature),
+        batch_size=int(batch_size),
+        lr=float(estimator.lr) * (UPDATE_RATE if is_update else 1.0),
+        weight_decay=float(estimator.weight_decay),
+        max_epochs=int(max_epochs),
+        precision=estimator.precision,
+        is_update=is_update,
+    )
+
+
+def rows_to_train(samples: Samples, weight: np.ndarray | None) -> tuple[np.ndarray, bool]:
+    """Return the rows with enough history, else all, in log order, and whether any has enough."""
+    usable = samples.item >= FIRST_KNOWN
+    if weight is not None:
+        usable &= weight > 0
+    enough = usable & (samples.stop - samples.seen >= samples.min_history)
+    is_any = bool(enough.any()) or not usable.any()
+    rows: np.ndarray = np.flatnonzero(enough if is_any else usable)
+    rows = rows.astype(place_dtype(len(samples)))
+    return rows[np.argsort(samples.stop[rows], kind="stable")], is_any
+
+
+def normalised(weight: np.ndarray | None, training: np.ndarray) -> np.ndarray | None:
+    """Return weights whose mean over the rows to train on is 1."""
+    if weight is None:
+        return None
+    weight = weight / weight.max()
+    return (weight / weight[training].mean()).astype(np.float32)
+
+
+def count_items(samples: Samples, weight: np.ndarray | None) -> np.ndarray:
+    """Return the number of events of each item, or the sum of their weights."""
+    return count_codes(samples.item, len(samples.schema.items), weight)[FIRST_KNOWN:].astype(float)
+
+
+def sampling_counts(
+    samples: Samples, training: np.ndarray, counts: np.ndarray, weight: np.ndarray | None
+) -> np.ndarray:
+    """Return what negatives are drawn by, in units of the smallest weight.
+
+    Negatives "in_batch" are the rows that are trained; others are drawn by all counts.
+    """
+    if samples.sampling.negatives == "in_batch":
+        own = None if weight is None else weight[training]
+        counts = count_codes(samples.item[training], len(samples.schema.items), own)[FIRST_KNOWN:]
+    return counts if weight is None else counts / weight[weight > 0].min()
+
+
+def fitted_attributes(
+    engine: Engine,
+    samples: Samples,
+    counts: np.ndarray,
+    losses: list[float],
+    index: ItemIndex,
+    copy: bool = True,
+) -> dict[str, Any]:
+    """Return the attributes that training sets."""
+    vectors = engine.item_vectors(samples.schema)
+    return {
+        "loss_curve_": losses,
+        "n_iter_": len(losses),
+        "network_config_": engine.network.config.to_dict(),
+        "weights_": engine.weights(copy),
+        "training_state_": None,
+        "item_vectors_": vectors,
+        "counts_": counts,
+        "popularity_": (counts / max(counts.sum(), np.finfo(float).tiny)).astype(np.float32),
+        "index_": index.fit(vectors),
+    }
+
+
+def last_of_users(user: np.ndarray) -> np.ndarray:
+    """Return the last row of each user, of rows that are sorted by user."""
+    return np.flatnonzero(np.append(user[1:] != user[:-1], True))
+
+
+def check_vectors(estimator: Any, engine: Engine, samples: Samples) -> None:
+    """Raise if vectors are not finite: the loss of a step is that before its update."""
+    last = samples.take(np.arange(len(samples))[-1000:])
+    for vectors in (engine.item_vectors(samples.schema), engine.user_vectors(last)):
+        if not np.isfinite([vectors.min(), vectors.max()]).all():
+            raise divergence(estimator, "Vectors are not finite after the last epoch")
+
+
+def divergence(estimator: Any, what: str) -> FloatingPointError:
+    """Return the error of a training that diverged."""
+    return FloatingPointError(
+        f"{what}: training diverged. Lower lr={estimator.lr} or raise "
+        f"temperature={estimator.temperature}."
+    )
+
+
+def network_sizes(schema: Schema) -> dict[str, Any]:
+    """Return what a network must know of a schema."""
+    return {
+        "n_users": len(schema.users),
+        "n_items": len(schema.items),
+        "user_features": _specs(schema.user_features),
+        "item_features": _specs(schema.item_features),
+    }
+
+
+def _specs(features: tuple[Feature, ...]) -> tuple[FeatureSpec, ...]:
+    return tuple(FeatureSpec(feature.kind, feature.size) for feature in features)
