@@ -1,4 +1,4 @@
-"""How fitted estimators take in what is new: copies change, and are taken over if nothing fails."""
+"""How fitted estimators take in new events: copies are updated, and replace all steps or none."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from skmatch._data import Samples, as_coded
 Estimator = TypeVar("Estimator")
 
 
-def changed(estimator: Estimator, **fitted: Any) -> Estimator:
-    """Give a shallow copy with other fitted attributes; none of them is ever changed in place."""
+def replaced(estimator: Estimator, **fitted: Any) -> Estimator:
+    """Return a shallow copy with other fitted attributes; no attribute is changed in place."""
     copy = object.__new__(type(estimator))
     vars(copy).update(vars(estimator) | fitted)
     return copy
 
 
-def hand_on(steps: Sequence[Any], verb: str, rows: Any, *args: Any, **of_last: Any) -> None:
+def propagate(steps: Sequence[Any], verb: str, rows: Any, *args: Any, **of_last: Any) -> None:
     """Pass rows through the steps, then replace the state of all steps, or of none.
 
     A step returns a copy of itself that has taken the rows in, and the rows for the next one. A
@@ -89,7 +89,7 @@ class GrowingMixin:
                 "X holds Samples, whose events a SequenceSampler has stored: give plain events to "
                 f"a {type(self).__name__} that was fitted on such, or to a pipeline."
             )
-        hand_on(self._growing_steps(), "_grown", X, False)
+        propagate(self._growing_steps(), "_partial_fit", X, False)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
@@ -129,7 +129,7 @@ class GrowingMixin:
         if not hasattr(self, "schema_"):
             weight = {} if sample_weight is None else self._weight_param(sample_weight)
             return self.fit(X, **weight)  # type: ignore[attr-defined]
-        hand_on(self._growing_steps(), "_grown", X, True, sample_weight=sample_weight)
+        propagate(self._growing_steps(), "_partial_fit", X, True, sample_weight=sample_weight)
         return self
 
     def add_items(self, items: Any) -> Self:
@@ -162,6 +162,6 @@ class GrowingMixin:
         ['tea', 'jam', 'rye']
         """
         check_is_fitted(self)
-        steps = [step for step in self._growing_steps() if hasattr(step, "_with_items")]
-        hand_on(steps, "_with_items", items)
+        steps = [step for step in self._growing_steps() if hasattr(step, "_add_items")]
+        propagate(steps, "_add_items", items)
         return self

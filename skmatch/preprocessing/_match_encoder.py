@@ -24,7 +24,7 @@ from skmatch._data import (
     where_rows,
 )
 from skmatch._files import collect
-from skmatch._growth import changed
+from skmatch._growth import replaced
 from skmatch._validation import (
     DEFAULT_TIME,
     Roles,
@@ -283,7 +283,7 @@ class MatchEncoder(
                 raise ValueError(f"The feature {name!r} is named twice; name it once.")
         return features
 
-    def _grown(self, X: Any, train: bool) -> tuple[MatchEncoder, Events | pd.DataFrame]:
+    def _partial_fit(self, X: Any, train: bool) -> tuple[MatchEncoder, Events | pd.DataFrame]:
         """Return a copy that knows further events, and those events encoded by it.
 
         Users become known, and items where something is to be trained on them: they are the
@@ -305,7 +305,7 @@ class MatchEncoder(
             waits = item == UNKNOWN
             waiting, codes = (schema.waiting or schema.items.emptied()).extended(item_column[waits])
             item[waits] = -codes
-            grown = changed(grown, schema_=replace(grown.schema_, waiting=waiting))
+            grown = replaced(grown, schema_=replace(grown.schema_, waiting=waiting))
         events = Events(grown.schema_, user, item, times, features, user_column)
         return grown, self._output(events)
 
@@ -322,7 +322,7 @@ class MatchEncoder(
             validate_data(self, X, skip_check_array=True, reset=False)
         return frame, roles
 
-    def _with_items(self, X: Any) -> tuple[MatchEncoder, CatalogueRows]:
+    def _add_items(self, X: Any) -> tuple[MatchEncoder, CatalogueRows]:
         """Give a copy whose catalogue has the items of a table, with their features."""
         check_is_fitted(self)
         X = read_frame(X)
@@ -351,7 +351,7 @@ class MatchEncoder(
             features.append(feature)
         table = {name: timeline.latest() for name, timeline in timelines.items()}
         schema = replace(self.schema_, users=ids, user_features=tuple(features), user_table=table)
-        return changed(self, schema_=schema, timelines_=timelines), filled
+        return replaced(self, schema_=schema, timelines_=timelines), filled
 
     def _with_item_values(self, frame: pd.DataFrame, rows: Rows, ids: Vocabulary) -> MatchEncoder:
         """Return a copy with the ids of items and what a table says of their features."""
@@ -363,7 +363,7 @@ class MatchEncoder(
                 values.append(known.updated(frame[name], rows, len(ids), self.delimiter))
             else:
                 values.append(known.lengthened(len(ids)))
-        return changed(
+        return replaced(
             self,
             schema_=replace(schema, items=ids, **item_tables(values)),
             feature_times_={value.feature.name: value.times for value in values},

@@ -60,7 +60,7 @@ class PlainEventsMixin(EventTableMixin):
             validate_data(self, read_array(X, self), reset=False, skip_check_array=True)
         return cast(Events, self.encoder_.transform(X))
 
-    def _handed_on(self, verb: str, X: Any, *args: Any) -> tuple[Any, dict[str, Any]]:
+    def _propagated(self, verb: str, X: Any, *args: Any) -> tuple[Any, dict[str, Any]]:
         """Give what `skmatch._growth.hand_on` hands on, and the steps of its own that made it."""
         if isinstance(X, CatalogueRows) or as_coded(X, self._CODED) is not None:
             return X, {}

@@ -30,7 +30,7 @@ from skmatch._data import (
     place_dtype,
 )
 from skmatch._files import allocate, blocks, collect
-from skmatch._growth import changed
+from skmatch._growth import replaced
 from skmatch._validation import check_choice, require_rows
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._output import FrameOutputMixin
@@ -242,12 +242,12 @@ class SequenceSampler(
         context.call_on_fit_task_end(estimator=self, X=X)
         return events, stop
 
-    def _grown(self, X: Any, train: bool) -> tuple[SequenceSampler, Samples | pd.DataFrame]:
+    def _partial_fit(self, X: Any, train: bool) -> tuple[SequenceSampler, Samples | pd.DataFrame]:
         """Give a copy that has stored further events, and those with the history before each.
 
         An event goes behind those of its user that are earlier or of the same time.
         """
-        rows, own = self._handed_on("_grown", X, train)
+        rows, own = self._propagated("_partial_fit", X, train)
         events = cast(Events, as_coded(rows, Events))
         schema = events.schema
         order = order_events(events.user, events.time)
@@ -265,7 +265,7 @@ class SequenceSampler(
         item_counts = _count_items(log.items, schema)
         added = np.bincount(events.user, minlength=len(schema.users))
         seed = self.sampling_.seed
-        grown = changed(
+        grown = replaced(
             self,
             **own,
             schema_=schema,
@@ -285,12 +285,12 @@ class SequenceSampler(
         samples = grown._samples(events, log, windows)
         return grown, self._output(samples)
 
-    def _with_items(self, X: Any) -> tuple[SequenceSampler, CatalogueRows]:
+    def _add_items(self, X: Any) -> tuple[SequenceSampler, CatalogueRows]:
         """Give a copy that knows and counts the events of new items, too."""
-        rows, own = self._handed_on("_with_items", X)
+        rows, own = self._propagated("_add_items", X)
         log = self.log_.known_by_now(rows.schema)
         counts = _count_items(log.items, rows.schema)
-        grown = changed(
+        grown = replaced(
             self,
             **own,
             schema_=rows.schema,

@@ -22,18 +22,20 @@ from skmatch._nn.layers import ACTIVATIONS
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.training import PRECISIONS
-from skmatch._validation import check_choice, check_weights
+from skmatch._validation import check_choice
 from skmatch.neighbors import METHODS, ItemIndex
 from skmatch.retrieval._base import BaseRetriever
+from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._neural_fit import NeuralFit, update
 from skmatch.retrieval._progress import reporting
+from skmatch.retrieval._vectors import VectorsMixin
 
 OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory", re.IGNORECASE)
 INITS = ("cooccurrence", "random")
 OF_THIS_PROCESS = ("_engine", "_unfinished")  # attributes that are not saved
 
 
-class NeuralRetriever(BaseRetriever):
+class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
     """Base class of retrievers with a user tower."""
 
     _parameter_constraints: dict = {
@@ -170,7 +172,7 @@ class NeuralRetriever(BaseRetriever):
         """
         with reporting(self), isolated(), self._naming_memory_parameters():
             self._check_names()
-            samples, encoding = self._read_training(X, users, items)
+            samples, weight, encoding = self._read_training(X, users, items, sample_weight)
             schema = samples.schema
             if len(schema.items.values) < 2:
                 raise ValueError(
@@ -178,9 +180,6 @@ class NeuralRetriever(BaseRetriever):
                     f"{schema.items.values.tolist()[0]!r}, in {len(samples):,} sample(s); a "
                     "retriever needs at least 2 items to tell apart."
                 )
-            weight = None
-            if sample_weight is not None:
-                weight = check_weights(sample_weight, len(samples))
             fit = NeuralFit(self, samples, weight, encoding)
             self._unfinished = fit.unfinished  # for the callback Checkpoint
             try:
@@ -210,8 +209,6 @@ class NeuralRetriever(BaseRetriever):
         )
         return {
             "item_vectors_": vectors,
-            "counts_": np.pad(self.counts_, (0, n_new)),
-            "popularity_": np.pad(self.popularity_, (0, n_new)),
             "index_": ItemIndex(self.index_.method, self.index_.random_state).fit(vectors),
         }
 

@@ -10,12 +10,13 @@ from sklearn.utils import check_random_state
 
 from skmatch._columns import count_codes
 from skmatch._data import FIRST_KNOWN, Feature, Samples, Schema, place_dtype
-from skmatch._growth import changed
+from skmatch._growth import replaced
 from skmatch._nn import distributed
 from skmatch._nn.encoders import NetworkConfig
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.features import FeatureSpec
 from skmatch.neighbors import ItemIndex
+from skmatch.retrieval._base import count_items, popularity_of
 from skmatch.retrieval._training_state import TrainingState, settings_of
 
 # An epoch of "auto" has about so many steps: with fewer, small sets stay underfitted.
@@ -114,7 +115,7 @@ class NeuralFit:
         engine = Engine(self.engine.network.config, weights=self.engine.weights(), shared=True)
         self._reset_untrained(engine)
         fitted = self.attributes(engine, index="exact", copy=False) | {"_engine": engine}
-        return distributed.broadcast(changed(self.estimator, **fitted).score(self.held_out))
+        return distributed.broadcast(replaced(self.estimator, **fitted).score(self.held_out))
 
     def attributes(
         self, engine: Engine | None = None, index: str | None = None, copy: bool = True
@@ -326,11 +327,6 @@ def normalised(weight: np.ndarray | None, training: np.ndarray) -> np.ndarray | 
     return (weight / weight[training].mean()).astype(np.float32)
 
 
-def count_items(samples: Samples, weight: np.ndarray | None) -> np.ndarray:
-    """Return the number of events of each item, or the sum of their weights."""
-    return count_codes(samples.item, len(samples.schema.items), weight)[FIRST_KNOWN:].astype(float)
-
-
 def sampling_counts(
     samples: Samples, training: np.ndarray, counts: np.ndarray, weight: np.ndarray | None
 ) -> np.ndarray:
@@ -361,8 +357,7 @@ def fitted_attributes(
         "weights_": engine.weights(copy),
         "training_state_": None,
         "item_vectors_": vectors,
-        "counts_": counts,
-        "popularity_": (counts / max(counts.sum(), np.finfo(float).tiny)).astype(np.float32),
+        **popularity_of(counts),
         "index_": index.fit(vectors),
     }
 

@@ -6,18 +6,17 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from sklearn.base import _fit_context
-from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval
 
-from skmatch._columns import count_codes
-from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
-from skmatch._validation import check_weights
+from skmatch._data import CatalogueRows, Samples
 from skmatch.neighbors import ItemIndex
-from skmatch.retrieval._base import POPULARITY, BaseRetriever
+from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
+from skmatch.retrieval._growing import GrowthMixin
+from skmatch.retrieval._queries import POPULARITY
+from skmatch.retrieval._vectors import VectorsMixin
 
 
-class PopularityRetriever(BaseRetriever):
+class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
     """Recommend to everyone the items with the most events.
 
     The baseline that every comparison needs; it has the interface of the other retrievers and
@@ -73,66 +72,25 @@ class PopularityRetriever(BaseRetriever):
         self.k = k
         self.exclude_seen = exclude_seen
 
-    @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        sample_weight: Any = None,
-        users: Any = None,
-        items: Any = None,
-    ) -> PopularityRetriever:
-        """Count the events of each item.
-
-        Parameters
-        ----------
-        X : Samples, DataFrame, array-like of shape (n_events, n_columns), or Parquet
-            What the `fit_transform` of a `SequenceSampler` gave, or plain events.
-        y : None
-            Ignored.
-        sample_weight : array-like of shape (n_events,) or None, default=None
-            How much each event counts.
-        users, items : DataFrame or None, default=None
-            Tables for the `MatchEncoder`, where `X` holds plain events.
-
-        Returns
-        -------
-        self : PopularityRetriever
-        """
-        context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
-        samples, learnt = self._read_training(X, users, items)
-        weight = check_weights(sample_weight, len(samples))
-        n_codes = len(samples.schema.items)
-        counts = count_codes(samples.item, n_codes, weight)[FIRST_KNOWN:]
-        self._set_learnt(learnt | {"schema_": samples.schema, **_fitted(counts)})
-        context.call_on_fit_task_end(estimator=self, X=X)
-        return self
+    def _fit_samples(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
+        return self._index(count_items(samples, weight))
 
     def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
-        counts = count_codes(samples.item, len(samples.schema.items), weight)[FIRST_KNOWN:]
-        counts = counts.astype(float)
+        counts = count_items(samples, weight)
         counts[: len(self.counts_)] += self.counts_
-        return _fitted(counts)
+        return self._index(counts)
 
     def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
         n_new = len(rows.schema.items.values) - len(self.counts_)
-        return _fitted(np.append(self.counts_, np.zeros(n_new)))
+        return self._index(np.pad(self.counts_, (0, n_new)))
+
+    def _index(self, counts: np.ndarray) -> dict[str, Any]:
+        learnt = popularity_of(counts)
+        vectors = learnt["popularity_"][:, None]
+        return learnt | {"item_vectors_": vectors, "index_": ItemIndex().fit(vectors)}
 
     def _encode(self, samples: Samples) -> np.ndarray:
         return np.ones((len(samples), 1), dtype=np.float32)
 
     def _source_of(self, samples: Samples) -> np.ndarray:
         return np.full(len(samples), POPULARITY)
-
-
-def _fitted(counts: np.ndarray) -> dict[str, Any]:
-    popularity = (counts / max(counts.sum(), 1e-300)).astype(np.float32)
-    vectors = popularity[:, None]
-    return {
-        "counts_": counts,
-        "popularity_": popularity,
-        "item_vectors_": vectors,
-        "index_": ItemIndex().fit(vectors),
-    }

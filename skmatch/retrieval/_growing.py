@@ -1,0 +1,48 @@
+"""`GrowthMixin`: retrievers that take in new events and items after `fit`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Self, cast
+
+import numpy as np
+
+from skmatch._data import CatalogueRows, Samples, as_coded
+from skmatch._growth import GrowingMixin, replaced
+from skmatch._validation import check_weights
+from skmatch.retrieval._base import popularity_of
+
+
+class GrowthMixin(GrowingMixin):
+    """`observe`, `partial_fit` and `add_items` of a retriever."""
+
+    counts_: np.ndarray
+
+    @abstractmethod
+    def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
+        """Return the fitted attributes after training on further rows."""
+
+    @abstractmethod
+    def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
+        """Return the fitted attributes with new items in the catalogue."""
+
+    def _partial_fit(
+        self, X: Any, train: bool, sample_weight: Any = None
+    ) -> tuple[Self, Samples]:
+        """Return a copy that knows further events, and those events as samples."""
+        rows, own = self._propagated("_partial_fit", X, train)  # type: ignore[attr-defined]
+        samples = cast(Samples, as_coded(rows, Samples))
+        self._check_codes(samples.schema, grown=True)  # type: ignore[attr-defined]
+        weight = None
+        if sample_weight is not None:
+            weight = check_weights(sample_weight, len(samples), allow_zeros=True)
+        learnt = self._learn_more(samples, weight) if train else {}
+        return replaced(self, **own, schema_=samples.schema, **learnt), samples
+
+    def _add_items(self, X: Any) -> tuple[Self, CatalogueRows]:
+        """Return a copy with new items in the catalogue."""
+        rows, own = self._propagated("_add_items", X)  # type: ignore[attr-defined]
+        n_new = len(rows.schema.items.values) - len(self.counts_)
+        counts = popularity_of(np.pad(self.counts_, (0, n_new)))
+        learnt = counts | self._learn_items(rows)
+        return replaced(self, **own, schema_=rows.schema, **learnt), rows

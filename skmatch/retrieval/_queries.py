@@ -1,0 +1,64 @@
+"""Queries in all the forms in which they may be given, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_hashable
+
+from skmatch._data import FIRST_KNOWN, Bag, Events, Samples, Schema, concatenate_ranges
+from skmatch._validation import as_pandas, as_series
+
+HISTORY, FEATURES, POPULARITY = "history", "features", "popularity"  # sources of recommendations
+
+
+def queries_of(X: Any, schema: Schema) -> Any:
+    """Return a list of user ids, or None for all known users, as a frame of queries."""
+    if X is None:
+        return pd.DataFrame(
+            {schema.user: schema.users.decode(np.arange(FIRST_KNOWN, len(schema.users)))}
+        )
+    X = as_pandas(X)
+    is_array = hasattr(X, "ndim") and not isinstance(X, pd.Series)
+    is_list_of_rows = isinstance(X, (list, tuple)) and len(X) > 0 and not is_hashable(X[0])
+    if isinstance(X, (Samples, Events)) or is_list_of_rows or (is_array and X.ndim > 1):
+        return X
+    return read_ids(X, "X", schema.user).to_frame(schema.user)
+
+
+def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
+    """Return a list of ids as a column."""
+    values = as_pandas(values)
+    is_list = isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1
+    if not is_list:
+        raise ValueError(
+            f"{parameter}={values!r} is not a list of ids; give a list, also for a single id."
+        )
+    return as_series(values, name)
+
+
+def source_of(samples: Samples) -> np.ndarray:
+    """Return for each row what recommendations can be based on: the best of what is known."""
+    has_history = _any_known(samples.log.items, samples.start, samples.stop)
+    has_feature = np.zeros(len(samples), dtype=bool)
+    for column in samples.user_columns().values():
+        if isinstance(column, Bag):
+            has_feature |= _any_known(column.values, column.offsets[:-1], column.offsets[1:])
+        else:
+            has_feature |= column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
+    without_history = np.where(has_feature, FEATURES, POPULARITY)
+    return np.where(has_history, HISTORY, without_history)
+
+
+def _any_known(codes: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Return for each range of codes whether any of them is known."""
+    found = stop > start
+    # Nearly always the last is known; where it is not, look at all.
+    found[found] = codes[stop[found] - 1] >= FIRST_KNOWN
+    unsure = np.flatnonzero(~found & (stop > start))
+    index, offsets = concatenate_ranges(start[unsure], stop[unsure])
+    found[unsure] = np.logical_or.reduceat(codes[index] >= FIRST_KNOWN, offsets[:-1])
+    return found
