@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -117,7 +118,7 @@ class Batches:
         bounds = np.searchsorted(number, np.arange(self.n_steps + 1))
         # Brought to the device once per epoch: a copy per step would wait for the step before.
         parts = torch.as_tensor(np.stack([first, length]), device=self.rows.user.device)
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True):
+        for a, b in pairwise(bounds):
             yield self._read(parts[0, a:b], parts[1, a:b], int(length[a:b].sum()))
 
     def _read(self, first: Tensor, length: Tensor, n_rows: int) -> Batch:

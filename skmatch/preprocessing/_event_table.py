@@ -15,5 +15,6 @@ class EventTableMixin(CallbackSupportMixin):
         tags.input_tags.categorical = True
         tags.input_tags.string = True
         tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = []
+        if tags.transformer_tags is not None:
+            tags.transformer_tags.preserves_dtype = []
         return tags

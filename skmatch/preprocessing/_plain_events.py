@@ -61,7 +61,7 @@ class PlainEventsMixin(EventTableMixin):
         return cast(Events, self.encoder_.transform(X))
 
     def _propagated(self, verb: str, X: Any, *args: Any) -> tuple[Any, dict[str, Any]]:
-        """Give what `skmatch._growth.hand_on` hands on, and the steps of its own that made it."""
+        """Pass rows through own steps; return what comes out, and the updated steps."""
         if isinstance(X, CatalogueRows) or as_coded(X, self._CODED) is not None:
             return X, {}
         own = {}

@@ -209,7 +209,8 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
         self, X: Any, users: Any, items: Any, sample_weight: Any
     ) -> tuple[Samples, np.ndarray | None, dict[str, Any]]:
         """Return training rows, their weights, and what a fit on plain events sets."""
-        samples, encoding = as_coded(X, Samples), {}
+        encoding: dict[str, Any] = {}
+        samples = as_coded(X, Samples)
         if samples is None:
             events, encoding = self._encode_training(X, users, items)
             sampler = SequenceSampler().set_output(transform="default")

@@ -26,9 +26,7 @@ class GrowthMixin(GrowingMixin):
     def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
         """Return the fitted attributes with new items in the catalogue."""
 
-    def _partial_fit(
-        self, X: Any, train: bool, sample_weight: Any = None
-    ) -> tuple[Self, Samples]:
+    def _partial_fit(self, X: Any, train: bool, sample_weight: Any = None) -> tuple[Self, Samples]:
         """Return a copy that knows further events, and those events as samples."""
         rows, own = self._propagated("_partial_fit", X, train)  # type: ignore[attr-defined]
         samples = cast(Samples, as_coded(rows, Samples))

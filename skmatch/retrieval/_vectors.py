@@ -22,6 +22,11 @@ class VectorsMixin(SimilarItemsMixin, ClassNamePrefixFeaturesOutMixin, Transform
     item_vectors_: np.ndarray
     index_: ItemIndex
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
     @abstractmethod
     def _encode(self, samples: Samples) -> np.ndarray:
         """Return the vectors of users, (n_queries, n_dims), float32."""
@@ -38,7 +43,7 @@ class VectorsMixin(SimilarItemsMixin, ClassNamePrefixFeaturesOutMixin, Transform
         -------
         vectors : ndarray of shape (n_queries, n_dims), float32
         """
-        return self._encode(self._read_queries(X))  # type: ignore[attr-defined]
+        return self._encode(self._read_queries(X))
 
     @property
     def _n_features_out(self) -> int:
