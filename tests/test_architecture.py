@@ -26,7 +26,7 @@ ARROWS = {
     "datasets": {"datasets"},
     "callbacks": {"_validation", "persistence"},
     "retrieval": {
-        "_nn", "_data", "_growth", "_validation", "neighbors", "persistence", "preprocessing",
+        "_nn", "_columns", "_data", "_growth", "_validation", "neighbors", "persistence", "preprocessing",
         "metrics", "retrieval",
     },
     "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
