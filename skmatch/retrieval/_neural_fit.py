@@ -368,11 +368,11 @@ def last_of_users(user: np.ndarray) -> np.ndarray:
 
 
 def check_vectors(estimator: Any, engine: Engine, samples: Samples) -> None:
-    """Raise if vectors are not finite: the loss of a step is that before its update."""
+    """Raise if vectors are not finite or vanish: the loss of a step is that before its update."""
     last = samples.take(np.arange(len(samples))[-1000:])
     for vectors in (engine.item_vectors(samples.schema), engine.user_vectors(last)):
-        if not np.isfinite([vectors.min(), vectors.max()]).all():
-            raise divergence(estimator, "Vectors are not finite after the last epoch")
+        if not np.isfinite([vectors.min(), vectors.max()]).all() or not vectors.any():
+            raise divergence(estimator, "Vectors are not finite or all zero after the last epoch")
 
 
 def divergence(estimator: Any, what: str) -> FloatingPointError:

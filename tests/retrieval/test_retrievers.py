@@ -48,7 +48,7 @@ SOURCES = [
     # user, time, history, segment, age -> what answers
     (EVENTS["user_id"][0], None, None, None, None, "history"),
     (EVENTS["user_id"][0], -1e9, None, "segment_0", None, "features"),
-    (EVENTS["user_id"][0], -1e9, None, None, None, "features"),  # those known of the user
+    (EVENTS["user_id"][0], -1e9, None, None, None, "popularity"),  # nothing was known by then
     (EVENTS["user_id"][0], -1e9, [EVENTS["item_id"][0]], None, None, "history"),
     (-1, None, [EVENTS["item_id"][0]], None, None, "history"),
     (-1, None, [EVENTS["item_id"][0], "unknown"], "segment_0", None, "history"),

@@ -244,6 +244,6 @@ def test_a_user_without_events_is_answered_as_an_unknown_one(cls):
     queries = pd.DataFrame({"user_id": [100, 102, -1], "kind_of_user": "even"})
     vectors = pipe.transform(queries)
     np.testing.assert_allclose(vectors[:2], vectors[[2, 2]], rtol=1e-4, atol=1e-6)
-    own = pipe.set_params(**{f"{cls.__name__.lower()}__unknown_rate": 0.0})
+    own = pipe.set_params(**{f"{cls.__name__.lower()}__id_dropout": 0.0})
     vectors = fit_with_tables(own[-1]).transform(queries)
     assert not np.allclose(vectors[0], vectors[1])
