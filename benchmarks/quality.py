@@ -42,12 +42,12 @@ BEST: dict[str, dict[str, Any]] = {
         "pooling": "attention",
         "batch_size": 512,
         "max_epochs": 4,
-        "unknown_rate": 0.0,  # who is asked about has trained
+        "id_dropout": 0.0,  # who is asked about has trained
     },
     "sampler": {"max_length": 100, "neg_ratio": 8},
 }
 # The same by four networks: better still, in four times the time.
-ENSEMBLE = BEST | {"parameters": BEST["parameters"] | {"n_members": 4}}
+ENSEMBLE = BEST | {"parameters": BEST["parameters"] | {"n_estimators": 4}}
 # What else both take on a set, chosen in the same way.
 OF_SET: dict[str, dict[str, Any]] = {
     "online-retail": {
@@ -74,11 +74,11 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
     "random-start": {"parameters": {"init": "random"}},
     "no-skip-connection": {"parameters": {"skip_connection": False}},
     "no-dropout": {"parameters": {"dropout": 0.0}},
-    "no-unknown": {"parameters": {"unknown_rate": 0.0}},
+    "no-unknown": {"parameters": {"id_dropout": 0.0}},
     "lr-0.003": {"parameters": {"lr": 3e-3}},
     "half-the-epochs": {"parameters": {"max_epochs": 3}},
     "twice-the-epochs": {"parameters": {"max_epochs": 12}},
-    "2-members": {"parameters": {"n_members": 2}},
+    "2-members": {"parameters": {"n_estimators": 2}},
 }
 # The rows by which to find when skmatch reaches SASRec, and their epochs.
 CURVE = {f"dssm-{epochs}-epochs": epochs for epochs in (1, 2, 3, 4, 6)}

@@ -81,7 +81,7 @@ def common(seed: int) -> dict:
         "skip_connection": False,
         "init": "random",
         "dropout": 0.0,
-        "unknown_rate": 0.0,
+        "id_dropout": 0.0,
         "pooling": "mean",
         "max_epochs": 1,
         "lr": LR,

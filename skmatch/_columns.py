@@ -1,4 +1,4 @@
-"""How columns are coded: `Vocabulary`, and `Bag` for cells that hold several codes.
+"""How columns are coded: `Vocabulary`, and `RaggedArray` for cells that hold several codes.
 
 Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 """
@@ -70,7 +70,7 @@ def order_by_code(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Bag:
+class RaggedArray:
     """Rows of several codes each: row `i` holds ``values[offsets[i]:offsets[i + 1]]``."""
 
     values: np.ndarray
@@ -96,15 +96,15 @@ class Bag:
         """Number of codes of a row, at most; every answer asks for it."""
         return int(np.diff(self.offsets).max(initial=0))
 
-    def take(self, rows: np.ndarray) -> Bag:
+    def gather(self, rows: np.ndarray) -> RaggedArray:
         """Give some of the rows."""
         positions, offsets = concatenate_ranges(self.offsets[rows], self.offsets[rows + 1])
-        return Bag(self.values[positions], offsets)
+        return RaggedArray(self.values[positions], offsets)
 
-    def followed_by(self, other: Bag) -> Bag:
+    def concatenate(self, other: RaggedArray) -> RaggedArray:
         """Give the rows of both."""
         offsets = np.append(self.offsets, self.offsets[-1] + other.offsets[1:])
-        return Bag(np.concatenate([self.values, other.values]), offsets)
+        return RaggedArray(np.concatenate([self.values, other.values]), offsets)
 
     def to_lists(self) -> list[list[int]]:
         values = self.values.tolist()
@@ -112,7 +112,7 @@ class Bag:
         return [values[a:b] for a, b in pairwise(bounds)]
 
 
-Column = np.ndarray | Bag
+Column = np.ndarray | RaggedArray
 Columns = dict[Hashable, Column]
 
 
@@ -213,12 +213,12 @@ class Vocabulary:
             # Two plain arrays instead of many objects.
             encoded = [value.encode("utf-8", "surrogatepass") for value in self.values]
             offsets = np.cumsum([0, *map(len, encoded)])
-            state["values"] = Bag(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+            state["values"] = RaggedArray(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if isinstance(self.values, Bag):
+        if isinstance(self.values, RaggedArray):
             encoded, bounds = self.values.values.tobytes(), self.values.offsets.tolist()
             strings = [encoded[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(bounds)]
             self.values = np.array(strings, dtype=object)

@@ -18,9 +18,9 @@ from skmatch._columns import (
     FIRST_KNOWN,
     PADDING,
     UNKNOWN,
-    Bag,
     Column,
     Columns,
+    RaggedArray,
     Vocabulary,
     concatenate_ranges,
 )
@@ -28,24 +28,24 @@ from skmatch._columns import (
 HISTORY = "history"  # the column of the histories that queries bring along, and of decoded ones
 
 
-def place_dtype(n_events: int) -> type:
+def index_dtype(n_events: int) -> type:
     """Give the dtype that places among so many events need."""
     return np.int32 if n_events <= np.iinfo(np.int32).max else np.int64
 
 
-def take_rows(column: Column, rows: np.ndarray) -> Column:
+def gather_rows(column: Column, rows: np.ndarray) -> Column:
     """Give some rows of a column of either form."""
-    return column.take(rows) if isinstance(column, Bag) else column[rows]
+    return column.gather(rows) if isinstance(column, RaggedArray) else column[rows]
 
 
 def where_rows(condition: np.ndarray, column: Column, other: Column) -> Column:
     """Give the rows of a column where a condition holds, else those of another of its form."""
     if isinstance(column, np.ndarray):
         return np.where(condition, column, cast(np.ndarray, other))
-    assert isinstance(other, Bag)
+    assert isinstance(other, RaggedArray)
     n_rows = len(condition)
     rows = np.arange(n_rows) + np.where(condition, 0, n_rows)
-    return column.followed_by(other).take(rows)
+    return column.concatenate(other).gather(rows)
 
 
 class _Shared:
@@ -97,7 +97,7 @@ class Schema(_Shared):
     item_features: tuple[Feature, ...]
     user_table: Columns  # one row a code, padding and unknown included
     item_table: Columns
-    waiting: Vocabulary | None = None  # items that were observed while the catalogue lacked them
+    pending: Vocabulary | None = None  # items that were observed while the catalogue lacked them
 
     def __repr__(self) -> str:
         lines = [
@@ -135,7 +135,7 @@ class Schema(_Shared):
                 f"feature={name!r} is no item feature of the MatchEncoder, which has {known}: name "
                 "one of them, or give a Series of values, indexed by item ids."
             )
-        column = take_rows(self.item_table[name], np.arange(FIRST_KNOWN, len(self.items)))
+        column = gather_rows(self.item_table[name], np.arange(FIRST_KNOWN, len(self.items)))
         if isinstance(column, np.ndarray):
             if feature.vocabulary is None:
                 return pd.Series(column * feature.scale + feature.mean, name=name)
@@ -191,18 +191,18 @@ class _Rows:
         return np.asarray(self.to_frame(), dtype=dtype)
 
     def __getitem__(self, rows: Any) -> Self:
-        return self.take(np.arange(len(self))[rows])
+        return self.gather(np.arange(len(self))[rows])
 
-    def take(self, rows: np.ndarray) -> Self:
+    def gather(self, rows: np.ndarray) -> Self:
         """Give some of the rows."""
-        return replace(self, **self._taken(rows))
+        return replace(self, **self._gathered(rows))
 
-    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+    def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
         return {
             "user": self.user[rows],
             "item": self.item[rows],
             "time": None if self.time is None else self.time[rows],
-            "features": {name: take_rows(col, rows) for name, col in self.features.items()},
+            "features": {name: gather_rows(col, rows) for name, col in self.features.items()},
             "user_ids": None if self.user_ids is None else self.user_ids.iloc[rows],
             "item_ids": None if self.item_ids is None else self.item_ids.iloc[rows],
         }
@@ -237,7 +237,7 @@ class _Rows:
         if self.time is not None:
             columns[self.schema.time] = self.time
         for name, column in self.features.items():
-            columns[name] = column.to_lists() if isinstance(column, Bag) else column
+            columns[name] = column.to_lists() if isinstance(column, RaggedArray) else column
         frame = pd.DataFrame(columns)
         if self.user_ids is not None:
             frame.index = self.user_ids.index
@@ -263,7 +263,7 @@ class _Rows:
                 column = frame[feature.name]
                 is_multi = feature.kind == "multi_valued"
                 features[feature.name] = (
-                    Bag.from_lists(column.tolist()) if is_multi else column.to_numpy()
+                    RaggedArray.from_lists(column.tolist()) if is_multi else column.to_numpy()
                 )
         return {
             "schema": schema,
@@ -280,7 +280,7 @@ class _Rows:
         return {
             feature.name: self.features[feature.name]
             if feature.name in self.features
-            else take_rows(self.schema.user_table[feature.name], self.user)
+            else gather_rows(self.schema.user_table[feature.name], self.user)
             for feature in self.schema.user_features
         }
 
@@ -303,14 +303,14 @@ class _Rows:
 class Events(_Rows):
     """Coded events or queries, one row each, as `MatchEncoder` gives them."""
 
-    history: Bag | None = None  # item codes that queries bring along
+    history: RaggedArray | None = None  # item codes that queries bring along
     has_history: np.ndarray | None = None  # (n,) bool: which queries do
     on_disk: bool = False  # the columns lie in temporary files, and so shall those made from them
 
-    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
-        own = super()._taken(rows) | {"on_disk": False}
+    def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
+        own = super()._gathered(rows) | {"on_disk": False}
         if self.history is not None and self.has_history is not None:
-            own |= {"history": self.history.take(rows), "has_history": self.has_history[rows]}
+            own |= {"history": self.history.gather(rows), "has_history": self.has_history[rows]}
         return own
 
     def _own_names(self) -> list:
@@ -337,7 +337,7 @@ class Events(_Rows):
         if HISTORY in frame.columns:
             cells = frame[HISTORY]
             columns["has_history"] = cells.notna().to_numpy()
-            columns["history"] = Bag.from_lists([[] if c is None else c for c in cells])
+            columns["history"] = RaggedArray.from_lists([[] if c is None else c for c in cells])
         return cls(**columns)
 
     def decode(self) -> pd.DataFrame:
@@ -345,7 +345,7 @@ class Events(_Rows):
         return self.ids()
 
     def __repr__(self) -> str:
-        head = self.take(np.arange(min(5, len(self)))).decode()
+        head = self.gather(np.arange(min(5, len(self)))).decode()
         return f"Events: {len(self):,} rows, of {self.schema!r}\n{head}"
 
 
@@ -368,13 +368,13 @@ class EventLog(_Shared):
     """
 
     items: np.ndarray  # (n_events,) int32
-    # (2, n_waiting): their places, and their codes in the vocabulary `waiting` of the schema
-    waiting: np.ndarray = field(default_factory=lambda: np.empty((2, 0), dtype=np.int64))
+    # (2, n_pending): their places, and their codes in the vocabulary `pending` of the schema
+    pending: np.ndarray = field(default_factory=lambda: np.empty((2, 0), dtype=np.int64))
 
     def inserted(self, place: np.ndarray, items: np.ndarray) -> EventLog:
         """Insert items before sorted places; the code of one that waits comes negated."""
         waits = np.flatnonzero(items < 0)
-        places, codes = self.waiting
+        places, codes = self.pending
         places = places + np.searchsorted(place, places, side="right")
         new = np.stack([place[waits] + waits, -items[waits]])
         return EventLog(
@@ -382,16 +382,16 @@ class EventLog(_Shared):
             np.concatenate([np.stack([places, codes]), new], axis=1),
         )
 
-    def known_by_now(self, schema: Schema) -> EventLog:
+    def resolve_pending(self, schema: Schema) -> EventLog:
         """Give the items that waited the codes of a catalogue that holds them by now."""
-        places, codes = self.waiting
-        if schema.waiting is None or not len(places):
+        places, codes = self.pending
+        if schema.pending is None or not len(places):
             return self
-        now = schema.items.lookup(schema.waiting.decode(codes))
+        now = schema.items.lookup(schema.pending.decode(codes))
         is_known = now >= FIRST_KNOWN
         items = self.items.copy()
         items[places[is_known]] = now[is_known]
-        return EventLog(items, self.waiting[:, ~is_known])
+        return EventLog(items, self.pending[:, ~is_known])
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -415,11 +415,11 @@ class Samples(_Rows):
     WINDOW: ClassVar[tuple[str, ...]] = ("seen_start", "history_start", "history_stop")
     _EVENT_KEY: ClassVar[str] = "event_stop"
 
-    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+    def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
         window = {"seen": self.seen[rows], "start": self.start[rows], "stop": self.stop[rows]}
         if self.event_stop is not None:
             window["event_stop"] = self.event_stop[rows]
-        return super()._taken(rows) | window
+        return super()._gathered(rows) | window
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         # Whether any row has an event_stop depends on the others, and the columns must not.
@@ -477,7 +477,7 @@ class Samples(_Rows):
         unknown = np.flatnonzero(item < 0)
         ids = unknown if self.item_ids is None else self.item_ids.iloc[unknown]
         item[unknown] = -2 - pd.factorize(ids, use_na_sentinel=False)[0]
-        queries = self.take(order[first])
+        queries = self.gather(order[first])
         if queries.event_stop is not None:
             stop = queries.event_stop
             start = np.maximum(queries.seen, stop - self.max_length)
@@ -494,7 +494,7 @@ class Samples(_Rows):
         return frame
 
     def __repr__(self) -> str:
-        head = self.take(np.arange(min(5, len(self)))).decode()
+        head = self.gather(np.arange(min(5, len(self)))).decode()
         lengths = self.stop - self.start
         mean = lengths.mean() if len(self) else 0.0
         draws = f"{self.sampling.neg_ratio} negatives a positive, {self.sampling.negatives!r}"

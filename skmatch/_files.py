@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from skmatch._columns import Bag, Columns
+from skmatch._columns import Columns, RaggedArray
 
 BLOCK_SIZE = 2**22  # rows of a long column that are worked on at a time
 
@@ -39,7 +39,7 @@ def collect(parts: Iterable[Columns], on_disk: bool) -> Columns:
             for part in parts:
                 for name, column in part.items():
                     if name not in files:
-                        file = _BagFile() if isinstance(column, Bag) else _ArrayFile()
+                        file = _RaggedFile() if isinstance(column, RaggedArray) else _ArrayFile()
                         files[name] = stack.enter_context(closing(file))
                     files[name].append(column)
             return {name: file.mapped() for name, file in files.items()}
@@ -94,22 +94,22 @@ class _ArrayFile:
         self.file.close()
 
 
-class _BagFile:
-    """A `Bag` that is written part by part, and then read through memory maps."""
+class _RaggedFile:
+    """A `RaggedArray` that is written part by part, and then read through memory maps."""
 
     def __init__(self) -> None:
         self.values, self.offsets, self.n_values = _ArrayFile(), _ArrayFile(), 0
         self.offsets.append(np.zeros(1, dtype=np.int64))
 
-    def append(self, part: Bag) -> None:
+    def append(self, part: RaggedArray) -> None:
         """Write the next rows."""
         self.values.append(part.values)
         self.offsets.append(self.n_values + part.offsets[1:])
         self.n_values += len(part.values)
 
-    def mapped(self) -> Bag:
+    def mapped(self) -> RaggedArray:
         """Give the bag, whose files go with it."""
-        return Bag(self.values.mapped(), self.offsets.mapped())
+        return RaggedArray(self.values.mapped(), self.offsets.mapped())
 
     def close(self) -> None:
         """Close the files; what is mapped of them stays."""

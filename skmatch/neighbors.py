@@ -60,7 +60,7 @@ class ItemLists(NamedTuple):
         table[np.arange(n_columns) < lengths[:, None]] = positions
         return table
 
-    def take(self, queries: np.ndarray) -> ItemLists:
+    def gather(self, queries: np.ndarray) -> ItemLists:
         """Give the lists of some of the queries."""
         return ItemLists(self.items, self.start[queries], self.stop[queries])
 
@@ -111,13 +111,13 @@ class ItemFilter(NamedTuple):
             permitted &= ~self.limited[:, None] | _are_among(first + found, kept)
         return permitted
 
-    def take(self, queries: np.ndarray) -> ItemFilter:
+    def gather(self, queries: np.ndarray) -> ItemFilter:
         """Give what may answer some of the queries."""
         return ItemFilter(
             anyone=self.anyone,
-            only=None if self.only is None else self.only.take(queries),
+            only=None if self.only is None else self.only.gather(queries),
             limited=None if self.limited is None else self.limited[queries],
-            never=tuple(lists.take(queries) for lists in self.never),
+            never=tuple(lists.gather(queries) for lists in self.never),
         )
 
 
@@ -243,7 +243,7 @@ class ItemIndex:
             block = max(1, _BLOCK_SIZE // n_numbers) if n_most > 0 else len(alike)
             for a in range(0, len(alike), block):
                 rows = alike[a : a + block]
-                own = queries[rows], k, allowed.take(rows)
+                own = queries[rows], k, allowed.gather(rows)
                 if n_most > 0:
                     positions[rows], scores[rows] = self._search_graph(*own, n_most)
                 else:
@@ -305,7 +305,7 @@ class ItemIndex:
         positions, scores = self._best_of(found, queries, k, allowed)
         short = np.flatnonzero((positions < 0).any(axis=1))
         if len(short):
-            rest = self._search_exactly(queries[short], k, allowed.take(short))
+            rest = self._search_exactly(queries[short], k, allowed.gather(short))
             positions[short], scores[short] = rest
         return positions, scores
 
@@ -321,8 +321,8 @@ class ItemIndex:
         block = max(1, _BLOCK_SIZE // (longest * self.vectors_.shape[1]))
         for a in range(0, len(queries), block):
             rows = np.arange(a, min(a + block, len(queries)))
-            found = candidates.take(rows).table(len(self.vectors_), longest)
-            rest = allowed._replace(only=None).take(rows)
+            found = candidates.gather(rows).table(len(self.vectors_), longest)
+            rest = allowed._replace(only=None).gather(rows)
             positions[rows], scores[rows] = self._best_of(found, queries[rows], k, rest)
         return positions, scores
 

@@ -60,7 +60,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 TRUSTED_TYPES = [
-    "skmatch._columns.Bag",
+    "skmatch._columns.RaggedArray",
     "skmatch._columns.Vocabulary",
     "skmatch._data.EventLog",
     "skmatch._data.Feature",

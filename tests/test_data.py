@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from skmatch import MatchEncoder, SequenceSampler
-from skmatch._data import Bag, Samples, Vocabulary, concatenate_ranges
+from skmatch._data import RaggedArray, Samples, Vocabulary, concatenate_ranges
 
 N = 3000
 
@@ -46,11 +46,11 @@ def test_ranges_are_laid_one_after_another():
 
 def test_a_bag_gives_its_rows_back():
     rows = [[1, 2], [], [3]]
-    bag = Bag.from_lists(rows)
+    bag = RaggedArray.from_lists(rows)
     assert len(bag) == 3
     assert bag.to_lists() == rows
-    assert bag.take(np.array([2, 0, 2, 1])).to_lists() == [[3], [1, 2], [3], []]
-    assert Bag.from_lists([[], []]).to_lists() == [[], []]
+    assert bag.gather(np.array([2, 0, 2, 1])).to_lists() == [[3], [1, 2], [3], []]
+    assert RaggedArray.from_lists([[], []]).to_lists() == [[], []]
 
 
 def test_a_vocabulary_counts_padding_and_unknown():
@@ -131,10 +131,12 @@ def test_rows_can_be_cut_as_a_frame_can(name, request):
     rows = request.getfixturevalue(name)
     frame = rows.to_frame()
     chosen = np.array([7, 3, 3, 0])
-    pd.testing.assert_frame_equal(rows.take(chosen).to_frame(), frame.iloc[chosen])
+    pd.testing.assert_frame_equal(rows.gather(chosen).to_frame(), frame.iloc[chosen])
     pd.testing.assert_frame_equal(rows[2:9].to_frame(), frame.iloc[2:9])
     again = type(rows).from_frame(frame.iloc[chosen])
-    pd.testing.assert_frame_equal(again.decode(), rows.take(chosen).decode().reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        again.decode(), rows.gather(chosen).decode().reset_index(drop=True)
+    )
 
 
 def test_decoded_rows_hold_the_ids_of_the_events(events, coded):
@@ -143,7 +145,7 @@ def test_decoded_rows_hold_the_ids_of_the_events(events, coded):
 
 def test_no_history_is_copied(samples):
     assert len(samples.log.items) == N
-    assert samples.take(np.zeros(10 * N, dtype=int)).log is samples.log
+    assert samples.gather(np.zeros(10 * N, dtype=int)).log is samples.log
     frame = samples.to_frame()
     assert all(dtype.kind == "i" for dtype in frame.dtypes)
     assert Samples.from_frame(frame).log is samples.log

@@ -178,7 +178,7 @@ def test_every_rule_of_a_filter_holds(monkeypatch, rules, k, few_open, few_liste
     monkeypatch.setattr(neighbors, "_BLOCK_SIZE", 900)  # three queries
     assert_found(ItemIndex().fit(vectors).search(queries, k, allowed), expected)
     some = np.array([8, 3, 16])
-    found = ItemIndex().fit(vectors).search(queries[some], k, allowed.take(some))
+    found = ItemIndex().fit(vectors).search(queries[some], k, allowed.gather(some))
     assert_found(found, tuple(part[some] for part in expected))
 
 
@@ -288,7 +288,7 @@ def test_a_graph_finds_for_many_what_it_finds_for_each(rules):
     together = index.search(queries, 7, allowed)
     for i in range(len(queries)):
         row = np.array([i])
-        assert_found(index.search(queries[row], 7, allowed.take(row)), [p[row] for p in together])
+        assert_found(index.search(queries[row], 7, allowed.gather(row)), [p[row] for p in together])
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_eight_threads_build_and_search_one_graph():
     index = ItemIndex("pynndescent", random_state=0).fit(vectors)
 
     def ask(index, i):
-        return index.search(queries[i : i + 1], 10, seen.take(np.array([i])))
+        return index.search(queries[i : i + 1], 10, seen.gather(np.array([i])))
 
     expected = [ask(index, i) for i in range(20)]
     for _ in range(3):

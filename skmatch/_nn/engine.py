@@ -11,7 +11,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from skmatch._columns import FIRST_KNOWN, Bag, Column, concatenate_ranges
+from skmatch._columns import FIRST_KNOWN, Column, RaggedArray, concatenate_ranges
 from skmatch._data import Samples, Schema
 from skmatch._nn import distributed
 from skmatch._nn.batches import Batches, Rows, Targets, read_users
@@ -225,7 +225,7 @@ class Engine:
         return torch.as_tensor(values, device=self.device)
 
     def _column(self, column: Column) -> FeatureTensor:
-        if isinstance(column, Bag):
+        if isinstance(column, RaggedArray):
             values, offsets = self._to_device(column.values), self._to_device(column.offsets)
             return RaggedTensor(values, offsets, column.longest)
         return self._to_device(column)
@@ -247,7 +247,9 @@ class Engine:
             if own is None:
                 source = self._column(samples.schema.user_table[feature.name])
             else:
-                source = self._column(own.take(rows) if isinstance(own, Bag) else own[rows])
+                source = self._column(
+                    own.gather(rows) if isinstance(own, RaggedArray) else own[rows]
+                )
             features.append(FeatureSource(source, by_code=own is None))
         return Rows(
             user=self._to_device(samples.user[rows]),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from skmatch._columns import FIRST_KNOWN, UNKNOWN, Bag, Column, Vocabulary
+from skmatch._columns import FIRST_KNOWN, UNKNOWN, Column, RaggedArray, Vocabulary
 from skmatch._data import Feature
 from skmatch._files import blocks
 from skmatch._validation import as_series
@@ -52,7 +52,7 @@ class FeatureValues(NamedTuple):
         """Return a feature without any value; `settled` ends its learning."""
         column: Column = np.empty(0, dtype=np.int32)
         if feature.kind == "multi_valued":
-            column = Bag.from_lists([])
+            column = RaggedArray.from_lists([])
         elif feature.kind == "numeric":
             column = np.empty(0, dtype=np.float64)  # as they come, until their mean is known
         return cls(feature, column, np.empty(0))
@@ -74,7 +74,7 @@ class FeatureValues(NamedTuple):
 
     def settled(self) -> FeatureValues:
         """End the learning: what the latest values of all decide is the same for any pieces."""
-        if isinstance(self.column, Bag):
+        if isinstance(self.column, RaggedArray):
             # Values that only earlier cells had go, and the others are numbered in order.
             old = self.feature.vocabulary
             assert old is not None
@@ -85,14 +85,14 @@ class FeatureValues(NamedTuple):
             codes[is_known] = new + FIRST_KNOWN
             vocabulary = Vocabulary(old.values[kept - FIRST_KNOWN], old.dtype)
             feature = replace(self.feature, vocabulary=vocabulary)
-            return self._replace(feature=feature, column=Bag(codes, self.column.offsets))
+            return self._replace(feature=feature, column=RaggedArray(codes, self.column.offsets))
         if self.feature.kind != "numeric":
             return self
         feature = with_scale(self.feature, [self.column])
         return self._replace(feature=feature, column=standardise(self.column, feature))
 
     def _is_settled(self) -> bool:
-        return isinstance(self.column, Bag) or self.column.dtype != np.float64
+        return isinstance(self.column, RaggedArray) or self.column.dtype != np.float64
 
     def has_values(self) -> bool:
         """Return whether any value is known."""
@@ -102,9 +102,9 @@ class FeatureValues(NamedTuple):
         """Add codes that have no value."""
         n_new = n_codes - len(self.column)
         times = np.append(self.times, np.full(n_new, -np.inf))
-        if isinstance(self.column, Bag):
+        if isinstance(self.column, RaggedArray):
             offsets = np.append(self.column.offsets, np.full(n_new, self.column.offsets[-1]))
-            return self._replace(column=Bag(self.column.values, offsets), times=times)
+            return self._replace(column=RaggedArray(self.column.values, offsets), times=times)
         missing = np.nan if self.feature.kind == "numeric" else UNKNOWN
         column = np.append(self.column, np.full(n_new, missing, dtype=self.column.dtype))
         return self._replace(column=column, times=times)
@@ -131,7 +131,7 @@ def encode(feature: Feature, column: pd.Series, delimiter: str) -> Column:
         values, offsets = flatten(split_cells(column, delimiter), column.name)
     codes = feature.vocabulary.lookup(values)
     feature.vocabulary.warn_of_another_dtype(values, codes)
-    return codes if offsets is None else Bag(codes, offsets)
+    return codes if offsets is None else RaggedArray(codes, offsets)
 
 
 def is_present(column: pd.Series, kind: str) -> np.ndarray:
@@ -170,13 +170,13 @@ def _latest(rows: Rows, present: np.ndarray, n_codes: int) -> np.ndarray:
 
 def _put(column: Column, places: np.ndarray, values: Column) -> Column:
     """Return a column with other values in some places."""
-    if not isinstance(column, Bag) or not isinstance(values, Bag):
+    if not isinstance(column, RaggedArray) or not isinstance(values, RaggedArray):
         changed = column.copy()  # type: ignore[union-attr]
         changed[places] = values
         return changed
     rows = np.arange(len(column))
     rows[places] = len(column) + np.arange(len(values))
-    return column.followed_by(values).take(rows)
+    return column.concatenate(values).gather(rows)
 
 
 def kind_of(column: pd.Series) -> str:

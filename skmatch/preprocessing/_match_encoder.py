@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skmatch._columns import PADDING, UNKNOWN, Bag, Column, Columns, Vocabulary
+from skmatch._columns import PADDING, UNKNOWN, Column, Columns, RaggedArray, Vocabulary
 from skmatch._data import (
     HISTORY,
     CatalogueRows,
@@ -303,9 +303,9 @@ class MatchEncoder(
         else:
             item = schema.items.lookup(item_column)
             waits = item == UNKNOWN
-            waiting, codes = (schema.waiting or schema.items.emptied()).extended(item_column[waits])
+            pending, codes = (schema.pending or schema.items.emptied()).extended(item_column[waits])
             item[waits] = -codes
-            grown = replaced(grown, schema_=replace(grown.schema_, waiting=waiting))
+            grown = replaced(grown, schema_=replace(grown.schema_, pending=pending))
         events = Events(grown.schema_, user, item, times, features, user_column)
         return grown, self._output(events)
 
@@ -408,7 +408,7 @@ class MatchEncoder(
             codes = schema.items.lookup(items)
             schema.items.warn_of_another_dtype(items, codes)
             events = replace(
-                events, history=Bag(codes, offsets), has_history=column.notna().to_numpy()
+                events, history=RaggedArray(codes, offsets), has_history=column.notna().to_numpy()
             )
         return self._output(events)
 

@@ -27,7 +27,7 @@ from skmatch._data import (
     Schema,
     as_coded,
     concatenate_ranges,
-    place_dtype,
+    index_dtype,
 )
 from skmatch._files import allocate, blocks, collect
 from skmatch._growth import replaced
@@ -261,7 +261,7 @@ class SequenceSampler(
             place = count_before(self.times_, offsets[user], place, time, or_equal=True)
             exact = np.result_type(self.times_, time)  # numpy would insert in the dtype of the old
             times = np.insert(self.times_.astype(exact, copy=False), place, time)
-        log = self.log_.inserted(place, events.item[order]).known_by_now(schema)
+        log = self.log_.inserted(place, events.item[order]).resolve_pending(schema)
         item_counts = _count_items(log.items, schema)
         added = np.bincount(events.user, minlength=len(schema.users))
         seed = self.sampling_.seed
@@ -288,7 +288,7 @@ class SequenceSampler(
     def _add_items(self, X: Any) -> tuple[SequenceSampler, CatalogueRows]:
         """Give a copy that knows and counts the events of new items, too."""
         rows, own = self._propagated("_add_items", X)
-        log = self.log_.known_by_now(rows.schema)
+        log = self.log_.resolve_pending(rows.schema)
         counts = _count_items(log.items, rows.schema)
         grown = replaced(
             self,
@@ -343,7 +343,7 @@ class SequenceSampler(
     def _windows(self, log: EventLog, seen: np.ndarray, stop: np.ndarray) -> Columns:
         """Give the places in the log of all that is before rows, and of their histories."""
         # Three columns of places take most of the memory of training rows.
-        place = place_dtype(len(log.items))
+        place = index_dtype(len(log.items))
         seen, stop = seen.astype(place, copy=False), stop.astype(place, copy=False)
         return {"seen": seen, "start": np.maximum(seen, stop - self.max_length), "stop": stop}
 
@@ -412,7 +412,7 @@ def _sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarra
 
     On disk some users at a time, so that no sort needs the memory that all rows would take.
     """
-    place = allocate(len(events), place_dtype(len(events)), events.on_disk)
+    place = allocate(len(events), index_dtype(len(events)), events.on_disk)
 
     def sort(first: int, last: int) -> Columns:
         """Sort the events of the users with the codes first ... last - 1."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from skmatch._columns import UNKNOWN, Bag, Column, check_offsets, count_codes
-from skmatch._data import Feature, take_rows, where_rows
+from skmatch._columns import UNKNOWN, Column, RaggedArray, check_offsets, count_codes
+from skmatch._data import Feature, gather_rows, where_rows
 from skmatch._files import allocate
 from skmatch.preprocessing._time_order import (
     count_before,
@@ -44,7 +44,7 @@ class Timeline:
         """Return the timeline of a feature of which nothing is known."""
         column: Column = np.array([UNKNOWN], dtype=np.int32)
         if feature.kind == "multi_valued":
-            column = Bag(np.empty(0, dtype=np.int32), np.zeros(2, dtype=np.int64))
+            column = RaggedArray(np.empty(0, dtype=np.int32), np.zeros(2, dtype=np.int64))
         elif feature.kind == "numeric":
             column = np.array([np.nan])  # until the mean is known
         return cls(np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64), column)
@@ -54,7 +54,7 @@ class Timeline:
         first, stop = self.offsets[user], self.offsets[user + 1]
         if time is not None:
             stop = count_before(self.times, first, stop, time, or_equal=True)
-        return take_rows(self.column, np.where(stop > first, stop - 1, MISSING))
+        return gather_rows(self.column, np.where(stop > first, stop - 1, MISSING))
 
     def latest(self) -> Column:
         """Return the latest value of every code."""
@@ -62,7 +62,7 @@ class Timeline:
 
     def blank(self, n_rows: int) -> Column:
         """Return a column in which every value is missing."""
-        return take_rows(self.column, np.full(n_rows, MISSING))
+        return gather_rows(self.column, np.full(n_rows, MISSING))
 
     def extended(
         self,
@@ -129,7 +129,7 @@ class Timeline:
             values = self._gather(numbers, column)
             same = (users[1:] == users[:-1]) & _repeats(values)
             kept = np.flatnonzero(~(np.append(False, same) & np.append(same, False))[: len(users)])
-            parts.append((users[kept], times[kept], take_rows(values, kept)))
+            parts.append((users[kept], times[kept], gather_rows(values, kept)))
 
         filled = in_blocks(lambda rows: self._gather(origin[rows], column), len(user), on_disk)
         all_users, all_times, columns = zip(*parts, strict=True)
@@ -143,15 +143,15 @@ class Timeline:
 
     def _gather(self, numbers: np.ndarray, column: Column) -> Column:
         """Return rows of a column, or of this timeline where the number is negative."""
-        known = take_rows(self.column, np.where(numbers < 0, -1 - numbers, MISSING))
+        known = gather_rows(self.column, np.where(numbers < 0, -1 - numbers, MISSING))
         if (numbers < 0).all():
             return known
-        return where_rows(numbers < 0, known, take_rows(column, np.maximum(numbers, 0)))
+        return where_rows(numbers < 0, known, gather_rows(column, np.maximum(numbers, 0)))
 
 
 def _followed_by(column: Column, other: Column) -> Column:
-    if isinstance(column, Bag) and isinstance(other, Bag):
-        return column.followed_by(other)
+    if isinstance(column, RaggedArray) and isinstance(other, RaggedArray):
+        return column.concatenate(other)
     return np.concatenate([column, other])
 
 

@@ -162,11 +162,11 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
             all_rows = np.flatnonzero((source == POPULARITY) == is_popular)
             for a in range(0, len(all_rows), BATCH_SIZE):
                 rows = all_rows[a : a + BATCH_SIZE]
-                own = allowed.take(rows)
+                own = allowed.gather(rows)
                 if is_popular:
                     found = by_count.search(np.ones((len(rows), 1), dtype=np.float32), k, own)
                 else:
-                    found = self._top_k(samples.take(rows), k, own)
+                    found = self._top_k(samples.gather(rows), k, own)
                 positions[rows], scores[rows] = found
         return positions, scores, source
 
@@ -178,7 +178,7 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
             part, own = samples, allowed
             if len(samples) > batch_size:
                 rows = np.arange(a, min(a + batch_size, len(samples)))
-                part, own = samples.take(rows), allowed.take(rows)
+                part, own = samples.gather(rows), allowed.gather(rows)
             positions, scores, source = self._search(part, k, own)
             found = positions >= 0
             row, rank = np.nonzero(found)

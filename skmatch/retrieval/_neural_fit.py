@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skmatch._columns import count_codes
-from skmatch._data import FIRST_KNOWN, Feature, Samples, Schema, place_dtype
+from skmatch._data import FIRST_KNOWN, Feature, Samples, Schema, index_dtype
 from skmatch._growth import replaced
 from skmatch._nn import distributed
 from skmatch._nn.encoders import NetworkConfig
@@ -54,7 +54,7 @@ class NeuralFit:
         self.state.seed = distributed.broadcast(self.state.seed)
         rng = np.random.default_rng(self.state.seed)
         self.training, held_out = self._split(weight, rng)
-        self.held_out = samples.take(held_out)
+        self.held_out = samples.gather(held_out)
         self.counts = count_items(samples, weight)
         options = make_options(estimator, estimator.max_epochs, len(self.training))
         self._check_cost(options.batch_size)
@@ -82,7 +82,7 @@ class NeuralFit:
         """Run the epochs; the network ends with its best weights where they are validated."""
         estimator, state = self.estimator, self.state
         # Each user's last event: scored by a first one, which has no history, epochs hardly differ.
-        scored = self.samples.take(self.training[last_of_users(self.samples.user[self.training])])
+        scored = self.samples.gather(self.training[last_of_users(self.samples.user[self.training])])
         data = {"estimator": estimator, "X": scored, "y": scored.item}
         context = estimator._init_callback_context(
             max_subtasks=estimator.max_epochs - state.n_epochs
@@ -315,7 +315,7 @@ def rows_to_train(samples: Samples, weight: np.ndarray | None) -> tuple[np.ndarr
     enough = usable & (samples.stop - samples.seen >= samples.min_history)
     is_any = bool(enough.any()) or not usable.any()
     rows: np.ndarray = np.flatnonzero(enough if is_any else usable)
-    rows = rows.astype(place_dtype(len(samples)))
+    rows = rows.astype(index_dtype(len(samples)))
     return rows[np.argsort(samples.stop[rows], kind="stable")], is_any
 
 
@@ -369,7 +369,7 @@ def last_of_users(user: np.ndarray) -> np.ndarray:
 
 def check_vectors(estimator: Any, engine: Engine, samples: Samples) -> None:
     """Raise if vectors are not finite or vanish: the loss of a step is that before its update."""
-    last = samples.take(np.arange(len(samples))[-1000:])
+    last = samples.gather(np.arange(len(samples))[-1000:])
     for vectors in (engine.item_vectors(samples.schema), engine.user_vectors(last)):
         if not np.isfinite([vectors.min(), vectors.max()]).all() or not vectors.any():
             raise divergence(estimator, "Vectors are not finite or all zero after the last epoch")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_hashable
 
-from skmatch._data import FIRST_KNOWN, Bag, Events, Samples, Schema, concatenate_ranges
+from skmatch._data import FIRST_KNOWN, Events, RaggedArray, Samples, Schema, concatenate_ranges
 from skmatch._validation import as_pandas, as_series
 
 HISTORY, FEATURES, POPULARITY = "history", "features", "popularity"  # sources of recommendations
@@ -45,7 +45,7 @@ def source_of(samples: Samples) -> np.ndarray:
     has_history = _any_known(samples.log.items, samples.start, samples.stop)
     has_feature = np.zeros(len(samples), dtype=bool)
     for column in samples.user_columns().values():
-        if isinstance(column, Bag):
+        if isinstance(column, RaggedArray):
             has_feature |= _any_known(column.values, column.offsets[:-1], column.offsets[1:])
         else:
             has_feature |= column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from skmatch._nn.distinct import distinct, without_repeats
+from skmatch._nn.tables import Table, sum_by_code
 from torch import nn
 
 from skmatch._nn import distinct as module
-from skmatch._nn.distinct import distinct, without_repeats
 from skmatch._nn.optimizer import AdamW
-from skmatch._nn.tables import Table, sum_by_code
 
 SHAPES = [(12,), (3, 4), (2, 3, 2), (0,), (1,)]
 codes_of_any_shape = st.sampled_from(SHAPES).flatmap(

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from skmatch._nn.negatives import NegativeSampler, item_probabilities
 
 COUNTS = np.array([5, 0, 100, 1, 20, 20, 3])

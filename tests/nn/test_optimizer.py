@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from skmatch._nn.tables import Table
 from torch import nn
 
 from skmatch._nn.optimizer import AdamW
-from skmatch._nn.tables import Table
 
 
 def test_weights_change_as_with_the_optimizer_of_torch():

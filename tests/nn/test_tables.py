@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from skmatch._nn.tables import Table
 
 from skmatch._nn import tables
-from skmatch._nn.tables import Table
 
 
 def make_table(size=2000, dim=3):

@@ -5,10 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from torch.nn.utils.rnn import pad_sequence
-
 from skmatch._nn.negatives import NegativeSampler
-from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.tables import Table
 from skmatch._nn.towers import (
     MANY_EVENTS,
@@ -20,6 +17,9 @@ from skmatch._nn.towers import (
     TwoTowers,
     normalize,
 )
+from torch.nn.utils.rnn import pad_sequence
+
+from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.training import FeatureSource, Rows, Targets, Trainer, encode_catalogue
 
 SPECS = (

@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from skmatch._nn.negatives import NegativeSampler
+from skmatch._nn.towers import BagTensor, FeatureSpec, NetworkConfig, TwoTowers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skmatch._nn import tables, training
 from skmatch._nn.device import resolve_device
 from skmatch._nn.losses import LOSSES
-from skmatch._nn.negatives import NegativeSampler
 from skmatch._nn.pooling import POOLINGS
-from skmatch._nn.towers import BagTensor, FeatureSpec, NetworkConfig, TwoTowers
 from skmatch._nn.training import (
     BLOCK_SIZE,
     PRECISIONS,

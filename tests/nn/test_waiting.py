@@ -11,6 +11,7 @@ from itertools import cycle
 import numpy as np
 import pytest
 import torch
+from skmatch._nn.towers import ACTIVATIONS, BagTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -21,7 +22,6 @@ from skmatch._nn.engine import Engine
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.optimizer import AdamW
 from skmatch._nn.pooling import POOLINGS
-from skmatch._nn.towers import ACTIVATIONS, BagTensor
 from skmatch.datasets import make_events
 from skmatch.retrieval._neural import _rows_to_train
 

@@ -19,7 +19,7 @@ from skmatch import (
     _files,
     make_match_pipeline,
 )
-from skmatch._columns import Bag, Vocabulary
+from skmatch._columns import RaggedArray, Vocabulary
 from skmatch.datasets import make_events
 from skmatch.preprocessing import _event_source
 
@@ -79,7 +79,7 @@ def assert_same(one, other, where="state"):
     if isinstance(one, np.ndarray):
         assert one.dtype == other.dtype, where
         np.testing.assert_array_equal(one, other, err_msg=where)
-    elif isinstance(one, (Bag, Vocabulary)) or hasattr(one, "__dataclass_fields__"):
+    elif isinstance(one, (RaggedArray, Vocabulary)) or hasattr(one, "__dataclass_fields__"):
         names = [name for name in vars(one) if not name.startswith("_") and name != "on_disk"]
         for name in names:
             if name != "user_ids":  # which those of Parquet decode from codes
