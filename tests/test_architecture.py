@@ -26,8 +26,8 @@ ARROWS = {
     "datasets": {"datasets"},
     "callbacks": {"_validation", "persistence"},
     "retrieval": {
-        "_nn", "_columns", "_data", "_growth", "_validation", "neighbors", "persistence", "preprocessing",
-        "metrics", "retrieval",
+        "_nn", "_columns", "_data", "_growth", "_validation", "neighbors", "persistence",
+        "preprocessing", "metrics", "retrieval",
     },
     "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
     "inspection": {"_validation", "inspection", "metrics"},
