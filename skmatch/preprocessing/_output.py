@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Literal, Self, TypeVar, cast
 
 from sklearn import get_config
 
+from skmatch._data import Events, Samples
+
+Rows = TypeVar("Rows", Events, Samples)
+
 
 class FrameOutputMixin:
-    """Give `Events` and `Samples` as they are, or as frames where pandas output is asked for.
+    """Return `Events` and `Samples`, or DataFrames of their codes if pandas output is set.
 
-    Such a frame carries in its ``attrs`` what the next step needs, so that a pipeline works the
-    same under ``set_output(transform="pandas")``.
+    Such a DataFrame carries in its ``attrs`` all that the next step needs, so a pipeline works the
+    same with ``set_output(transform="pandas")``.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        # scikit-learn's own wrapping would strip a frame of what it carries.
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        # scikit-learn's own wrapper would drop the attrs.
         super().__init_subclass__(auto_wrap_output_keys=None, **kwargs)  # type: ignore[call-arg]
 
-    def set_output(self, *, transform: str | None = None) -> Self:
+    def set_output(self, *, transform: Literal["default", "pandas"] | None = None) -> Self:
         """Choose the form of the output.
 
         Parameters
         ----------
         transform : {"default", "pandas"} or None, default=None
-            "pandas" gives frames of codes; None leaves the choice as it was.
+            "pandas" returns DataFrames of codes; None leaves the current choice.
 
         Returns
         -------
@@ -32,13 +36,13 @@ class FrameOutputMixin:
         """
         if transform not in (None, "default", "pandas"):
             raise ValueError(
-                f"transform is {transform!r}; {type(self).__name__} gives 'default' or 'pandas'."
+                f"transform={transform!r} is not known; choose 'default', 'pandas' or None."
             )
         if transform is not None:
             self._sklearn_output_config = {"transform": transform}
         return self
 
-    def _output(self, rows: Any) -> Any:
+    def _output(self, rows: Rows) -> Rows:
         config = getattr(self, "_sklearn_output_config", {})
         wanted = config.get("transform", get_config()["transform_output"])
-        return rows.to_frame() if wanted == "pandas" else rows
+        return cast(Rows, rows.to_frame()) if wanted == "pandas" else rows

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
-import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
@@ -31,6 +30,7 @@ from skmatch._data import (
 )
 from skmatch._files import allocate, blocks, collect
 from skmatch._growth import replaced
+from skmatch._typing import EventTable
 from skmatch._validation import check_choice, require_rows
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._output import FrameOutputMixin
@@ -38,68 +38,67 @@ from skmatch.preprocessing._plain_events import PlainEventsMixin
 from skmatch.preprocessing._time_order import (
     count_before,
     order_events,
-    rows_of,
+    rows_of_users,
     user_blocks,
 )
 
-NEGATIVES = ("uniform", "popularity", "log", "zipf", "in_batch", "all")
+Negatives = Literal["uniform", "popularity", "log", "zipf", "in_batch", "all"]
 
 
 class SequenceSampler(
     FrameOutputMixin, PlainEventsMixin, TransformerMixin, VersionedMixin, BaseEstimator
 ):
-    """Give each event the history before it, and say how a retriever draws negatives.
+    """Add to each event the history before it, and set how a retriever draws negatives.
 
-    One row comes out for one row in. Histories are pairs (start, stop) into one array of events,
-    so that memory grows with the number of events and not with the length of the histories.
+    The output has one row per input row. Histories are ranges (start, stop) of one shared array of
+    events, so memory grows with the number of events, not with the length of the histories.
 
     ``fit(X).transform(X)`` and ``fit_transform(X)`` differ, as in scikit-learn's
-    `~sklearn.preprocessing.TargetEncoder`. `fit_transform` makes training rows: "before" means
-    earlier in (time, row order), so that no event ever sees itself or the future, also among
-    events of the same time. `transform` answers queries: one without a time gets all that is
-    stored of its user; one with a time, the events strictly before that time; one that brings its
-    own ``history``, that. (Scores of held-out events count the stored ones of the same time, too;
-    see `~skmatch.metrics.make_topk_scorer`.)
+    `~sklearn.preprocessing.TargetEncoder`. `fit_transform` returns training rows: "before" means
+    earlier in (time, row order), so no event sees itself or the future, also among events of the
+    same time. `transform` returns queries: without a time, a query gets all stored events of its
+    user; with a time, the events strictly before that time; with its own ``history``, that
+    history. (Scores of held-out events also count stored events of the same time; see
+    `~skmatch.metrics.make_topk_scorer`.)
 
     Parameters
     ----------
     max_length : int, default=50
-        The most recent events that a history holds.
+        Maximum number of events in a history; the most recent are kept.
     min_history : int, default=0
-        A retriever trains on the events that have at least so many events of their user before
-        them. Where no event has, it trains on all, with a warning. With 0 it also learns which
-        item a user of given features touches first, before there is any history.
+        A retriever trains only on events with at least this many earlier events of their user. If
+        there is none, it trains on all events and warns. With 0 it also learns which item a user
+        with given features interacts with first.
     neg_ratio : int, default=3
-        Number of negatives drawn for each positive. Losses over lists share all that a training
-        step draws. "in_batch" and "all" draw none.
+        Number of negatives drawn for each positive. Listwise losses share all negatives of a
+        training step. "in_batch" and "all" draw none.
     negatives : {"uniform", "popularity", "log", "zipf", "in_batch", "all"}, default="popularity"
-        How negatives are drawn, anew for every epoch. "uniform": every item alike; "popularity":
-        in proportion to count**0.75 as word2vec does [1]_; "log": to log(count + 1); "zipf":
-        log-uniform over the rank by popularity; "in_batch": the other positives of the step, with
-        their probability estimated from the counts for the logQ correction [2]_; "all": every
-        item of the catalogue. An item without events counts as if it had one.
+        How negatives are drawn, anew in every epoch. "uniform": all items equally likely;
+        "popularity": in proportion to count**0.75 as in word2vec [1]_; "log": in proportion to
+        log(count + 1); "zipf": log-uniform over the popularity rank; "in_batch": the other
+        positives of the step, with probabilities estimated from the counts for the logQ
+        correction [2]_; "all": every item of the catalogue. An item without events has count 1.
     exclude_history : bool, default=True
-        Whether an event's negatives leave out the items of its history, as `recommend` leaves out
-        what a user has seen: a retriever then need not learn that users leave behind what their
-        history says they like. Say False where users repeat themselves and recommendations may,
-        too, beside ``exclude_seen=False`` of the retriever.
+        Whether an event's negatives exclude the items of its history, as `recommend` excludes
+        seen items. Set it to False, together with ``exclude_seen=False`` in the retriever, if
+        users interact with items repeatedly and recommendations may repeat them.
     random_state : int, RandomState instance or None, default=None
-        Seeds the draws of negatives; with None they follow the retriever's own `random_state`.
+        Seed of the draws of negatives; with None, the retriever's `random_state` is used.
 
     Attributes
     ----------
     log_ : EventLog
-        The items of all events, user after user, in the order of time.
+        The items of all events, ordered by user, then time.
     item_counts_ : ndarray of shape (n_items,)
         Number of events of each known item.
     n_features_in_ : int
         Number of columns seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns seen during fit, where all are strings.
+        Names of the columns seen during fit, if all are strings.
 
     See Also
     --------
-    MatchEncoder : The step before: codes for ids and features.
+    MatchEncoder : The previous step: encodes ids and features.
 
     References
     ----------
@@ -143,8 +142,9 @@ class SequenceSampler(
         self,
         max_length: int = 50,
         min_history: int = 0,
+        *,
         neg_ratio: int = 3,
-        negatives: str = "popularity",
+        negatives: Negatives = "popularity",
         exclude_history: bool = True,
         random_state: int | np.random.RandomState | None = None,
     ):
@@ -160,14 +160,14 @@ class SequenceSampler(
         if hasattr(self, "offsets_"):
             check_offsets(self.offsets_, len(self.log_.items))
 
-    def fit(self, X: Any, y: Any = None) -> SequenceSampler:
-        """Store the events of every user in the order of time.
+    def fit(self, X: EventTable, y: None = None) -> SequenceSampler:
+        """Store the events of every user, ordered by time.
 
         Parameters
         ----------
         X : Events, DataFrame, array-like of shape (n_events, n_columns), or Parquet
-            What a `MatchEncoder` gave; plain events are encoded by a default one. What comes of
-            Parquet is kept in temporary files.
+            Output of a `MatchEncoder`; plain events are encoded by a default one. Events from
+            Parquet are kept in temporary files.
         y : None
             Ignored.
 
@@ -178,8 +178,8 @@ class SequenceSampler(
         self._fit(X)
         return self
 
-    def fit_transform(self, X: Any, y: Any = None) -> Samples | pd.DataFrame:
-        """Store the events and give each the history before it, for training.
+    def fit_transform(self, X: EventTable, y: None = None) -> Samples:
+        """Store the events and return each with the history before it, for training.
 
         Parameters
         ----------
@@ -191,7 +191,7 @@ class SequenceSampler(
         Returns
         -------
         samples : Samples
-            One row for one row of `X`.
+            One row per row of `X`; a DataFrame after ``set_output(transform="pandas")``.
         """
         events, stop = self._fit(X)
 
@@ -205,15 +205,15 @@ class SequenceSampler(
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X: Any) -> tuple[Events, np.ndarray]:
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
-        check_choice("negatives", self.negatives, NEGATIVES)
+        check_choice("negatives", self.negatives, get_args(Negatives))
         events, learnt = self._encode_training(X)
         require_rows(len(events))
         if min(events.user.min(), events.item.min()) < FIRST_KNOWN:
             known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
             row = int(known.argmin())
             raise ValueError(
-                f"{(~known).sum():,} events have a user or item that the MatchEncoder does not "
-                f"know, the first at row {row}; fit both on the same events."
+                f"{(~known).sum():,} events have a user or item that is unknown to the "
+                f"MatchEncoder, the first in row {row}: fit both on the same events."
             )
         schema = events.schema
         offsets = np.append(0, np.cumsum(count_codes(events.user, len(schema.users))))
@@ -242,10 +242,10 @@ class SequenceSampler(
         context.call_on_fit_task_end(estimator=self, X=X)
         return events, stop
 
-    def _partial_fit(self, X: Any, train: bool) -> tuple[SequenceSampler, Samples | pd.DataFrame]:
-        """Give a copy that has stored further events, and those with the history before each.
+    def _partial_fit(self, X: Any, train: bool) -> tuple[SequenceSampler, Samples]:
+        """Return a copy that also stores new events, and these with the history before each.
 
-        An event goes behind those of its user that are earlier or of the same time.
+        An event is inserted after its user's events of earlier or equal time.
         """
         rows, own = self._propagated("_partial_fit", X, train)
         events = cast(Events, as_coded(rows, Events))
@@ -255,13 +255,13 @@ class SequenceSampler(
         offsets = np.append(
             self.offsets_, np.full(len(schema.users) + 1 - len(self.offsets_), self.offsets_[-1])
         )
-        place, times = offsets[user + 1], None
+        index, times = offsets[user + 1], None
         if self.times_ is not None and events.time is not None:
             time = events.time[order]
-            place = count_before(self.times_, offsets[user], place, time, or_equal=True)
-            exact = np.result_type(self.times_, time)  # numpy would insert in the dtype of the old
-            times = np.insert(self.times_.astype(exact, copy=False), place, time)
-        log = self.log_.inserted(place, events.item[order]).resolve_pending(schema)
+            index = count_before(self.times_, offsets[user], index, time, or_equal=True)
+            exact = np.result_type(self.times_, time)  # np.insert casts to the dtype of its input
+            times = np.insert(self.times_.astype(exact, copy=False), index, time)
+        log = self.log_.inserted(index, events.item[order]).resolve_pending(schema)
         item_counts = _count_items(log.items, schema)
         added = np.bincount(events.user, minlength=len(schema.users))
         seed = self.sampling_.seed
@@ -276,17 +276,17 @@ class SequenceSampler(
             sampling_=replace(
                 self.sampling_,
                 counts=item_counts,
-                seed=None if seed is None else (seed + len(events)) % 2**31,  # draw others
+                seed=None if seed is None else (seed + len(events)) % 2**31,  # new draws
             ),
         )
         stop = np.empty(len(events), dtype=np.int64)
-        stop[order] = place + np.arange(len(order))
+        stop[order] = index + np.arange(len(order))
         windows = self._windows(log, grown.offsets_[events.user], stop)
         samples = grown._samples(events, log, windows)
         return grown, self._output(samples)
 
     def _add_items(self, X: Any) -> tuple[SequenceSampler, CatalogueRows]:
-        """Give a copy that knows and counts the events of new items, too."""
+        """Return a copy with the new items and their event counts."""
         rows, own = self._propagated("_add_items", X)
         log = self.log_.resolve_pending(rows.schema)
         counts = _count_items(log.items, rows.schema)
@@ -300,51 +300,52 @@ class SequenceSampler(
         )
         return grown, rows
 
-    def transform(self, X: Any) -> Samples | pd.DataFrame:
-        """Give each query the history that answers it.
+    def transform(self, X: EventTable) -> Samples:
+        """Return each query with its history.
 
         Parameters
         ----------
         X : Events, DataFrame or array-like of shape (n_queries, n_columns)
-            What the `MatchEncoder` gave; plain queries where `fit` got plain events.
+            Output of the `MatchEncoder`; plain queries if `fit` got plain events.
 
         Returns
         -------
         samples : Samples
-            One row for one row of `X`.
+            One row per row of `X`; a DataFrame after ``set_output(transform="pandas")``.
         """
         check_is_fitted(self)
         events = self._encode_queries(X)
-        # Padding and unknown users own the empty range at the start of the log.
+        # Padding and unknown users have an empty range at the start of the log.
         first, stop = self.offsets_[events.user], self.offsets_[events.user + 1]
         if events.time is not None and self.times_ is not None:
             stop = count_before(self.times_, first, stop, events.time)
         if events.history is None:
-            windows = self._windows(self.log_, first, stop)
+            samples = self._samples(events, self.log_, self._windows(self.log_, first, stop))
             end = self.offsets_[events.user + 1]
-            samples = self._samples(events, self.log_, windows)
-            return self._output(replace(samples, event_stop=self._event_stop(events, stop, end)))
-        return self._output(self._with_own_histories(events, first, stop))
+            samples = replace(samples, event_stop=self._event_stop(events, stop, end))
+        else:
+            samples = self._with_own_histories(events, first, stop)
+        return self._output(samples)
 
     def _event_stop(self, events: Events, stop: np.ndarray, end: np.ndarray) -> np.ndarray | None:
-        """Return where the history of each row ends as an event; None where all end at `stop`.
+        """Return each row's `stop` as a held-out event; None if all are equal to `stop`.
 
-        As in training an event comes behind the stored ones of its time, or where it is stored.
+        As in training, an event follows the stored events of its time, or is one of them.
         """
         if self.times_ is None or events.time is None or not (events.item != PADDING).any():
             return None
         after = count_before(self.times_, stop, end, events.time, or_equal=True)
-        where, offsets = concatenate_ranges(stop, after)
-        row, items = np.repeat(np.arange(len(stop)), np.diff(offsets)), self.log_.items[where]
-        itself = (items == events.item[row]) & (items >= FIRST_KNOWN)
-        after[row[itself]] = where[itself]  # of a repeated index, numpy keeps the last
+        indices, offsets = concatenate_ranges(stop, after)
+        row, items = np.repeat(np.arange(len(stop)), np.diff(offsets)), self.log_.items[indices]
+        is_same = (items == events.item[row]) & (items >= FIRST_KNOWN)
+        after[row[is_same]] = indices[is_same]  # of a repeated index, numpy keeps the last
         return None if np.array_equal(after, stop) else after
 
     def _windows(self, log: EventLog, seen: np.ndarray, stop: np.ndarray) -> Columns:
-        """Give the places in the log of all that is before rows, and of their histories."""
-        # Three columns of places take most of the memory of training rows.
-        place = index_dtype(len(log.items))
-        seen, stop = seen.astype(place, copy=False), stop.astype(place, copy=False)
+        """Return the ranges in the log of each row's earlier events and of its history."""
+        # These three columns take most of the memory of training rows.
+        dtype = index_dtype(len(log.items))
+        seen, stop = seen.astype(dtype, copy=False), stop.astype(dtype, copy=False)
         return {"seen": seen, "start": np.maximum(seen, stop - self.max_length), "stop": stop}
 
     def _samples(self, events: Events, log: EventLog, windows: Columns) -> Samples:
@@ -364,7 +365,7 @@ class SequenceSampler(
         )
 
     def _with_own_histories(self, events: Events, first: np.ndarray, stop: np.ndarray) -> Samples:
-        """Put each row's stored events and its own history, if any, one after the other."""
+        """Concatenate each row's stored events and the history that it provides, if any."""
         own, has_own = events.history, events.has_history
         assert own is not None
         assert has_own is not None
@@ -380,12 +381,12 @@ class SequenceSampler(
         items[to_own] = own.values
         log = EventLog(items)
         samples = self._samples(events, log, self._windows(log, seen, end))
-        # An own history replaces the stored one; what is stored still counts as seen.
+        # The row's own history replaces the stored one; stored events still count as seen.
         start = np.where(has_own, np.maximum(samples.start, end - own_length), samples.start)
-        return Samples(**{**samples.__dict__, "start": start})
+        return replace(samples, start=start)
 
-    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Give the names of the columns of the output as a frame.
+    def get_feature_names_out(self, input_features: None = None) -> np.ndarray:
+        """Return the column names of the output as a DataFrame.
 
         Parameters
         ----------
@@ -408,22 +409,22 @@ def _count_items(items: np.ndarray, schema: Schema) -> np.ndarray:
 
 
 def _sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:
-    """Sort items and times by user, then time, then row; give also each row's place in the order.
+    """Return items and times sorted by user, then time, then row, and each row's rank.
 
-    On disk some users at a time, so that no sort needs the memory that all rows would take.
+    Events on disk are sorted in blocks of users, which bounds the memory of each sort.
     """
-    place = allocate(len(events), index_dtype(len(events)), events.on_disk)
+    rank = allocate(len(events), index_dtype(len(events)), events.on_disk)
 
     def sort(first: int, last: int) -> Columns:
-        """Sort the events of the users with the codes first ... last - 1."""
-        rows = rows_of(events.user, first, last)
+        """Sort the events of the users with codes first ... last - 1."""
+        rows = rows_of_users(events.user, first, last)
         time = None if events.time is None else events.time[rows]
         order = order_events(events.user[rows], time)
-        place_of_row = np.empty(len(order), dtype=place.dtype)
-        place_of_row[order] = np.arange(offsets[first], offsets[last])
-        place[rows] = place_of_row
+        block_rank = np.empty(len(order), dtype=rank.dtype)
+        block_rank[order] = np.arange(offsets[first], offsets[last])
+        rank[rows] = block_rank
         columns: Columns = {"item": events.item[rows][order]}
         return columns if time is None else columns | {"time": time[order]}
 
     users = user_blocks(offsets, events.on_disk)
-    return collect((sort(*block) for block in users), events.on_disk), place
+    return collect((sort(*block) for block in users), events.on_disk), rank

@@ -1,4 +1,4 @@
-"""Events in the order of their users and times, in memory or some users at a time."""
+"""Sorting events by user and time, in memory or in blocks of users."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skmatch._files import blocks, collect
 
 
 def in_blocks(function: Callable[[slice], Column], n_rows: int, on_disk: bool) -> Column:
-    """Return the column of what a function returns for blocks of rows."""
+    """Apply a function to blocks of rows and return the results as a single column."""
     rows = list(blocks(n_rows, on_disk)) or [slice(0, 0)]
     return collect(({"": function(block)} for block in rows), on_disk)[""]
 
@@ -25,13 +25,13 @@ def order_events(user: np.ndarray, time: np.ndarray | None) -> np.ndarray:
 
 
 def user_blocks(offsets: np.ndarray, on_disk: bool) -> Iterator[tuple[int, int]]:
-    """Cut users into ranges of codes (first, stop) with a bounded number of events each."""
+    """Split users into ranges of codes (first, stop) with a bounded number of events each."""
     stops = [block.stop for block in blocks(int(offsets[-1]), on_disk)][:-1]
     return pairwise(np.unique([0, *np.searchsorted(offsets, stops), len(offsets) - 1]).tolist())
 
 
-def rows_of(user: np.ndarray, first: int, stop: int) -> np.ndarray:
-    """Return the rows of the users with the codes first ... stop - 1."""
+def rows_of_users(user: np.ndarray, first: int, stop: int) -> np.ndarray:
+    """Return the rows of the users with codes first ... stop - 1."""
     if first == 0 and stop > user.max(initial=0):
         return np.arange(len(user))
     found = [
@@ -48,7 +48,10 @@ def count_before(
     before: np.ndarray,
     or_equal: bool = False,
 ) -> np.ndarray:
-    """Return where the times of each range [first, stop) reach a limit: one bisection for all."""
+    """Return the first index in each range [first, stop) whose time reaches a limit.
+
+    All ranges are bisected together.
+    """
     compare = np.less_equal if or_equal else np.less
     low, high = first.copy(), stop.copy()
     while (open_ := low < high).any():

@@ -15,7 +15,7 @@ from skmatch.preprocessing._time_order import (
     count_before,
     in_blocks,
     order_events,
-    rows_of,
+    rows_of_users,
     user_blocks,
 )
 
@@ -104,7 +104,7 @@ class Timeline:
 
         n_events = np.append(0, np.cumsum(count_codes(user, n_codes)))
         for first, stop in user_blocks(n_events, on_disk):
-            rows = rows_of(user, first, stop)
+            rows = rows_of_users(user, first, stop)
             known = np.arange(offsets[first], offsets[stop])
             # Rows of this timeline are numbered -1, -2, ..., those of the column 0, 1, ...
             numbers = np.concatenate([-1 - known, rows])

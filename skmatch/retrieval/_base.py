@@ -214,7 +214,7 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
         if samples is None:
             events, encoding = self._encode_training(X, users, items)
             sampler = SequenceSampler().set_output(transform="default")
-            samples = cast(Samples, sampler.fit_transform(events))
+            samples = sampler.fit_transform(events)
             encoding = encoding | {"sampler_": sampler}
         else:
             self._reject_tables(users, items)

@@ -622,7 +622,7 @@ def test_a_pipeline_recommends_the_same_with_pandas_output(featured, how):
 
 
 def test_another_output_is_refused():
-    with pytest.raises(ValueError, match=r"transform is 'polars'.*'default' or 'pandas'"):
+    with pytest.raises(ValueError, match=r"transform='polars'.*'default', 'pandas' or None"):
         MatchEncoder().set_output(transform="polars")
 
 

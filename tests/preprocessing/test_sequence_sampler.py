@@ -344,7 +344,7 @@ def test_bad_parameters(params, message):
 
 def test_events_that_the_encoder_does_not_know():
     encoder = MatchEncoder().fit(EVENTS[:3])
-    with pytest.raises(ValueError, match=r"2 events.*MatchEncoder does not know.*row 3; fit both"):
+    with pytest.raises(ValueError, match=r"2 events.*unknown to the MatchEncoder.*row 3: fit both"):
         SequenceSampler().fit(encoder.transform(EVENTS))
 
 
