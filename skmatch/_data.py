@@ -410,20 +410,24 @@ class Samples(_Rows):
     max_length: int
     min_history: int = 0
     event_stop: np.ndarray | None = None  # `stop` of held-out events, where it differs
+    # (n,): index in the log where the row's visit began; `stop` where the row begins one
+    visit: np.ndarray | None = None
+    gap_rate: float = 0.0  # share of the rows trained on with the history before their visit
 
     _SAMPLES_KEY: ClassVar[str] = "skmatch_samples"
     WINDOW: ClassVar[tuple[str, ...]] = ("seen_start", "history_start", "history_stop")
-    _EVENT_KEY: ClassVar[str] = "event_stop"
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("event_stop", "visit")
 
     def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
         window = {"seen": self.seen[rows], "start": self.start[rows], "stop": self.stop[rows]}
-        if self.event_stop is not None:
-            window["event_stop"] = self.event_stop[rows]
+        for name in self._OPTIONAL:
+            if getattr(self, name) is not None:
+                window[name] = getattr(self, name)[rows]
         return super()._gathered(rows) | window
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         # Whether any row has an event_stop depends on the others, and the columns must not.
-        return np.asarray(replace(self, event_stop=None).to_frame(), dtype=dtype)
+        return np.asarray(replace(self, event_stop=None, visit=None).to_frame(), dtype=dtype)
 
     @staticmethod
     def column_names(schema: Schema, features: tuple) -> list:
@@ -435,20 +439,22 @@ class Samples(_Rows):
         frame = super().to_frame()
         for name, column in zip(self.WINDOW, (self.seen, self.start, self.stop), strict=True):
             frame[name] = column
-        if self.event_stop is not None:
-            frame[self._EVENT_KEY] = self.event_stop
+        for name in self._OPTIONAL:
+            if getattr(self, name) is not None:
+                frame[name] = getattr(self, name)
         frame.attrs[self._SAMPLES_KEY] = (
             self.log,
             self.sampling,
             self.max_length,
             self.min_history,
+            self.gap_rate,
         )
         return frame
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
         """Read a frame made by `to_frame`."""
-        log, sampling, max_length, min_history = frame.attrs[cls._SAMPLES_KEY]
+        log, sampling, max_length, min_history, gap_rate = frame.attrs[cls._SAMPLES_KEY]
         seen, start, stop = (frame[name].to_numpy() for name in cls.WINDOW)
         return cls(
             **cls._from_frame(frame),
@@ -459,7 +465,8 @@ class Samples(_Rows):
             sampling=sampling,
             max_length=max_length,
             min_history=min_history,
-            event_stop=frame[cls._EVENT_KEY].to_numpy() if cls._EVENT_KEY in frame else None,
+            gap_rate=gap_rate,
+            **{name: frame[name].to_numpy() for name in cls._OPTIONAL if name in frame},
         )
 
     def by_user(self) -> tuple[Samples, np.ndarray, np.ndarray]:

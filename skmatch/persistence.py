@@ -73,6 +73,7 @@ TRUSTED_TYPES = [
     "skmatch.pipeline.MatchPipeline",
     "skmatch.preprocessing._match_encoder.MatchEncoder",
     "skmatch.preprocessing._sequence_sampler.SequenceSampler",
+    "skmatch.preprocessing._visits.Visits",
     "skmatch.preprocessing._timeline.Timeline",
     "skmatch.retrieval._dssm.DSSMRetriever",
     "skmatch.retrieval._popularity.PopularityRetriever",

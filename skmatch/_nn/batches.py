@@ -11,20 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skmatch._columns import order_by_code
 from skmatch._nn import distributed
 from skmatch._nn.encoders import UserBatch
-from skmatch._nn.features import FeatureSource, FeatureTensor, RaggedTensor, concatenate_ranges
+from skmatch._nn.features import FeatureSource, FeatureTensor, RaggedTensor
 
 BLOCK_SIZE = 32  # events of a user that share their histories' tokens
 
 
 @dataclass
 class Rows:
-    """Rows to train on or to encode; a row's history is ``log[start:stop]``."""
+    """Rows to train on or to encode; a row's history is ``log[start:stop]``.
+
+    Histories may be given twice: rows n ... 2n - 1 are those of 0 ... n - 1 with the history before
+    their visit.
+    """
 
     user: Tensor  # (n,) codes, int32
-    start: Tensor  # (n,), int32 where that is enough
-    stop: Tensor  # (n,)
+    start: Tensor  # (n,) or (2n,), int32 where that is enough
+    stop: Tensor  # (n,) or (2n,)
+    recency: Tensor  # (n,) or (2n,): 0 where the history ends before the visit, else 1
     log: Tensor  # (n_events,) codes of items
     features: list[FeatureSource]
     max_length: int  # most events that a network reads of a history: of these rows, L
@@ -59,15 +65,24 @@ class Batches:
     """Batches of rows that are sorted by their index in the log of events.
 
     Neighbouring events of a user form blocks that share the tokens of their histories (see
-    `pooling.History`). An epoch takes blocks in random order and cuts them where a batch is full.
-    Processes that train together (see `distributed`) draw the same batches; each reads its part.
+    `pooling.History`). An epoch draws the history of each event, up to the event or its visit,
+    takes blocks in random order and cuts them where a batch is full. Processes that train together
+    (see `distributed`) draw the same batches; each reads its part.
     """
 
-    def __init__(self, rows: Rows, targets: Targets, batch_size: int, rng: np.random.Generator):
+    def __init__(
+        self,
+        rows: Rows,
+        targets: Targets,
+        batch_size: int,
+        rng: np.random.Generator,
+        gap_rate: float = 0.0,
+    ):
         self.rows = rows
         self.targets = targets
         self.batch_size = min(batch_size, len(rows))
         self.rng = rng
+        self.gap_rate = gap_rate
         self._cut_blocks()
 
     @property
@@ -83,59 +98,78 @@ class Batches:
         user, start, stop = (
             column.cpu().numpy() for column in (self.rows.user, self.rows.start, self.rows.stop)
         )
-        is_first = np.ones(len(user), dtype=bool)
-        is_first[1:] = user[1:] != user[:-1]
+        n_rows, n_histories = len(user), len(stop)
+        is_first = np.ones(n_histories, dtype=bool)
+        for half in range(0, n_histories, n_rows):
+            is_first[half + 1 : half + n_rows] = user[1:] != user[:-1]
         moved_on = stop[1:] - self.rows.max_length
         is_first[1:] |= start[1:] != np.maximum(start[:-1], moved_on, out=moved_on)
         first = np.flatnonzero(is_first)
         # In place of `stop`, since a fit's memory peaks here.
-        grid = stop - np.repeat(stop[first], np.diff(first, append=len(user)))
+        grid = stop - np.repeat(stop[first], np.diff(first, append=n_histories))
         grid //= BLOCK_SIZE
         is_first[1:] |= grid[1:] != grid[:-1]
-        self.first_row = np.flatnonzero(is_first)
-        self.block_length = np.diff(self.first_row, append=len(user))
+        self.block = np.cumsum(is_first, dtype=np.int32) - 1  # of each row
+        # Rows that have another history before their visit.
+        self.has_gap = np.zeros(0, dtype=bool)
+        if n_histories > n_rows:
+            self.has_gap = (stop[n_rows:] < stop[:n_rows]) & (start[n_rows:] < stop[n_rows:])
         # Most features of users do not change within a block, which then reads them once.
         self.is_of_block = [
-            source.by_code or is_constant_in_blocks(source.column, is_first)
+            source.by_code
+            or all(
+                is_constant_in_blocks(source.column, is_first[half : half + n_rows])
+                for half in range(0, n_histories, n_rows)
+            )
             for source in self.rows.features
         ]
 
-    def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw the parts of blocks of an epoch: first row, number of rows and batch of each."""
-        order = self.rng.permutation(len(self.block_length))
-        position = np.cumsum(self.block_length[order]) - self.block_length[order]
-        cuts = np.union1d(position, np.arange(0, len(self.rows), self.batch_size))
-        block = np.searchsorted(position, cuts, side="right") - 1
-        first = self.first_row[order[block]] + cuts - position[block]
-        return first, np.diff(cuts, append=len(self.rows)), cuts // self.batch_size
+    def draw(self) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the rows of an epoch in order, (n,), and whether each begins a part of a block."""
+        rows = np.arange(len(self.rows), dtype=self.block.dtype)
+        if self.gap_rate > 0 and len(self.has_gap):
+            is_gap = self.has_gap & (self.rng.random(len(rows)) < self.gap_rate)
+            rows = np.concatenate([rows[~is_gap], len(rows) + rows[is_gap]])
+        key = self.rng.permutation(int(self.block[-1]) + 1)
+        rows = order_by_code(key[self.block[rows]], rows)
+        block = self.block[rows]
+        is_first = np.ones(len(rows), dtype=bool)
+        is_first[1:] = block[1:] != block[:-1]
+        is_first[:: self.batch_size] = True
+        return rows, is_first
 
     def epoch(self) -> Iterator[Batch]:
         """Read the batches of an epoch; those of a process without rows in them are empty."""
-        first, length, number = self.draw()
-        in_batch = np.arange(len(number)) - np.searchsorted(number, number)
-        is_own = in_batch % distributed.size() == distributed.rank()
-        first, length, number = first[is_own], length[is_own], number[is_own]
-        bounds = np.searchsorted(number, np.arange(self.n_steps + 1))
+        rows, is_first = self.draw()
+        part = np.cumsum(is_first) - 1
+        batch = np.arange(len(rows)) // self.batch_size
+        if distributed.size() > 1:
+            in_batch = part - part[batch * self.batch_size]
+            is_own = in_batch % distributed.size() == distributed.rank()
+            rows, is_first, batch = rows[is_own], is_first[is_own], batch[is_own]
+            part = np.cumsum(is_first) - 1
+        bounds = np.searchsorted(batch, np.arange(self.n_steps + 1))
         # Brought to the device once per epoch: a copy per step would wait for the step before.
-        parts = torch.as_tensor(np.stack([first, length]), device=self.rows.user.device)
-        for a, b in pairwise(bounds):
-            yield self._read(parts[0, a:b], parts[1, a:b], int(length[a:b].sum()))
+        device = self.rows.user.device
+        row, first = (torch.as_tensor(one, device=device) for one in (rows, rows[is_first]))
+        of_row = torch.as_tensor(part, device=device)
+        n_parts = np.append(0, np.cumsum(is_first))[bounds]
+        for (a, b), (c, d) in zip(pairwise(bounds), pairwise(n_parts), strict=True):
+            yield self._read(first[c:d].long(), row[a:b].long(), of_row[a:b] - c)
 
-    def _read(self, first: Tensor, length: Tensor, n_rows: int) -> Batch:
-        rows = self.rows
-        row, _ = concatenate_ranges(first, length, n_rows)
-        number = torch.arange(len(first), device=first.device)
-        block = torch.repeat_interleave(number, length, output_size=n_rows)
-        user = rows.user[first].long()
+    def _read(self, first: Tensor, row: Tensor, block: Tensor) -> Batch:
+        rows, n_rows = self.rows, len(self.rows)
+        first_event, event = first % n_rows, row % n_rows
+        user = rows.user[first_event].long()
         features = [
-            source.gather(first if is_of_block else row, user)
+            source.gather(first_event if is_of_block else event, user)
             for source, is_of_block in zip(rows.features, self.is_of_block, strict=True)
         ]
         weight = self.targets.weight
         return Batch(
             read_users(rows, user, features, first, row, block, BLOCK_SIZE),
-            self.targets.item[row].long(),
-            None if weight is None else weight[row],
+            self.targets.item[event].long(),
+            None if weight is None else weight[event],
         )
 
 
@@ -159,7 +193,8 @@ def read_users(
         tokens = rows.log[torch.where(inside, index, 0)] * inside
     window = block * block_size + stop - first_stop[block]
     length = (stop - rows.start[row]).clamp(max=max_length)
-    return UserBatch(user, features, tokens, window, length, max_length, block)
+    recency = rows.recency[row].long()
+    return UserBatch(user, features, tokens, window, length, recency, max_length, block)
 
 
 def is_constant_in_blocks(column: FeatureTensor, is_first: np.ndarray) -> bool:

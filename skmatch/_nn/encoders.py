@@ -91,6 +91,7 @@ class UserBatch(NamedTuple):
     tokens: Tensor  # (B, S) codes of items, as `History` explains them
     window: Tensor  # (R,)
     length: Tensor  # (R,)
+    recency: Tensor  # (R,), 0 where the history ends before the visit, else 1
     max_length: int
     block: Tensor  # (R,), the block of each row
 
@@ -134,17 +135,24 @@ class UserEncoder(nn.Module):
         shape = MAX_COUNTED_LENGTH + 1, min(dim, MAX_FEATURE_DIM)
         lengths = torch.zeros(shape, dtype=torch.float32, device="cpu")
         self.length_embedding = nn.Parameter(lengths)
-        width += 1 + shape[1] + dim + self.features.width
+        # What a user does next in a visit differs from what the next visit begins with.
+        scales = torch.zeros((2, width), dtype=torch.float32, device="cpu")
+        self.recency_scale = nn.Parameter(scales)
+        recencies = torch.zeros((2, shape[1]), dtype=torch.float32, device="cpu")
+        self.recency_embedding = nn.Parameter(recencies)
+        width += 1 + 2 * shape[1] + dim + self.features.width
         self.tower = config.make_tower(width, config.user_dims)
 
     def forward(self, batch: UserBatch, tokens: Tensor) -> Tensor:
         """Return vectors of length 1, (R, V), given the encodings of the tokens, (B, S, D)."""
         history = History(tokens, batch.window, batch.length, batch.max_length)
         pooled = self.history_dropout(self.pooling(history))
+        pooled = pooled * (1 + gather(self.recency_scale, batch.recency))
         log_length = torch.log1p(batch.length.to(pooled.dtype))[:, None]
         counted = gather(self.length_embedding, batch.length.clamp(max=MAX_COUNTED_LENGTH))
         users = self.embedding(self.id_dropout(batch.user))
-        parts = [pooled, log_length, counted, users, *self.features(batch.features)]
+        recency = gather(self.recency_embedding, batch.recency)
+        parts = [pooled, log_length, counted, recency, users, *self.features(batch.features)]
         return self.tower(parts, batch.block)
 
 

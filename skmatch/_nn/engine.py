@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -112,6 +112,8 @@ class Engine:
         sampling = samples.sampling
         # Neighbouring rows share their histories: cut out row by row they would not.
         rows = self._rows(samples, training, cut=False)
+        if samples.visit is not None and samples.gap_rate > 0:
+            rows = self._with_gaps(rows, samples, training)
         targets = Targets(
             self._to_device(samples.item[training]),
             None if weight is None else self._to_device(weight[training]),
@@ -134,7 +136,7 @@ class Engine:
             trainers.append(
                 Trainer(
                     member,
-                    Batches(rows, targets, options.batch_size, rng),
+                    Batches(rows, targets, options.batch_size, rng, samples.gap_rate),
                     Objective(member, item_features, sampler, scorer, options.loss),
                     lr=options.lr,
                     weight_decay=options.weight_decay,
@@ -251,14 +253,29 @@ class Engine:
                     own.gather(rows) if isinstance(own, RaggedArray) else own[rows]
                 )
             features.append(FeatureSource(source, by_code=own is None))
+        recency = np.ones(len(rows), dtype=np.int8)
+        if samples.visit is not None:
+            recency[samples.visit[rows] >= samples.stop[rows]] = 0
         return Rows(
             user=self._to_device(samples.user[rows]),
+            recency=self._to_device(recency),
             start=self._to_device(start),
             stop=self._to_device(stop),
             log=self._to_device(log),
             features=features,
             max_length=max(1, min(longest, self.network.config.max_length)),
         )
+
+    def _with_gaps(self, rows: Rows, samples: Samples, training: np.ndarray) -> Rows:
+        """Add to each row to train on the history before its visit."""
+        stop = samples.visit[training]
+        start = np.maximum(samples.seen[training], stop - samples.max_length)
+        both = {
+            "start": np.concatenate([samples.start[training], start]),
+            "stop": np.concatenate([samples.stop[training], stop]),
+            "recency": np.concatenate([rows.recency.cpu().numpy(), np.zeros(len(stop), np.int8)]),
+        }
+        return replace(rows, **{name: self._to_device(column) for name, column in both.items()})
 
 
 _CONTROLLER = ThreadpoolController()  # of the OpenMP that torch has loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -41,6 +41,7 @@ from skmatch.preprocessing._time_order import (
     rows_of_users,
     user_blocks,
 )
+from skmatch.preprocessing._visits import Visits
 
 Negatives = Literal["uniform", "popularity", "log", "zipf", "in_batch", "all"]
 
@@ -135,6 +136,8 @@ class SequenceSampler(
         "neg_ratio": [Interval(Integral, 1, None, closed="left")],
         "negatives": [str],
         "exclude_history": ["boolean"],
+        "gap": "no_validation",
+        "gap_rate": [Interval(Real, 0, 1, closed="both")],
         "random_state": ["random_state"],
     }
 
@@ -146,6 +149,8 @@ class SequenceSampler(
         neg_ratio: int = 3,
         negatives: Negatives = "popularity",
         exclude_history: bool = True,
+        gap: Any = "visit",
+        gap_rate: float = 0.5,
         random_state: int | np.random.RandomState | None = None,
     ):
         self.max_length = max_length
@@ -153,6 +158,8 @@ class SequenceSampler(
         self.neg_ratio = neg_ratio
         self.negatives = negatives
         self.exclude_history = exclude_history
+        self.gap = gap
+        self.gap_rate = gap_rate
         self.random_state = random_state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -199,6 +206,7 @@ class SequenceSampler(
             return self._windows(self.log_, self.offsets_[events.user[rows]], stop[rows])
 
         columns = collect(map(windows, blocks(len(events), events.on_disk)), events.on_disk)
+        columns |= self._visits_of_events(events, stop)
         return self._output(self._samples(events, self.log_, columns))
 
     @with_callbacks
@@ -222,13 +230,15 @@ class SequenceSampler(
             seed = int(check_random_state(self.random_state).randint(2**31))
         item_counts = _count_items(events.item, schema)
         log, stop = _sorted_log(events, offsets)
+        times = cast("np.ndarray | None", log.get("time"))
         self._set_learnt(
             learnt
             | {
                 "schema_": schema,
                 "log_": EventLog(cast(np.ndarray, log["item"])),
-                "times_": log.get("time"),
+                "times_": times,
                 "offsets_": offsets,
+                "visits_": Visits.learn(self.gap, times, offsets, schema.time_kind, events.on_disk),
                 "item_counts_": item_counts,
                 "sampling_": NegativeSampling(
                     self.negatives,
@@ -265,13 +275,15 @@ class SequenceSampler(
         item_counts = _count_items(log.items, schema)
         added = np.bincount(events.user, minlength=len(schema.users))
         seed = self.sampling_.seed
+        offsets = offsets + np.append(0, np.cumsum(added))
         grown = replaced(
             self,
             **own,
             schema_=schema,
             log_=log,
             times_=times,
-            offsets_=offsets + np.append(0, np.cumsum(added)),
+            offsets_=offsets,
+            visits_=None if self.visits_ is None else self.visits_.updated(times, offsets),
             item_counts_=item_counts,
             sampling_=replace(
                 self.sampling_,
@@ -282,6 +294,7 @@ class SequenceSampler(
         stop = np.empty(len(events), dtype=np.int64)
         stop[order] = index + np.arange(len(order))
         windows = self._windows(log, grown.offsets_[events.user], stop)
+        windows |= grown._visits_of_events(events, stop)
         samples = grown._samples(events, log, windows)
         return grown, self._output(samples)
 
@@ -320,7 +333,10 @@ class SequenceSampler(
         if events.time is not None and self.times_ is not None:
             stop = count_before(self.times_, first, stop, events.time)
         if events.history is None:
-            samples = self._samples(events, self.log_, self._windows(self.log_, first, stop))
+            windows = self._windows(self.log_, first, stop)
+            if self.visits_ is not None:
+                windows["visit"] = self.visits_.of_queries(self.times_, first, stop, events.time)
+            samples = self._samples(events, self.log_, windows)
             end = self.offsets_[events.user + 1]
             samples = replace(samples, event_stop=self._event_stop(events, stop, end))
         else:
@@ -362,6 +378,7 @@ class SequenceSampler(
             sampling=self.sampling_,
             max_length=int(self.max_length),
             min_history=self.min_history,
+            gap_rate=0.0 if self.visits_ is None else float(self.gap_rate),
         )
 
     def _with_own_histories(self, events: Events, first: np.ndarray, stop: np.ndarray) -> Samples:
@@ -380,10 +397,21 @@ class SequenceSampler(
         items[to_stored] = self.log_.items[stored]
         items[to_own] = own.values
         log = EventLog(items)
-        samples = self._samples(events, log, self._windows(log, seen, end))
+        windows = self._windows(log, seen, end)
+        if self.visits_ is not None:  # a query's own history is that of its visit
+            visit = self.visits_.of_queries(self.times_, first, stop, events.time)
+            windows["visit"] = np.where(has_own, end - own_length, visit - first + seen)
+        samples = self._samples(events, log, windows)
         # The row's own history replaces the stored one; stored events still count as seen.
         start = np.where(has_own, np.maximum(samples.start, end - own_length), samples.start)
         return replace(samples, start=start)
+
+    def _visits_of_events(self, events: Events, stop: np.ndarray) -> Columns:
+        """Return where the visit of each stored event began, given its index in the log."""
+        if self.visits_ is None:
+            return {}
+        first = self.offsets_[events.user]
+        return {"visit": self.visits_.of_events(self.times_, first, stop, events.on_disk)}
 
     def get_feature_names_out(self, input_features: None = None) -> np.ndarray:
         """Return the column names of the output as a DataFrame.

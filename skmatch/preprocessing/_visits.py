@@ -1,0 +1,127 @@
+"""Visits: runs of a user's events that follow each other without a long pause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skmatch._data import index_dtype
+from skmatch._files import allocate, blocks
+from skmatch._validation import read_duration
+from skmatch.preprocessing._time_order import count_before, in_blocks
+
+N_BINS = 256  # of the histogram of pauses
+# Share of the variance of the logarithms of pauses that two groups explain: of a uniform
+# distribution, which has no groups, it is 0.75.
+MIN_SEPARATION = 0.75
+
+
+@dataclass(frozen=True, eq=False)
+class Visits:
+    """Where the visits of all events begin.
+
+    Attributes
+    ----------
+    pause : float
+        Shortest pause between two visits, in the unit of the times.
+    starts : ndarray of shape (n_events,) or None
+        Index of the first event of each event's visit; None where an event's visit is all that is
+        less than `pause` before it.
+    """
+
+    pause: float
+    starts: np.ndarray | None
+
+    @classmethod
+    def learn(
+        cls, gap: Any, times: np.ndarray | None, offsets: np.ndarray, time_kind: str, on_disk: bool
+    ) -> Visits | None:
+        """Find the visits of the events of all users, sorted by time; None where there are none."""
+        if gap is None or times is None:
+            return None
+        if not isinstance(gap, str) or gap != "visit":
+            return cls(read_duration("gap", gap, is_datetime=time_kind == "datetime"), None)
+        pause = _find_pause(times, offsets)
+        return None if pause is None else cls(pause, _starts(times, offsets, pause, on_disk))
+
+    def updated(self, times: np.ndarray, offsets: np.ndarray) -> Visits:
+        """Return the visits of other events with the same pause."""
+        if self.starts is None:
+            return self
+        return Visits(self.pause, _starts(times, offsets, self.pause, on_disk=False))
+
+    def of_events(
+        self, times: np.ndarray, first: np.ndarray, stop: np.ndarray, on_disk: bool
+    ) -> np.ndarray:
+        """Return where the visit of each stored event began, given its index `stop`."""
+        starts = self.starts
+        if starts is None:
+            return count_before(times, first, stop, times[stop] - self.pause, or_equal=True)
+        column = in_blocks(lambda rows: starts[stop[rows]], len(stop), on_disk)
+        assert isinstance(column, np.ndarray)
+        return column
+
+    def of_queries(
+        self, times: np.ndarray, first: np.ndarray, stop: np.ndarray, time: np.ndarray | None
+    ) -> np.ndarray:
+        """Return where the visit of each query began; one without a time begins a visit now."""
+        if time is None or not len(times):
+            return stop
+        if self.starts is None:
+            return count_before(times, first, stop, time - self.pause, or_equal=True)
+        last = np.maximum(stop - 1, 0)
+        is_same = (stop > first) & (time - times[last] < self.pause)
+        return np.where(is_same, self.starts[last], stop)
+
+
+def _find_pause(times: np.ndarray, offsets: np.ndarray) -> float | None:
+    """Return the shortest pause between visits; None where pauses do not fall into two groups.
+
+    The logarithms of all pauses between neighbouring events of a user are separated into two groups
+    of the least variance (Otsu, 1979). Equal times count as the shortest pause that there is.
+    """
+    pauses = [_pauses(times, offsets, rows) for rows in blocks(len(times))]
+    positive = [one[one > 0] for one in pauses if (one > 0).any()]
+    if not positive:
+        return None
+    low = np.log(min(one.min() for one in positive))
+    high = np.log(max(one.max() for one in positive))
+    bounds = np.linspace(low, high, N_BINS + 1)
+    count = np.zeros(N_BINS)
+    for own in pauses:
+        log = np.log(np.maximum(own[own >= 0], np.exp(low)))
+        count += np.histogram(np.clip(log, low, high), bounds)[0]
+    center, share = (bounds[1:] + bounds[:-1]) / 2, count / count.sum()
+    below, mean_below = np.cumsum(share)[:-1], np.cumsum(share * center)[:-1]
+    mean = float(share @ center)
+    variance = float(share @ (center - mean) ** 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = np.nan_to_num((mean * below - mean_below) ** 2 / (below * (1 - below)))
+    if low == high or between.max() < MIN_SEPARATION * variance:
+        return None
+    return float(np.exp(bounds[1 + between.argmax()]))
+
+
+def _starts(times: np.ndarray, offsets: np.ndarray, pause: float, on_disk: bool) -> np.ndarray:
+    """Return the index of the first event of each event's visit."""
+    starts = allocate(len(times), index_dtype(len(times)), on_disk)
+    last = 0
+    for rows in blocks(len(times)):
+        own = _pauses(times, offsets, rows)
+        index = np.arange(rows.start, rows.stop)
+        is_first = (own < 0) | (own >= pause)
+        starts[rows] = np.maximum.accumulate(np.where(is_first, index, last))
+        last = int(starts[rows.stop - 1])
+    return starts
+
+
+def _pauses(times: np.ndarray, offsets: np.ndarray, rows: slice) -> np.ndarray:
+    """Return the time since the user's event before, -1 for the first event of a user."""
+    before = np.append(times[max(rows.start - 1, 0)], times[rows][:-1])
+    pauses = (times[rows] - before).astype(float)
+    first = offsets[:-1][np.diff(offsets) > 0]
+    first = first[(first >= rows.start) & (first < rows.stop)]
+    pauses[first - rows.start] = -1
+    return pauses
