@@ -12,13 +12,21 @@ if TYPE_CHECKING:
     from skmatch.model_selection import LeaveLastOut, TemporalSplit
     from skmatch.pipeline import MatchPipeline, make_match_pipeline
     from skmatch.preprocessing import MatchEncoder, SequenceSampler
-    from skmatch.retrieval import DSSMRetriever, PopularityRetriever, YoutubeDNNRetriever
+    from skmatch.retrieval import (
+        DSSMRetriever,
+        FusionRetriever,
+        ItemToItemRetriever,
+        PopularityRetriever,
+        YoutubeDNNRetriever,
+    )
 
 # Public name -> module that holds it; read on first use, so that importing skmatch is quick.
 _MODULES = {
     "Checkpoint": "callbacks",
     "DSSMRetriever": "retrieval",
+    "FusionRetriever": "retrieval",
     "ItemMapDisplay": "inspection",
+    "ItemToItemRetriever": "retrieval",
     "LeaveLastOut": "model_selection",
     "MatchEncoder": "preprocessing",
     "MatchPipeline": "pipeline",
@@ -36,7 +44,9 @@ _MODULES = {
 __all__ = [
     "Checkpoint",
     "DSSMRetriever",
+    "FusionRetriever",
     "ItemMapDisplay",
+    "ItemToItemRetriever",
     "LeaveLastOut",
     "MatchEncoder",
     "MatchPipeline",

@@ -76,6 +76,8 @@ TRUSTED_TYPES = [
     "skmatch.preprocessing._visits.Visits",
     "skmatch.preprocessing._timeline.Timeline",
     "skmatch.retrieval._dssm.DSSMRetriever",
+    "skmatch.retrieval._fusion.FusionRetriever",
+    "skmatch.retrieval._item_to_item.ItemToItemRetriever",
     "skmatch.retrieval._popularity.PopularityRetriever",
     "skmatch.retrieval._youtube_dnn.YoutubeDNNRetriever",
     # ids of these types: values without behaviour

@@ -131,7 +131,7 @@ class Batches:
             is_gap = self.has_gap & (self.rng.random(len(rows)) < self.gap_rate)
             rows = np.concatenate([rows[~is_gap], len(rows) + rows[is_gap]])
         key = self.rng.permutation(int(self.block[-1]) + 1)
-        rows = order_by_code(key[self.block[rows]], rows)
+        rows = rows[order_by_code(key[self.block[rows]], np.arange(len(rows)))]
         block = self.block[rows]
         is_first = np.ones(len(rows), dtype=bool)
         is_first[1:] = block[1:] != block[:-1]

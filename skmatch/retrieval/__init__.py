@@ -4,16 +4,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skmatch.retrieval._base import BaseRetriever
     from skmatch.retrieval._dssm import DSSMRetriever
+    from skmatch.retrieval._fusion import FusionRetriever
+    from skmatch.retrieval._growing import GrowthMixin
+    from skmatch.retrieval._item_to_item import ItemToItemRetriever
     from skmatch.retrieval._popularity import PopularityRetriever
+    from skmatch.retrieval._vectors import VectorsMixin
     from skmatch.retrieval._youtube_dnn import YoutubeDNNRetriever
 
 _MODULES = {
+    "BaseRetriever": "_base",
     "DSSMRetriever": "_dssm",
+    "FusionRetriever": "_fusion",
+    "GrowthMixin": "_growing",
+    "ItemToItemRetriever": "_item_to_item",
     "PopularityRetriever": "_popularity",
+    "VectorsMixin": "_vectors",
     "YoutubeDNNRetriever": "_youtube_dnn",
 }
-__all__ = ["DSSMRetriever", "PopularityRetriever", "YoutubeDNNRetriever"]
+__all__ = [
+    "BaseRetriever",
+    "DSSMRetriever",
+    "FusionRetriever",
+    "GrowthMixin",
+    "ItemToItemRetriever",
+    "PopularityRetriever",
+    "VectorsMixin",
+    "YoutubeDNNRetriever",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -179,22 +179,32 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
             if len(samples) > batch_size:
                 rows = np.arange(a, min(a + batch_size, len(samples)))
                 part, own = samples.gather(rows), allowed.gather(rows)
-            positions, scores, source = self._search(part, k, own)
-            found = positions >= 0
-            row, rank = np.nonzero(found)
-            yield pd.DataFrame(
-                {
-                    self.schema_.user: part.original_users().iloc[row].reset_index(drop=True),
-                    self.schema_.item: self.schema_.items.decode(positions[found] + FIRST_KNOWN),
-                    "score": scores[found],
-                    "rank": rank + 1,
-                    "source": source[row],
-                }
-            )
+            yield self._as_frame(part, *self._search(part, k, own))
+
+    def _as_frame(
+        self, samples: Samples, positions: np.ndarray, scores: np.ndarray, source: np.ndarray
+    ) -> pd.DataFrame:
+        """Return the recommendations to some queries, one row per item."""
+        found = positions >= 0
+        row, rank = np.nonzero(found)
+        return pd.DataFrame(
+            {
+                self.schema_.user: samples.original_users().iloc[row].reset_index(drop=True),
+                self.schema_.item: self.schema_.items.decode(positions[found] + FIRST_KNOWN),
+                "score": scores[found],
+                "rank": rank + 1,
+                "source": source[row],
+            }
+        )
 
     def _source_of(self, samples: Samples) -> np.ndarray:
         """Return what the recommendations to each query are based on."""
         return source_of(samples)
+
+    def _shares(self, scores: np.ndarray) -> np.ndarray:
+        """Turn scores, (n_queries, k), into shares of each list that sum to 1."""
+        positive = np.maximum(np.where(np.isfinite(scores), scores, 0), 0)
+        return positive / np.maximum(positive.sum(1, keepdims=True), np.finfo(np.float32).tiny)
 
     def _decode_items(self, positions: np.ndarray) -> np.ndarray:
         codes = np.asarray(positions).ravel() + FIRST_KNOWN

@@ -15,140 +15,232 @@ from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._verbs import SimilarItemsMixin
 
-BLOCK_SCORES = 2**24  # of queries that are scored at a time: 64 MiB
-PAIRS_BLOCK = 2**21  # rows whose pairs are counted at a time
-MIN_WEIGHT = 1e-4  # of a history's events: weaker ones change no rank
+BLOCK_SCORES = 2**24  # scores that are held at a time: 64 MiB
+BLOCK_ROWS = 2**20  # events whose pairs are counted at a time
+MIN_WEIGHT = 1e-4  # events of a history that weigh less change no rank
+LEAST_PRIOR = 1e-9  # keeps the order of popularity where `smoothing` is 0
 
 
 class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
-    _parameter_constraints: dict = {}
+    """Recommend the items that most often follow those of the history.
+
+    For each event, the items of the `window` events before it are counted, closer ones more. The
+    literature knows such models as item-based nearest neighbours [1]_, Markov chains [2]_, session
+    nearest neighbours [3]_ and covisitation counts. They need no training and no torch, and on
+    sparse tables they rank above most networks; see `FusionRetriever` for both together.
+
+    Within a visit the last event tells most about the next; the next visit depends on many of the
+    events before. Where the `SequenceSampler` has found visits, each query is ranked by the half-life
+    that fits its time.
+
+    Parameters
+    ----------
+    window : int, default=15
+        Number of events before each event whose items are counted as followed by it.
+    decay : float, default=0.85
+        Factor by which a count falls with each event in between.
+    reverse : float, default=0.3
+        Weight of the opposite direction: how often the item came before.
+    half_life : float, default=1.0
+        Number of events after which an event of the history weighs half, within a visit and where
+        there are no visits.
+    visit_half_life : float, default=10.0
+        The same for queries that begin a visit.
+    smoothing : float, default=10.0
+        Number of events by popularity that are added to the counts of each item: items with few
+        events are followed by popular ones.
+    n_neighbors : int or None, default=None
+        Number of items that are kept per item, those counted most often; None keeps all.
+    k : int, default=10
+        Number of items that `predict` and `recommend` return per query.
+    exclude_seen : bool, default=True
+        Whether recommendations leave out what the user has interacted with; the default of
+        `predict`, `recommend` and `score`.
+
+    Attributes
+    ----------
+    transitions_ : sparse array of shape (n_items, n_items)
+        How often each item (row) is followed by each (column), over all events.
+    shares_ : sparse array of shape (n_items, n_items), float32
+        The share of each item in what follows and, weighted, precedes an item.
+    prior_ : ndarray of shape (n_items,)
+        The share of popularity in what follows an item, by `smoothing`.
+    counts_ : ndarray of shape (n_items,)
+        Number of events of each item, or the sum of their weights.
+    popularity_ : ndarray of shape (n_items,)
+        Share of each item in `counts_`.
+    item_ids_ : ndarray of shape (n_items,)
+        Ids of the catalogue.
+    schema_ : Schema
+        Roles, ids and features of the events.
+
+    See Also
+    --------
+    FusionRetriever : Several retrievers, one list.
+
+    References
+    ----------
+    .. [1] B. Sarwar, G. Karypis, J. Konstan and J. Riedl, "Item-based collaborative filtering
+       recommendation algorithms", WWW 2001.
+    .. [2] S. Rendle, C. Freudenthaler and L. Schmidt-Thieme, "Factorizing personalized Markov
+       chains for next-basket recommendation", WWW 2010.
+    .. [3] M. Ludewig and D. Jannach, "Evaluation of session-based recommendation algorithms",
+       User Modeling and User-Adapted Interaction 28, 2018.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skmatch import ItemToItemRetriever
+    >>> events = pd.DataFrame({
+    ...     "user_id": ["ann", "ann", "bob", "bob", "cyd"],
+    ...     "item_id": ["tea", "jam", "tea", "jam", "tea"],
+    ... })
+    >>> retriever = ItemToItemRetriever().fit(events)
+    >>> retriever.recommend(["cyd"], k=1)["item_id"].tolist()
+    ['jam']
+    >>> retriever.similar_items(["tea"], k=1)["similar"].tolist()
+    ['jam']
+    """
+
+    _parameter_constraints: dict = {
+        "window": [Interval(Integral, 1, None, closed="left")],
+        "decay": [Interval(Real, 0, 1, closed="right")],
+        "reverse": [Interval(Real, 0, None, closed="left")],
+        "half_life": [Interval(Real, 0, None, closed="neither")],
+        "visit_half_life": [Interval(Real, 0, None, closed="neither")],
+        "smoothing": [Interval(Real, 0, None, closed="left")],
+        "n_neighbors": [Interval(Integral, 1, None, closed="left"), None],
+        "k": [Interval(Integral, 1, None, closed="left")],
+        "exclude_seen": ["boolean"],
+    }
 
     def __init__(
         self,
-        window=10,
+        window: int = 15,
+        decay: float = 0.85,
         *,
-        decay=0.7,
-        reverse=0.3,
-        half_life=1.0,
-        smoothing=1.0,
-        damping=0.0,
-        n_neighbors=None,
-        k=10,
-        exclude_seen=True,
+        reverse: float = 0.3,
+        half_life: float = 1.0,
+        visit_half_life: float = 10.0,
+        smoothing: float = 10.0,
+        n_neighbors: int | None = None,
+        k: int = 10,
+        exclude_seen: bool = True,
     ):
         self.window = window
         self.decay = decay
         self.reverse = reverse
         self.half_life = half_life
+        self.visit_half_life = visit_half_life
         self.smoothing = smoothing
-        self.damping = damping
         self.n_neighbors = n_neighbors
         self.k = k
         self.exclude_seen = exclude_seen
 
-    def _fit_samples(self, samples, weight):
+    def _fit_samples(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
         return self._learnt(self._count(samples, weight), count_items(samples, weight))
 
-    def _count(self, samples, weight):
-        n_items = len(samples.schema.items.values)
-        total = csr_array((n_items, n_items), dtype=np.float32)
-        log = samples.log.items
-        for a in range(0, len(samples), PAIRS_BLOCK):
-            rows = slice(a, a + PAIRS_BLOCK)
-            start, stop, item = samples.start[rows], samples.stop[rows], samples.item[rows]
-            own = (
-                np.ones(len(item), np.float32)
-                if weight is None
-                else weight[rows].astype(np.float32)
-            )
-            parts = []
-            for distance in range(1, self.window + 1):
-                has = (stop - distance >= start) & (own > 0)
-                parts.append(
-                    (
-                        log[stop[has] - distance],
-                        item[has],
-                        own[has] * np.float32(self.decay ** (distance - 1)),
-                    )
-                )
-            source, target, value = (np.concatenate(c) for c in zip(*parts, strict=True))
-            known = (source >= FIRST_KNOWN) & (target >= FIRST_KNOWN)
-            pairs = csr_array(
-                (value[known], (source[known] - FIRST_KNOWN, target[known] - FIRST_KNOWN)),
-                shape=total.shape,
-            )
-            total = total + pairs
-        return total
+    def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
+        transitions, counts = self._count(samples, weight), count_items(samples, weight)
+        counts[: len(self.counts_)] += self.counts_
+        return self._learnt(transitions + _resized(self.transitions_, len(counts)), counts)
 
-    def _learnt(self, transitions, counts):
-        pop = popularity_of(counts)
-        both = (
-            transitions + self.reverse * transitions.T.tocsr()
-            if self.reverse
-            else transitions.copy()
-        )
-        if self.damping:
-            both = both.multiply(
-                (1 / np.maximum(counts, 1) ** self.damping)[None, :].astype(np.float32)
-            ).tocsr()
-        if self.n_neighbors:
-            both = strongest(both, self.n_neighbors)
-        norm = getattr(self, "_norm", "row")
-        if norm == "row":
-            total = both.sum(1) + self.smoothing
-            both = csr_array(
-                (both.data / np.repeat(total, np.diff(both.indptr)), both.indices, both.indptr),
-                shape=both.shape,
-            )
-            prior = self.smoothing / np.maximum(total, 1e-12)
-        else:
-            prior = np.zeros(len(counts))
-        return pop | {
+    def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
+        n_items = len(rows.schema.items.values)
+        counts = np.pad(self.counts_, (0, n_items - len(self.counts_)))
+        return self._learnt(_resized(self.transitions_, n_items), counts)
+
+    def _learnt(self, transitions: csr_array, counts: np.ndarray) -> dict[str, Any]:
+        """Return the fitted attributes, given all counts."""
+        both = (transitions + self.reverse * transitions.T).tocsr()
+        if self.n_neighbors is not None:
+            both = _strongest(both, self.n_neighbors)
+        total = np.maximum(both.sum(1) + self.smoothing, np.finfo(float).tiny)
+        data = (both.data / np.repeat(total, np.diff(both.indptr))).astype(np.float32)
+        shares = csr_array((data, both.indices, both.indptr), shape=both.shape)
+        return popularity_of(counts) | {
             "transitions_": transitions,
-            "neighbors_": both.astype(np.float32),
-            "prior_": prior.astype(np.float32),
+            "shares_": shares,
+            "prior_": (self.smoothing / total).astype(np.float32),
         }
 
-    def _learn_more(self, samples, weight):
-        counts = count_items(samples, weight)
-        counts[: len(self.counts_)] += self.counts_
-        tr = self._count(samples, weight)
-        old = self.transitions_.copy()
-        old.resize(tr.shape)
-        return self._learnt(tr + old, counts)
+    def _count(self, samples: Samples, weight: np.ndarray | None) -> csr_array:
+        """Count the pairs of items of histories and of the events that follow them."""
+        n_items = len(samples.schema.items.values)
+        total = csr_array((n_items, n_items), dtype=np.float64)
+        log = samples.log.items
+        for a in range(0, len(samples), BLOCK_ROWS):
+            rows = slice(a, min(a + BLOCK_ROWS, len(samples)))
+            item, start, stop = samples.item[rows], samples.start[rows], samples.stop[rows]
+            own = np.ones(len(item)) if weight is None else weight[rows]
+            used = (item >= FIRST_KNOWN) & (own > 0)
+            for distance in range(1, self.window + 1):
+                used &= stop - distance >= start
+                if not used.any():
+                    break
+                before, after = log[stop[used] - distance], item[used]
+                is_known = before >= FIRST_KNOWN
+                index = before[is_known] - FIRST_KNOWN, after[is_known] - FIRST_KNOWN
+                value = own[used][is_known] * self.decay ** (distance - 1)
+                total = total + csr_array((value, index), shape=total.shape)
+        return total
 
-    def _learn_items(self, rows):
-        n = len(rows.schema.items.values)
-        tr = self.transitions_.copy()
-        tr.resize((n, n))
-        return self._learnt(tr, np.pad(self.counts_, (0, n - len(self.counts_))))
-
-    def _top_k(self, samples, k, allowed):
-        n_items = len(self.popularity_)
-        positions = np.empty((len(samples), k), np.int64)
-        scores = np.empty((len(samples), k), np.float32)
-        block = max(1, BLOCK_SCORES // n_items)
-        for a in range(0, len(samples), block):
-            rows = np.arange(a, min(a + block, len(samples)))
+    def _top_k(
+        self, samples: Samples, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        positions = np.empty((len(samples), k), dtype=np.int64)
+        scores = np.empty((len(samples), k), dtype=np.float32)
+        size = max(1, BLOCK_SCORES // len(self.popularity_))
+        for a in range(0, len(samples), size):
+            rows = np.arange(a, min(a + size, len(samples)))
             found = self._scores(samples.gather(rows))
             allowed.apply(found, a)
             positions[rows], scores[rows] = top_k(found, k)
         return positions, scores
 
-    def _scores(self, samples):
-        n_recent = max(1, int(np.ceil(self.half_life * np.log2(1 / MIN_WEIGHT))))
-        lag = np.arange(n_recent)
+    def _scores(self, samples: Samples) -> np.ndarray:
+        """Return the scores of all items, (n_queries, n_items)."""
+        half_life = np.full(len(samples), self.half_life)
+        if samples.visit is not None:
+            half_life[samples.visit >= samples.stop] = self.visit_half_life
+        longest = int((samples.stop - samples.start).max(initial=0))
+        n_recent = int(np.ceil(half_life.max(initial=1) * np.log2(1 / MIN_WEIGHT)))
+        lag = np.arange(min(longest, n_recent))
         index = samples.stop[:, None] - 1 - lag
         inside = index >= samples.start[:, None]
-        items = np.where(inside, samples.log.items[np.where(inside, index, 0)], 0)
-        w = np.where(items >= FIRST_KNOWN, 0.5 ** (lag / self.half_life), 0.0).astype(np.float32)
-        w /= np.maximum(w.sum(1, keepdims=True), 1e-12)
-        row = np.repeat(np.arange(len(items)), n_recent)
-        keep = w.ravel() > 0
-        q = csr_array(
-            (w.ravel()[keep], (row[keep], items.ravel()[keep] - FIRST_KNOWN)),
-            shape=(len(items), len(self.popularity_)),
+        items = samples.log.items[np.where(inside, index, 0)]
+        weight = np.where(inside & (items >= FIRST_KNOWN), 0.5 ** (lag / half_life[:, None]), 0)
+        weight /= np.maximum(weight.sum(1, keepdims=True), np.finfo(float).tiny)
+        row, column = np.nonzero(weight)
+        history = csr_array(
+            (weight[row, column].astype(np.float32), (row, items[row, column] - FIRST_KNOWN)),
+            shape=(len(items), len(self.prior_)),
         )
-        dense = (q @ self.neighbors_).toarray()
-        prior = q @ self.prior_ + 1e-9
-        return dense + prior[:, None] * self.popularity_
+        scores = (history @ self.shares_).toarray()
+        # Items that never followed any of the history are ranked by their popularity.
+        scores += np.maximum(history @ self.prior_, LEAST_PRIOR)[:, None] * self.popularity_
+        return scores
+
+    def _nearest_items(
+        self, positions: np.ndarray, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions and scores of the items that most often follow each item."""
+        found = self.shares_[positions].toarray()
+        found[found == 0] = -np.inf
+        allowed.apply(found, 0)
+        return top_k(found, min(k, found.shape[1]))
+
+
+def _resized(transitions: csr_array, n_items: int) -> csr_array:
+    """Return counts with rows and columns for further items."""
+    indptr = np.pad(transitions.indptr, (0, n_items - transitions.shape[0]), mode="edge")
+    return csr_array((transitions.data, transitions.indices, indptr), shape=(n_items, n_items))
+
+
+def _strongest(matrix: csr_array, n_kept: int) -> csr_array:
+    """Return the largest values of each row."""
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.data, row))
+    rank = np.arange(len(order)) - matrix.indptr[row]
+    kept = np.sort(order[rank < n_kept])
+    return csr_array((matrix.data[kept], (row[kept], matrix.indices[kept])), shape=matrix.shape)

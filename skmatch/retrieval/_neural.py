@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -242,6 +243,9 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
                 f"dims={self.dims!r} must hold at least one layer size, each an integer of at "
                 "least 1, as in dims=(256, 64)."
             )
+
+    def _shares(self, scores: np.ndarray) -> np.ndarray:
+        return softmax(scores / self.temperature, axis=1)
 
     def _encode(self, samples: Samples) -> np.ndarray:
         if not len(samples):

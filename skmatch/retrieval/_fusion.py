@@ -1,0 +1,320 @@
+"""`FusionRetriever`: several retrievers, one list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from sklearn.base import clone
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import _BaseComposition, available_if
+
+from skmatch._data import CatalogueRows, Samples
+from skmatch._growth import GrowingMixin
+from skmatch._validation import check_choice, check_k
+from skmatch.neighbors import ItemFilter
+from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
+from skmatch.retrieval._growing import GrowthMixin
+from skmatch.retrieval._verbs import SimilarItemsMixin
+
+RANK_OFFSET = 60  # of reciprocal ranks (Cormack et al., 2009)
+
+
+def _all_have(method: str) -> Callable[[Any], bool]:
+    """Return a check that all members have a method."""
+    return lambda fusion: all(hasattr(one, method) for _, one in fusion._members())
+
+
+class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseComposition):
+    """Merge the recommendations of several retrievers into one list.
+
+    All members are fitted on the same events. Each gives its best candidates under the same rules;
+    an item's score is the weighted sum of its reciprocal ranks [1]_ or of its shares in the lists.
+
+    Parameters
+    ----------
+    retrievers : list of (str, estimator) tuples or None, default=None
+        The members by name; "drop" in place of an estimator leaves one out. None stands for a
+        `DSSMRetriever` and an `ItemToItemRetriever`.
+    weights : sequence of float or None, default=None
+        Weight of each member; None weighs all alike. Where one member is much better than the
+        others, give it more.
+    rule : {"ranks", "shares"}, default="ranks"
+        "ranks": a member adds its weight over 60 plus the item's rank. "shares": it adds its weight
+        times the item's share of its list: the softmax of cosines over the temperature, and of
+        other scores their part of the sum.
+    n_candidates : int, default=200
+        Number of items that each member contributes per query, at least `k`.
+    n_jobs : int or None, default=None
+        Number of members that are fitted at a time; None means 1.
+    k : int, default=10
+        Number of items that `predict` and `recommend` return per query.
+    exclude_seen : bool, default=True
+        Whether recommendations leave out what the user has interacted with; the default of
+        `predict`, `recommend` and `score`.
+
+    Attributes
+    ----------
+    retrievers_ : list of estimators
+        The fitted members.
+    named_retrievers_ : Bunch
+        The fitted members by name.
+    counts_, popularity_ : ndarray of shape (n_items,)
+        Number of events of each item, or the sum of their weights, and its share.
+    item_ids_ : ndarray of shape (n_items,)
+        Ids of the catalogue.
+    schema_ : Schema
+        Roles, ids and features of the events.
+
+    See Also
+    --------
+    ItemToItemRetriever : Item transitions, which complement a network.
+
+    Notes
+    -----
+    `recommend` adds a column ``retrievers``: the members that have the item among their candidates.
+
+    References
+    ----------
+    .. [1] G. V. Cormack, C. L. A. Clarke and S. Buettcher, "Reciprocal rank fusion outperforms
+       Condorcet and individual rank learning methods", SIGIR 2009.
+
+    Examples
+    --------
+    >>> from skmatch import FusionRetriever, ItemToItemRetriever, PopularityRetriever
+    >>> from skmatch.datasets import make_events
+    >>> events = make_events(n_users=50, n_items=40, n_events=1000, random_state=0)
+    >>> fusion = FusionRetriever(
+    ...     [("items", ItemToItemRetriever()), ("popular", PopularityRetriever())]
+    ... ).fit(events)
+    >>> fusion.recommend([events["user_id"][0]], k=2).columns.tolist()
+    ['user_id', 'item_id', 'score', 'rank', 'source', 'retrievers']
+    """
+
+    _parameter_constraints: dict = {
+        "retrievers": [list, tuple, None],
+        "weights": ["array-like", None],
+        "rule": [StrOptions({"ranks", "shares"})],
+        "n_candidates": [Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [Integral, None],
+        "k": [Interval(Integral, 1, None, closed="left")],
+        "exclude_seen": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        retrievers: list[tuple[str, Any]] | None = None,
+        weights: Any = None,
+        *,
+        rule: str = "ranks",
+        n_candidates: int = 200,
+        n_jobs: int | None = None,
+        k: int = 10,
+        exclude_seen: bool = True,
+    ):
+        self.retrievers = retrievers
+        self.weights = weights
+        self.rule = rule
+        self.n_candidates = n_candidates
+        self.n_jobs = n_jobs
+        self.k = k
+        self.exclude_seen = exclude_seen
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, and with `deep` those of the members.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include the members and their parameters, as ``name__parameter``.
+
+        Returns
+        -------
+        params : dict
+        """
+        if self.retrievers is None:
+            return super(_BaseComposition, self).get_params(deep=False)
+        return self._get_params("retrievers", deep=deep)
+
+    def set_params(self, **params: Any) -> FusionRetriever:
+        """Set parameters, members by name and members' parameters as ``name__parameter``.
+
+        Parameters
+        ----------
+        **params : dict
+            Values by name.
+
+        Returns
+        -------
+        self : FusionRetriever
+        """
+        if self.retrievers is None:
+            return super(_BaseComposition, self).set_params(**params)
+        self._set_params("retrievers", **params)
+        return self
+
+    def _fit_samples(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
+        members = self._check_members()
+        fitted = Parallel(n_jobs=self.n_jobs)(
+            delayed(_fit_member)(clone(member), samples, weight) for _, member in members
+        )
+        return self._fitted([name for name, _ in members], fitted)
+
+    def _fitted(self, names: list[str], members: list[Any]) -> dict[str, Any]:
+        named = Bunch(**dict(zip(names, members, strict=True)))
+        return {"retrievers_": members, "named_retrievers_": named}
+
+    def _members(self) -> list[tuple[str, Any]]:
+        """Return the members by name, without those that are dropped."""
+        retrievers = self.retrievers
+        if retrievers is None:
+            from skmatch.retrieval import DSSMRetriever, ItemToItemRetriever
+
+            retrievers = [("dssm", DSSMRetriever()), ("items", ItemToItemRetriever())]
+        return [(name, one) for name, one in retrievers if not isinstance(one, str)]
+
+    def _check_members(self) -> list[tuple[str, Any]]:
+        retrievers = self.retrievers
+        if retrievers is not None:
+            names = [name for name, _ in retrievers]
+            self._validate_names(names)
+            for name, member in retrievers:
+                if isinstance(member, str):
+                    check_choice(f"The retriever {name!r}", member, ("drop",))
+                elif not isinstance(member, BaseRetriever):
+                    raise TypeError(
+                        f"The member {name!r} is a {type(member).__name__}: give a retriever, or "
+                        "'drop' to leave it out."
+                    )
+        members = self._members()
+        if not members:
+            raise ValueError("retrievers has no member: give at least one that is not 'drop'.")
+        self._member_weights()
+        return members
+
+    def _member_weights(self) -> np.ndarray:
+        """Return the weights of the members that are not dropped."""
+        retrievers = self.retrievers or self._members()
+        weights = np.ones(len(retrievers)) if self.weights is None else np.asarray(self.weights)
+        if weights.shape != (len(retrievers),) or not (weights >= 0).all() or not weights.any():
+            raise ValueError(
+                f"weights={self.weights!r} does not weigh {len(retrievers)} retrievers: give each "
+                "a number of at least 0, not all of them 0."
+            )
+        is_used = [not isinstance(one, str) for _, one in retrievers]
+        return weights[is_used].astype(float)
+
+    def _search(
+        self, samples: Samples, k: int | None, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        positions, scores, _ = self._fuse(samples, k, allowed)
+        return positions, scores, self._source_of(samples)
+
+    def _top_k(
+        self, samples: Samples, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        positions, scores, _ = self._fuse(samples, k, allowed)
+        return positions, scores
+
+    def _recommend(
+        self, samples: Samples, k: int | None, allowed: ItemFilter, batch_size: int
+    ) -> Iterator[pd.DataFrame]:
+        names = np.array([name for name, _ in self._members()], dtype=object)
+        for a in range(0, max(len(samples), 1), batch_size):
+            rows = np.arange(a, min(a + batch_size, len(samples)))
+            part = samples.gather(rows)
+            positions, scores, is_named = self._fuse(part, k, allowed.gather(rows))
+            frame = self._as_frame(part, positions, scores, self._source_of(part))
+            by_item = is_named[positions >= 0]
+            named, index = np.unique(by_item, axis=0, return_inverse=True)
+            texts = np.array([", ".join(names[own]) for own in named], dtype=object)
+            frame["retrievers"] = texts[index.ravel()] if len(texts) else []
+            yield frame
+
+    def _fuse(
+        self, samples: Samples, k: int | None, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return positions and scores, (n_queries, k), and which members named each, (..., M)."""
+        k = min(check_k(self.k if k is None else k), len(self.popularity_))
+        n_candidates = max(k, self.n_candidates)
+        lists = [one._search(samples, n_candidates, allowed)[:2] for one in self.retrievers_]
+        return self._merge(lists, k)
+
+    def _merge(
+        self, lists: list[tuple[np.ndarray, np.ndarray]], k: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        n_queries, n_items = len(lists[0][0]), len(self.popularity_)
+        keys, values, members = [], [], []
+        for member, (weight, (positions, scores)) in enumerate(
+            zip(self._member_weights(), lists, strict=True)
+        ):
+            query, rank = np.nonzero(positions >= 0)
+            if self.rule == "ranks":
+                value = 1.0 / (RANK_OFFSET + 1 + rank)
+            else:
+                value = self.retrievers_[member]._shares(scores)[query, rank]
+            keys.append(query * n_items + positions[query, rank])
+            values.append(weight * value)
+            members.append(np.full(len(query), member))
+        key, index = np.unique(np.concatenate(keys), return_inverse=True)
+        score = np.bincount(index, np.concatenate(values), minlength=len(key))
+        is_named = np.zeros((len(key), len(lists)), dtype=bool)
+        is_named[index, np.concatenate(members)] = True
+        query = key // n_items
+        order = np.lexsort((key, -score, query))  # of equal scores, the first item first
+        start = np.searchsorted(query, np.arange(n_queries))
+        rank = np.arange(len(order)) - start[query]
+        kept = order[rank < k]
+        row, column = query[rank < k], rank[rank < k]
+        positions = np.full((n_queries, k), -1, dtype=np.int64)
+        scores = np.full((n_queries, k), -np.inf, dtype=np.float32)
+        named = np.zeros((n_queries, k, len(lists)), dtype=bool)
+        positions[row, column] = key[kept] % n_items
+        scores[row, column] = score[kept]
+        named[row, column] = is_named[kept]
+        return positions, scores, named
+
+    def _nearest_items(
+        self, positions: np.ndarray, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        n_candidates = max(k, self.n_candidates)
+        lists = [one._nearest_items(positions, n_candidates, allowed) for one in self.retrievers_]
+        return self._merge(lists, k)[:2]
+
+    def _partial_fit(
+        self, X: Any, train: bool, sample_weight: Any = None
+    ) -> tuple[FusionRetriever, Samples]:
+        copy, samples = super()._partial_fit(X, train, sample_weight)
+        return copy._with_members("_partial_fit", samples, train, sample_weight), samples
+
+    def _add_items(self, X: Any) -> tuple[FusionRetriever, CatalogueRows]:
+        copy, rows = super()._add_items(X)
+        return copy._with_members("_add_items", rows), rows
+
+    def _with_members(self, verb: str, *args: Any) -> FusionRetriever:
+        """Set the members to copies that know new rows; this is a copy itself."""
+        grown = [getattr(one, verb)(*args)[0] for one in self.retrievers_]
+        vars(self).update(self._fitted(list(self.named_retrievers_), grown))
+        return self
+
+    def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
+        counts = count_items(samples, weight)
+        counts[: len(self.counts_)] += self.counts_
+        return popularity_of(counts)
+
+    def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
+        return {}
+
+    similar_items = available_if(_all_have("similar_items"))(SimilarItemsMixin.similar_items)
+    observe = available_if(_all_have("observe"))(GrowingMixin.observe)
+    partial_fit = available_if(_all_have("partial_fit"))(GrowingMixin.partial_fit)
+    add_items = available_if(_all_have("add_items"))(GrowingMixin.add_items)
+
+
+def _fit_member(member: Any, samples: Samples, weight: np.ndarray | None) -> Any:
+    return member.fit(samples, sample_weight=weight)
