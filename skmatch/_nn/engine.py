@@ -12,7 +12,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from skmatch._columns import FIRST_KNOWN, Column, RaggedArray, concatenate_ranges
-from skmatch._data import Samples, Schema
+from skmatch._data import Samples
 from skmatch._nn import distributed
 from skmatch._nn.batches import Batches, Rows, Targets, read_users
 from skmatch._nn.candidates import CandidateSampler
@@ -24,6 +24,7 @@ from skmatch._nn.ensemble import Ensemble, EnsembleTrainer
 from skmatch._nn.features import FeatureSource, FeatureTensor, RaggedTensor
 from skmatch._nn.scorer import CosineScorer
 from skmatch._nn.training import Objective, Trainer, constant, one_cycle
+from skmatch._schema import Schema
 
 Weights = dict[str, np.ndarray]
 

@@ -23,13 +23,13 @@ from skmatch._data import (
     Events,
     NegativeSampling,
     Samples,
-    Schema,
     as_coded,
     concatenate_ranges,
     index_dtype,
 )
 from skmatch._files import allocate, blocks, collect
 from skmatch._growth import replaced
+from skmatch._schema import Schema
 from skmatch._typing import EventTable
 from skmatch._validation import check_choice, require_rows
 from skmatch.persistence import VersionedMixin

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_scalar
 
-from skmatch._data import FIRST_KNOWN, Vocabulary
+from skmatch._columns import FIRST_KNOWN, Vocabulary
 from skmatch._validation import as_pandas, as_series
 from skmatch.neighbors import ItemFilter, ItemLists
 

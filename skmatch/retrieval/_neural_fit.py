@@ -9,12 +9,13 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skmatch._columns import count_codes
-from skmatch._data import FIRST_KNOWN, Feature, Samples, Schema, index_dtype
+from skmatch._data import FIRST_KNOWN, Samples, index_dtype
 from skmatch._growth import replaced
 from skmatch._nn import distributed
 from skmatch._nn.encoders import NetworkConfig
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.features import FeatureSpec
+from skmatch._schema import Feature, Schema
 from skmatch.neighbors import ItemIndex
 from skmatch.retrieval._base import count_items, popularity_of
 from skmatch.retrieval._training_state import TrainingState, settings_of
