@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "skmatch"
 # part -> parts that it may import
 ARROWS = {
     "_version": set(),
+    "_docs": set(),
     "_validation": set(),
     "_columns": set(),
     "_schema": {"_columns"},
@@ -24,16 +25,16 @@ ARROWS = {
         "_columns", "_data", "_files", "_growth", "_schema", "_typing", "_validation",
         "persistence", "preprocessing",
     },
-    "metrics": {"_validation", "metrics"},
+    "metrics": {"_docs", "_validation", "metrics"},
     "model_selection": {"_columns", "_typing", "_validation"},
-    "datasets": {"datasets"},
+    "datasets": {"_docs", "datasets"},
     "callbacks": {"_validation", "persistence"},
     "retrieval": {
-        "_nn", "_columns", "_data", "_growth", "_schema", "_typing", "_validation", "neighbors",
-        "persistence", "preprocessing", "metrics", "retrieval",
+        "_nn", "_columns", "_data", "_docs", "_growth", "_schema", "_typing", "_validation",
+        "neighbors", "persistence", "preprocessing", "metrics", "retrieval",
     },
     "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
-    "inspection": {"_validation", "inspection", "metrics"},
+    "inspection": {"_docs", "_validation", "inspection", "metrics"},
     "pipeline": {
         "_data", "_growth", "_schema", "_typing", "_validation", "persistence", "retrieval",
     },
