@@ -20,7 +20,8 @@ ARROWS = {
     "_growth": {"_data"},
     "_nn": {"_nn", "_columns", "_data", "_schema"},
     "persistence": {"_version"},
-    "neighbors": {"_data", "_validation"},
+    "_item_filter": {"_data"},
+    "neighbors": {"_data", "_item_filter", "_validation"},
     "preprocessing": {
         "_columns", "_data", "_files", "_growth", "_schema", "_typing", "_validation",
         "persistence", "preprocessing",

@@ -208,7 +208,9 @@ def test_unknown_ids_are_counted_in_one_warning(pipe):
     assert set(answer["item_id"]) <= {ITEMS[0]}
     with pytest.warns(UserWarning, match=r"1 id.s. in candidates"):
         assert pipe.recommend(USERS[:2], candidates=[UNKNOWN]).empty
-    with pytest.warns(UserWarning, match=r"1 key.s. of exclude that are no 'user_id', such as '0'"):
+    with pytest.warns(
+        UserWarning, match=r"1 key.s. of exclude that are not in 'user_id', such as '0'"
+    ):
         pipe.recommend(USERS[:2], exclude={"0": ITEMS, USERS[3]: ITEMS, USERS[0]: ITEMS[:1]})
 
 
@@ -216,12 +218,12 @@ def test_unknown_ids_are_counted_in_one_warning(pipe):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("shelf", r"='shelf' is no list of item ids"),
-        (5, r"=5 is no list of item ids"),
-        (EVENTS, "is no list of item ids"),
-        (np.ones((2, 2)), "is no list of item ids"),
-        ({USERS[0]: "tea"}, rf"holds 'tea' for {USERS[0]}, which is no list"),
-        ([[1], 5], rf"holds 5 for {USERS[1]}, which is no list"),
+        ("shelf", r"='shelf' is not a list of item ids"),
+        (5, r"=5 is not a list of item ids"),
+        (EVENTS, "is not a list of item ids"),
+        (np.ones((2, 2)), "is not a list of item ids"),
+        ({USERS[0]: "tea"}, rf"holds 'tea' for {USERS[0]}, which is not a list"),
+        ([[1], 5], rf"holds 5 for {USERS[1]}, which is not a list"),
         ([5, [1]], "unhashable"),
         ([[[1]], [1]], "unhashable"),
         ([[1], [1], [1]], "3 lists for 2 queries"),
