@@ -115,15 +115,15 @@ class NeuralFit:
         """Compute the score of the held-out events, as the fitted retriever would."""
         engine = Engine(self.engine.network.config, weights=self.engine.weights(), shared=True)
         self._reset_untrained(engine)
-        fitted = self.attributes(engine, index="exact", copy=False) | {"_engine": engine}
+        fitted = self.attributes(engine, exact=True, copy=False) | {"_engine": engine}
         return distributed.broadcast(replaced(self.estimator, **fitted).score(self.held_out))
 
     def attributes(
-        self, engine: Engine | None = None, index: str | None = None, copy: bool = True
+        self, engine: Engine | None = None, *, exact: bool = False, copy: bool = True
     ) -> dict[str, Any]:
         """Return the fitted attributes as of now; without a copy, weights change with a step."""
         engine = engine or self.engine
-        item_index = ItemIndex(index or self.estimator.index, self.state.seed)
+        item_index = ItemIndex("exact" if exact else self.estimator.index, self.state.seed)
         return {
             **self.encoding,
             **fitted_attributes(
@@ -137,7 +137,7 @@ class NeuralFit:
     def unfinished(self) -> dict[str, Any]:
         """Return the fitted attributes of a fit that a later one can continue."""
         state = vars(self.state) | {"trainer": self.trainer.state()}
-        return self.attributes(index="exact", copy=False) | {"training_state_": state}
+        return self.attributes(exact=True, copy=False) | {"training_state_": state}
 
     def _first_state(self) -> TrainingState:
         """Start a fit; under `warm_start` continue an interrupted one, or after the last."""
