@@ -95,16 +95,16 @@ def test_topk_curves_of_estimators_are_those_of_evaluate(pipe, popular):
 
 
 def test_topk_queries_each_estimator_once_per_user(popular, monkeypatch):
-    asked = []
-    predict = type(popular).predict
+    calls = []
+    rank = type(popular)._rank
 
-    def counted(self, X, **parameters):
-        asked.append((len(X), parameters))
-        return predict(self, X, **parameters)
+    def counted(self, samples, **parameters):
+        calls.append((len(samples), parameters))
+        return rank(self, samples, **parameters)
 
-    monkeypatch.setattr(type(popular), "predict", counted)
+    monkeypatch.setattr(type(popular), "_rank", counted)
     TopKCurveDisplay.from_estimator(popular, TEST, k=[1, 5, 10])
-    assert asked == [(TEST["user_id"].nunique(), {"k": 10})]
+    assert calls == [(TEST["user_id"].nunique(), {"k": 10})]
 
 
 def test_a_single_estimator_is_named_after_its_class(popular):
@@ -317,7 +317,7 @@ def test_map_looks_like_that_drawn_by_hand(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"feature": "colour"}, "feature='colour' is no item feature .* has 'category', 'price'"),
+        ({"feature": "colour"}, "feature='colour' is not an item feature .* has 'category', 'price'"),
         ({"feature": pd.Series({"x": 1})}, "feature holds no item of the catalogue"),
         ({"labels": pd.Series(["a", "b"], index=[1, 1])}, "labels has several values for .* 1"),
         ({"labels": {1: "a"}}, "labels is a dict; pass a Series"),
