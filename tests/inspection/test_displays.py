@@ -96,13 +96,13 @@ def test_topk_curves_of_estimators_are_those_of_evaluate(pipe, popular):
 
 def test_topk_queries_each_estimator_once_per_user(popular, monkeypatch):
     calls = []
-    rank = type(popular)._rank
+    rank = PopularityRetriever._rank
 
     def counted(self, samples, **parameters):
         calls.append((len(samples), parameters))
         return rank(self, samples, **parameters)
 
-    monkeypatch.setattr(type(popular), "_rank", counted)
+    monkeypatch.setattr(PopularityRetriever, "_rank", counted)
     TopKCurveDisplay.from_estimator(popular, TEST, k=[1, 5, 10])
     assert calls == [(TEST["user_id"].nunique(), {"k": 10})]
 
