@@ -317,7 +317,10 @@ def test_map_looks_like_that_drawn_by_hand(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"feature": "colour"}, "feature='colour' is not an item feature .* has 'category', 'price'"),
+        (
+            {"feature": "colour"},
+            "feature='colour' is not an item feature .* has 'category', 'price'",
+        ),
         ({"feature": pd.Series({"x": 1})}, "feature holds no item of the catalogue"),
         ({"labels": pd.Series(["a", "b"], index=[1, 1])}, "labels has several values for .* 1"),
         ({"labels": {1: "a"}}, "labels is a dict; pass a Series"),
