@@ -74,7 +74,7 @@ def report(pipe: Any, n_queries: int) -> None:
     samples = [sampler.transform(events) for events in coded]
     vectors = [retriever.transform(rows) for rows in samples]
     searches = [
-        (vector, 10, ItemFilter(never=(ItemLists.seen_by(rows),)))
+        (vector, 10, ItemFilter(exclude=(ItemLists.seen_by(rows),)))
         for vector, rows in zip(vectors, samples, strict=True)
     ]
     product = [vector @ retriever.item_vectors_.T for vector in vectors[:50]]

@@ -208,15 +208,17 @@ def make_filters(n_items: int, n_queries: int) -> dict[str, ItemFilter | None]:
     seen = lists(SEEN)
     return {
         "none": None,
-        f"seen: {SEEN} items a query": ItemFilter(never=(seen,)),
-        f"candidates: {LISTED:,} items for all": ItemFilter(anyone=few),
-        "candidates: half of the items for all": ItemFilter(anyone=half),
-        f"candidates: {LISTED:,} items a query": ItemFilter(only=lists(LISTED), limited=everybody),
-        f"exclude: {LISTED:,} items for all": ItemFilter(anyone=~few),
-        f"exclude: {LISTED:,} items a query": ItemFilter(never=(lists(LISTED),)),
-        "candidates and exclude for all, seen": ItemFilter(anyone=half & ~few, never=(seen,)),
+        f"seen: {SEEN} items a query": ItemFilter(exclude=(seen,)),
+        f"candidates: {LISTED:,} items for all": ItemFilter(mask=few),
+        "candidates: half of the items for all": ItemFilter(mask=half),
+        f"candidates: {LISTED:,} items a query": ItemFilter(
+            candidates=lists(LISTED), has_candidates=everybody
+        ),
+        f"exclude: {LISTED:,} items for all": ItemFilter(mask=~few),
+        f"exclude: {LISTED:,} items a query": ItemFilter(exclude=(lists(LISTED),)),
+        "candidates and exclude for all, seen": ItemFilter(mask=half & ~few, exclude=(seen,)),
         "candidates and exclude a query, seen": ItemFilter(
-            only=lists(LISTED), limited=everybody, never=(lists(LISTED), seen)
+            candidates=lists(LISTED), has_candidates=everybody, exclude=(lists(LISTED), seen)
         ),
     }
 

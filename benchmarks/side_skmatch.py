@@ -187,7 +187,7 @@ def top_k(clock: Clock, inputs: Path, seed: int) -> None:
     index = ItemIndex().fit(data["items"])
     # Codes of items start at 2: 0 is padding and 1 unknown.
     lists = ItemLists(data["seen_item"] + 2, data["seen_start"][:-1], data["seen_start"][1:])
-    seen = ItemFilter(never=(lists,))
+    seen = ItemFilter(exclude=(lists,))
     found, _ = clock.repeat("total", lambda: index.search(data["users"], TOP_K, seen))
     np.save(inputs / "top-k-skmatch.npy", found)
 

@@ -82,23 +82,23 @@ def main() -> None:
     recommended = best.recommend(users, k=5)
     for user in users:
         watched = train[train["user_id"] == user].sort_values("timestamp", kind="stable")
-        answer = recommended.loc[recommended["user_id"] == user, "item_id"]
+        items = recommended.loc[recommended["user_id"] == user, "item_id"]
         print(f"User {user}")
         print("  watched last: " + "; ".join(titles[watched["item_id"].tail(3)]))
-        print("  recommended:  " + "; ".join(titles[answer]))
+        print("  recommended:  " + "; ".join(titles[items]))
 
     OUTPUT.mkdir(exist_ok=True)
     persistence.save(best, MODEL)
     movies = events.drop_duplicates("item_id").assign(genres=lambda t: t["genres"].map("|".join))
     columns = ["item_id", "title", "genres", "year"]
     movies[[name for name in columns if name in movies]].to_csv(ITEMS, index=False)
-    queries, answers = OUTPUT / "users.json", OUTPUT / "answers.pkl"
+    queries, output = OUTPUT / "users.json", OUTPUT / "recommended.pkl"
     users.to_frame().to_json(queries)
     subprocess.run(
-        [sys.executable, "-c", LOAD_AND_RECOMMEND, str(MODEL), str(queries), str(answers)],
+        [sys.executable, "-c", LOAD_AND_RECOMMEND, str(MODEL), str(queries), str(output)],
         check=True,
     )
-    pd.testing.assert_frame_equal(pd.read_pickle(answers), recommended)
+    pd.testing.assert_frame_equal(pd.read_pickle(output), recommended)
     print(
         f"\nSaved to {MODEL} ({MODEL.stat().st_size / 1e6:.1f} MB); a second process loaded it "
         "and recommends the same."

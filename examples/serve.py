@@ -1,11 +1,11 @@
-"""Answer over HTTP: a service with one endpoint, over a pipeline that joblib saved.
+"""Recommend over HTTP: a service with one endpoint, for a saved pipeline.
 
 pip install fastapi uvicorn
 python examples/serve.py demo-output/movies.joblib [--host HOST] [--port PORT]
 curl localhost:8000/recommend -H "Content-Type: application/json" -d '{"user": 1, "k": 5}'
 
-The page /docs describes the endpoint. Requests are answered in threads, side by side: put what
-changes the pipeline, such as `observe`, and the answers under a lock of yours.
+The page /docs describes the endpoint. Requests run concurrently in threads: guard `recommend` and
+calls that change the pipeline, such as `observe`, by a lock.
 """
 
 import argparse
@@ -24,36 +24,38 @@ from starlette.responses import PlainTextResponse, Response
 from skmatch import persistence
 
 MAX_BODY = 2**20  # bytes
-BODY_SECONDS = 10  # for a body to arrive in; and for open requests to end when the service stops
+BODY_SECONDS = 10  # timeout of a body, and of open requests when the service stops
 Text = Annotated[str, StringConstraints(max_length=1000)]
 Id = int | FiniteFloat | Text
 Value = bool | Id | None
 
 
 class Query(BaseModel):
-    """Who asks, and what may be answered: a known user, a session, or somebody new."""
+    """A query of a known user, a session or a new user."""
 
     user: Id | None = Field(None, description="id of the user; none for a session")
     history: list[Id] | None = Field(
         None,
         max_length=1000,
-        description="items, the newest last, in place of those that are stored of the user",
+        description="items, newest last, that replace the stored history",
     )
     features: dict[Text, Value | Annotated[list[Value], Field(max_length=100)]] = Field(
         {}, max_length=100, description="features of the user, by their columns"
     )
     k: int = Field(10, ge=1, le=1000, description="number of items")
-    exclude_seen: bool = Field(True, description="whether to leave out what the user has seen")
+    exclude_seen: bool = Field(
+        True, description="whether to leave out items that the user has seen"
+    )
     candidates: list[Id] | None = Field(
-        None, max_length=10_000, description="the only items that may be answered"
+        None, max_length=10_000, description="the only items that may be recommended"
     )
     exclude: list[Id] | None = Field(
-        None, max_length=10_000, description="items that are never answered"
+        None, max_length=10_000, description="items that are never recommended"
     )
 
 
-class Answer(BaseModel):
-    """The items, best first, their scores, and what answered."""
+class Recommendations(BaseModel):
+    """The items, best first, their scores and their source."""
 
     items: list[Id]
     scores: list[float]
@@ -63,13 +65,13 @@ class Answer(BaseModel):
 
 
 class LimitBody:
-    """Middleware that refuses a body that is too large, or takes too long to arrive."""
+    """Middleware that rejects bodies that are too large or too slow."""
 
     def __init__(self, app: Any):
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Read the whole body, and hand it on."""
+        """Read the whole body and pass it on."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         body, more = b"", True
@@ -80,7 +82,7 @@ class LimitBody:
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
         except TimeoutError:
-            return await PlainTextResponse("The body is late.", 408)(scope, receive, send)
+            return await PlainTextResponse("The body timed out.", 408)(scope, receive, send)
         if len(body) > MAX_BODY:
             text = f"The body has more than {MAX_BODY} bytes."
             return await PlainTextResponse(text, 413)(scope, receive, send)
@@ -93,22 +95,22 @@ class LimitBody:
 
 
 def make_app(pipeline: Any, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> FastAPI:
-    """Make the service of a fitted `MatchPipeline`, for requests to some names of this host."""
+    """Return the service of a fitted `MatchPipeline`, for requests to the given host names."""
     app = FastAPI(title="skmatch")
     app.add_middleware(LimitBody)
-    # A page of another site cannot reach the service under a name of its own.
+    # Against DNS rebinding.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     schema = pipeline.schema_
 
-    # FastAPI's own handler repeats the input, and fails where JSON has no form of it, as of NaN.
+    # FastAPI's own handler repeats the input, and fails on values without JSON, such as NaN.
     @app.exception_handler(RequestValidationError)
     def explain(request: Request, error: RequestValidationError) -> Response:
         detail = [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
         return Response(json.dumps({"detail": detail}), 422, media_type="application/json")
 
-    # Not "async": FastAPI then answers requests in threads.
+    # Not "async", so that FastAPI runs requests in threads.
     @app.post("/recommend")
-    def recommend(query: Query) -> Answer:
+    def recommend(query: Query) -> Recommendations:
         row = {**query.features, schema.user: query.user}
         if query.history is not None:
             row["history"] = query.history
@@ -120,9 +122,9 @@ def make_app(pipeline: Any, hosts: tuple[str, ...] = ("127.0.0.1", "localhost"))
                 candidates=query.candidates,
                 exclude=query.exclude,
             )
-        except ValueError as error:  # its message says what to do
+        except ValueError as error:  # its message names the remedy
             raise HTTPException(422, str(error)) from error
-        return Answer(
+        return Recommendations(
             items=found[schema.item].tolist(),
             scores=found["score"].tolist(),
             source=found["source"].iloc[0] if len(found) else None,
@@ -136,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", help="a fitted MatchPipeline, a file of your own")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free port")
     parser.add_argument(
         "--name", action="append", default=[],
         help="host name that requests use, beside localhost and --host; may be repeated",

@@ -1,4 +1,4 @@
-"""Train by several processes together; killed and started again, they go on.
+"""Train in several processes; killed and restarted, they continue.
 
 torchrun --nproc-per-node 2 examples/train_distributed.py [FOLDER]
 
@@ -17,7 +17,7 @@ from skmatch.datasets import make_events
 
 
 def main(folder: Path) -> None:
-    """Fit on made-up events; every process gets all of them."""
+    """Fit on synthetic events; every process gets all of them."""
     has_gpus = torch.cuda.is_available()
     if has_gpus:  # a GPU for each process
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -32,7 +32,7 @@ SCORES = ["recall@10", "recall@100", "hit@10", "ndcg@10", "ndcg@100"]
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Draw NDCG@10 of temperature against neg_ratio: in each cell that of the better layers."""
+    """Draw NDCG@10 by temperature and neg_ratio, each for the better of the layers."""
     cells = table.pivot_table("ndcg@10", "temperature", "neg_ratio", aggfunc="max")
     figure, axes = plt.subplots(layout="constrained")
     figure.colorbar(axes.imshow(cells, origin="lower", cmap="Blues"), label="NDCG@10")

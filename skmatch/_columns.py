@@ -1,4 +1,4 @@
-"""How columns are coded: `Vocabulary`, and `RaggedArray` for cells that hold several codes.
+"""Coded columns: `Vocabulary`, and `RaggedArray` for cells that hold several codes.
 
 Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 """
@@ -10,18 +10,18 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
-COUNTED_ROWS = 2**22  # counted at a time: numpy copies them to 64 bits
+COUNTED_ROWS = 2**22  # per block: np.bincount copies its input to int64
 
 
 def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the integers of all ranges one after another, and the offsets of the ranges."""
+    """Return the concatenated integers of all ranges, and the offsets of the ranges."""
     lengths = stop - start
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
@@ -32,7 +32,7 @@ def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray,
 def check_offsets(offsets: np.ndarray, n_values: int) -> None:
     """Raise if loaded offsets do not ascend from 0 to the number of values.
 
-    Offsets that fall would let a small file ask for any amount of memory.
+    With descending offsets a small file could allocate any amount of memory.
     """
     is_valid = offsets.ndim == 1 and offsets.dtype.kind in "iu" and len(offsets) > 0
     if not (
@@ -58,10 +58,9 @@ def count_codes(codes: np.ndarray, n_codes: int, weight: np.ndarray | None = Non
 
 
 def order_by_code(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Give rows in the order of their codes, and in the given order where codes are equal.
+    """Return row numbers sorted by code; rows with equal codes keep the given order.
 
-    A sparse matrix takes its entries to their rows by a counting sort: several times faster than
-    one that compares.
+    Building a sparse matrix is a counting sort, several times faster than a comparison sort.
     """
     n_codes, n_rows = int(codes.max(initial=0)) + 1, len(order)
     shape = (n_codes, max(n_rows, 1))
@@ -93,16 +92,16 @@ class RaggedArray:
 
     @cached_property
     def longest(self) -> int:
-        """Number of codes of a row, at most; every answer asks for it."""
+        """Largest number of codes in a row; cached, as every batch of queries reads it."""
         return int(np.diff(self.offsets).max(initial=0))
 
     def gather(self, rows: np.ndarray) -> RaggedArray:
-        """Give some of the rows."""
+        """Return some of the rows."""
         positions, offsets = concatenate_ranges(self.offsets[rows], self.offsets[rows + 1])
         return RaggedArray(self.values[positions], offsets)
 
     def concatenate(self, other: RaggedArray) -> RaggedArray:
-        """Give the rows of both."""
+        """Return the rows of both arrays."""
         offsets = np.append(self.offsets, self.offsets[-1] + other.offsets[1:])
         return RaggedArray(np.concatenate([self.values, other.values]), offsets)
 
@@ -114,6 +113,21 @@ class RaggedArray:
 
 Column = np.ndarray | RaggedArray
 Columns = dict[Hashable, Column]
+
+
+def gather_rows(column: Column, rows: np.ndarray) -> Column:
+    """Return some rows of an array or a ragged array."""
+    return column.gather(rows) if isinstance(column, RaggedArray) else column[rows]
+
+
+def where_rows(condition: np.ndarray, column: Column, other: Column) -> Column:
+    """Return the rows of `column` where the condition holds, else those of `other`."""
+    if isinstance(column, np.ndarray):
+        return np.where(condition, column, cast(np.ndarray, other))
+    assert isinstance(other, RaggedArray)
+    n_rows = len(condition)
+    rows = np.arange(n_rows) + np.where(condition, 0, n_rows)
+    return column.concatenate(other).gather(rows)
 
 
 class Vocabulary:
@@ -142,13 +156,13 @@ class Vocabulary:
         self.dtype = dtype
         self.categories = categories
         self.ordered = ordered
-        # Made when first needed, and not saved.
+        # Caches, which are not saved.
         self._index: pd.Index | None = None
         self._original: Any = None
 
     @classmethod
     def learn(cls, column: pd.Series) -> tuple[Self, np.ndarray]:
-        """Learn the values of a column; give them and the column's codes."""
+        """Return the vocabulary of a column, and the column's codes."""
         codes, uniques = _factorize(column)
         dtype = column.dtype
         categories, ordered = None, False
@@ -156,11 +170,11 @@ class Vocabulary:
             categories, _ = cls.learn(pd.Series(dtype.categories))
             ordered = bool(dtype.ordered)
         vocabulary = cls(_plain_values(uniques), _dtype_name(dtype), categories, ordered)
-        # A missing value has code -1 in pandas, so that the shift makes it UNKNOWN.
+        # pandas codes missing values as -1, which becomes UNKNOWN.
         return vocabulary, (codes + FIRST_KNOWN).astype(np.int32)
 
     def extended(self, column: pd.Series) -> tuple[Self, np.ndarray]:
-        """Learn what is new in a column; known values keep their codes. Give the column's codes."""
+        """Return a vocabulary with a column's new values added, and the column's codes."""
         codes = self.lookup(column)
         rows = np.flatnonzero((codes == UNKNOWN) & column.notna().to_numpy())
         if not len(rows):
@@ -174,7 +188,7 @@ class Vocabulary:
         return type(self)(values, self.dtype, categories, self.ordered), codes
 
     def _in_own_dtype(self, column: pd.Series) -> pd.Series:
-        """Give values in the dtype of the known ones, in which they must be the same."""
+        """Return values in the dtype of the known ones; raise if that changes a value."""
         if self.categories is not None:
             return self.categories._in_own_dtype(column)
         if isinstance(column.dtype, pd.CategoricalDtype):
@@ -189,28 +203,28 @@ class Vocabulary:
             differs = np.ones(len(column), dtype=bool)
         if differs.any():
             raise ValueError(
-                f"Column {column.name!r} holds {column[differs].tolist()[0]!r}, and what was "
-                f"fitted has dtype {self.dtype}, such as {self.values[:1].tolist()}: convert the "
-                "column to that dtype, or fit anew."
+                f"Column {column.name!r} holds {column[differs].tolist()[0]!r}, but the fitted "
+                f"values have dtype {self.dtype}, such as {self.values[:1].tolist()}: convert the "
+                "column to that dtype, or fit again."
             )
         return same
 
     def emptied(self) -> Self:
-        """Give a vocabulary of the same dtype that knows no value yet."""
+        """Return an empty vocabulary of the same dtype."""
         return type(self)(self.values[:0], self.dtype, self.categories, self.ordered)
 
     def __len__(self) -> int:
-        """Give the number of codes, padding and unknown included."""
+        """Return the number of codes, padding and unknown included."""
         return len(self.values) + FIRST_KNOWN
 
     def extends(self, other: Vocabulary) -> bool:
-        """Tell whether the codes of another mean the same in this one."""
+        """Return whether all codes of `other` mean the same in this vocabulary."""
         return self is other or np.array_equal(self.values[: len(other.values)], other.values)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__ | {"_index": None, "_original": None}
         if self.values.dtype == object and all(type(value) is str for value in self.values):
-            # Two plain arrays instead of many objects.
+            # Two plain arrays are smaller and faster to load than many objects.
             encoded = [value.encode("utf-8", "surrogatepass") for value in self.values]
             offsets = np.cumsum([0, *map(len, encoded)])
             state["values"] = RaggedArray(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
@@ -228,25 +242,25 @@ class Vocabulary:
         """Hash table of the known values."""
         if self._index is None:
             index = pd.Index(self.values, dtype=self.values.dtype, tupleize_cols=False)
-            # Filled before other threads see it: pandas lets them read a table that is half full.
+            # Fill the hash table now: pandas lets other threads read it while it is filled.
             index.get_indexer(index[:1])
             self._index = index
         return self._index
 
     def lookup(self, values: Any) -> np.ndarray:
-        """Give the codes of values, int32; unseen and missing values are unknown."""
+        """Return the int32 codes of values; unseen and missing values are UNKNOWN."""
         column = values if isinstance(values, pd.Series) else pd.Series(values)
         if isinstance(column.dtype, pd.CategoricalDtype):
             by_category = self._find(column.cat.categories)
             by_category = np.append(by_category, np.int32(UNKNOWN))  # code -1: missing
             return by_category[column.cat.codes.to_numpy()]
         if column.dtype == object == self.index.dtype:
-            return self._find(column)  # as fast as to tell distinct ones apart first
-        codes, distinct = _factorize(column)  # so that each distinct value is looked up once
+            return self._find(column)  # factorizing first would not be faster
+        codes, distinct = _factorize(column)  # look up each distinct value once
         return np.append(self._find(distinct), np.int32(UNKNOWN))[codes]  # code -1: missing
 
     def warn_of_another_dtype(self, values: pd.Series, codes: np.ndarray) -> None:
-        """Warn where none of looked up values is known, and one that reads the same is."""
+        """Warn if all values are unknown, but one would be known in the fitted dtype."""
         if not len(codes) or (codes != UNKNOWN).any():
             return
         values = values.dropna()
@@ -260,11 +274,11 @@ class Vocabulary:
         except (TypeError, ValueError, OverflowError):
             return
         if same.any():
-            one, other = (column[same].tolist()[0] for column in (values, converted))
-            dtype = type(other).__name__ if self.dtype == "object" else self.dtype
+            value, fitted = (column[same].tolist()[0] for column in (values, converted))
+            dtype = type(fitted).__name__ if self.dtype == "object" else self.dtype
             warnings.warn(
-                f"Column {values.name!r} holds {one!r}, and fit got {other!r}: nothing in it is "
-                f"known. Convert it to {dtype}.",
+                f"Column {values.name!r} holds {value!r}, but fit got {fitted!r}, so all its "
+                f"values are unknown: convert it to {dtype}.",
                 UserWarning,
                 stacklevel=4,
             )
@@ -272,12 +286,12 @@ class Vocabulary:
     def _find(self, values: Any) -> np.ndarray:
         plain = _plain_values(values)
         if plain.dtype != self.index.dtype and object in (plain.dtype, self.index.dtype):
-            # As objects, not in their plain form, where times have lost their zone.
-            own, asked = (
+            # As objects, since plain values have lost their time zone.
+            known, target = (
                 pd.Index(array, tupleize_cols=False).astype(object)
                 for array in (self._original_values(), values)
             )
-            codes = own.get_indexer_for(asked)
+            codes = known.get_indexer_for(target)
         else:
             target = pd.Index(plain, dtype=plain.dtype, tupleize_cols=False)
             try:
@@ -287,27 +301,27 @@ class Vocabulary:
         return (codes + FIRST_KNOWN).astype(np.int32)
 
     def decode(self, codes: np.ndarray) -> pd.Series:
-        """Give the values of codes in the original dtype; padding and unknown become missing."""
+        """Return the values of codes in the original dtype; padding and unknown become missing."""
         positions = np.asarray(codes, dtype=np.int64) - FIRST_KNOWN
-        foreign = (positions < -FIRST_KNOWN) | (positions >= len(self.values))
-        if foreign.any():
+        invalid = (positions < -FIRST_KNOWN) | (positions >= len(self.values))
+        if invalid.any():
             raise ValueError(
-                f"{positions[foreign][0] + FIRST_KNOWN} is no code: they run from 0 to "
-                f"{len(self) - 1}. Decode with the MatchEncoder that encoded."
+                f"{positions[invalid][0] + FIRST_KNOWN} is not a code: codes are 0 to "
+                f"{len(self) - 1}. Decode with the MatchEncoder that encoded them."
             )
         missing = positions < 0
         values = self._original_values()
         if missing.any():
             positions = np.where(missing, -1, positions)
             if isinstance(values, np.ndarray) and values.dtype.kind not in "fmMO":
-                values = values.astype(object)  # integers and the like have no missing value
-            taken = pd.api.extensions.take(values, positions, allow_fill=True)
+                values = values.astype(object)  # integers have no missing value
+            decoded = pd.api.extensions.take(values, positions, allow_fill=True)
         else:
-            taken = values.take(positions)
-        return pd.Series(taken, dtype=taken.dtype, copy=False)  # objects stay objects
+            decoded = values.take(positions)
+        return pd.Series(decoded, dtype=decoded.dtype, copy=False)  # dtype: no inference
 
     def _original_values(self) -> Any:
-        """Give the known values as an array of the original dtype."""
+        """Return the known values as an array of the original dtype, cached."""
         if self._original is None:
             self._original = self._in_original_dtype()
         return self._original
@@ -322,15 +336,15 @@ class Vocabulary:
             return values
         dtype = pd.api.types.pandas_dtype(self.dtype)
         if isinstance(dtype, pd.DatetimeTZDtype):
-            values = pd.DatetimeIndex(values, tz="UTC")  # as `_plain_values` left them
+            values = pd.DatetimeIndex(values, tz="UTC")  # as `_plain_values` returns them
         return pd.Series(values).astype(dtype).array
 
 
 def _factorize(column: pd.Series) -> tuple[np.ndarray, Any]:
-    """Give each row's place among the distinct values, -1 where it is missing, and these."""
+    """Return `pandas.factorize` of a column; raise if a value is not hashable."""
     try:
         return pd.factorize(column)
-    except (TypeError, NotImplementedError):  # the latter of pyarrow
+    except (TypeError, NotImplementedError):  # pyarrow raises the latter
         raise _not_hashable(column) from None
 
 
@@ -338,18 +352,18 @@ def _not_hashable(column: pd.Series) -> ValueError:
     value = next((v for v in column if not pd.api.types.is_hashable(v)), column.dtype)
     return ValueError(
         f"Column {column.name!r} holds {value!r}, an unhashable {type(value).__name__!r}. "
-        "Use strings, numbers or other hashable values, such as tuples in place of lists."
+        "Use strings, numbers or other hashable values, such as tuples instead of lists."
     )
 
 
 def _dtype_name(dtype: Any) -> str:
-    """Give a name that pandas reads as the same dtype."""
+    """Return a name that pandas reads as the same dtype."""
     if isinstance(dtype, pd.StringDtype) and dtype.na_value is pd.NA:
         return f"string[{dtype.storage}]"
     name = str(dtype)
     if isinstance(dtype, pd.ArrowDtype):
         if name == "string[pyarrow]":
-            return "utf8[pyarrow]"  # pandas reads the other name as a StringDtype
+            return "utf8[pyarrow]"  # pandas reads "string[pyarrow]" as a StringDtype
         try:
             pd.api.types.pandas_dtype(name)
         except (TypeError, NotImplementedError):  # dictionaries and decimals have no such name
@@ -358,7 +372,7 @@ def _dtype_name(dtype: Any) -> str:
 
 
 def _plain_values(values: Any) -> np.ndarray:
-    """Give values, none missing, as a numpy array that needs no pandas to be read."""
+    """Return values without missing ones as a numpy array that loads without pandas."""
     if isinstance(values, pd.Series):
         values = values.array
     dtype = values.dtype

@@ -1,15 +1,14 @@
-"""The values that pass between the steps: `Schema`, `Events` and `Samples`.
+"""The values that pass between the steps: `Events` and `Samples`.
 
 Codes everywhere: 0 is padding, 1 is unknown, known values start at 2. All of these values are
-treated as immutable: a step makes a new one and never changes one it was given.
+immutable: a step makes a new one and never changes its input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,162 +17,32 @@ from skmatch._columns import (
     FIRST_KNOWN,
     PADDING,
     UNKNOWN,
-    Column,
     Columns,
     RaggedArray,
-    Vocabulary,
     concatenate_ranges,
+    gather_rows,
 )
+from skmatch._schema import Schema, SharedValue
 
-HISTORY = "history"  # the column of the histories that queries bring along, and of decoded ones
+HISTORY = "history"  # the column of histories, in queries and in decoded samples
 
 
 def index_dtype(n_events: int) -> type:
-    """Give the dtype that places among so many events need."""
+    """Return the integer dtype that can index so many events."""
     return np.int32 if n_events <= np.iinfo(np.int32).max else np.int64
-
-
-def gather_rows(column: Column, rows: np.ndarray) -> Column:
-    """Give some rows of a column of either form."""
-    return column.gather(rows) if isinstance(column, RaggedArray) else column[rows]
-
-
-def where_rows(condition: np.ndarray, column: Column, other: Column) -> Column:
-    """Give the rows of a column where a condition holds, else those of another of its form."""
-    if isinstance(column, np.ndarray):
-        return np.where(condition, column, cast(np.ndarray, other))
-    assert isinstance(other, RaggedArray)
-    n_rows = len(condition)
-    rows = np.arange(n_rows) + np.where(condition, 0, n_rows)
-    return column.concatenate(other).gather(rows)
-
-
-class _Shared:
-    """Copied by reference: frames carry such a value in ``attrs``, which pandas copies deeply."""
-
-    def __deepcopy__(self, memo: dict) -> Self:
-        return self
-
-
-@dataclass(frozen=True, eq=False)
-class Feature:
-    """What was learnt of a feature's column.
-
-    `kind` is "categorical", "numeric" or "multi_valued"; `vocabulary` belongs to the first and
-    last, `mean` and `scale` to the second.
-    """
-
-    name: Hashable
-    kind: str
-    vocabulary: Vocabulary | None = None
-    mean: float = 0.0
-    scale: float = 1.0
-
-    def extends(self, other: Feature) -> bool:
-        """Tell whether the codes and numbers of another mean the same in this one."""
-        if self.vocabulary is None or other.vocabulary is None:
-            same = (self.mean, self.scale) == (other.mean, other.scale)
-        else:
-            same = self.vocabulary.extends(other.vocabulary)
-        return same and (self.name, self.kind) == (other.name, other.kind)
-
-    @property
-    def size(self) -> int:
-        """Number of codes; 0 for a numeric feature."""
-        return 0 if self.vocabulary is None else len(self.vocabulary)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Schema(_Shared):
-    """What a `MatchEncoder` knows: the roles, the ids, the features and their latest values."""
-
-    user: Hashable
-    item: Hashable
-    time: Hashable | None
-    time_kind: str  # "number", "datetime", or "order" where the order of the rows is the time
-    users: Vocabulary
-    items: Vocabulary
-    user_features: tuple[Feature, ...]
-    item_features: tuple[Feature, ...]
-    user_table: Columns  # one row a code, padding and unknown included
-    item_table: Columns
-    pending: Vocabulary | None = None  # items that were observed while the catalogue lacked them
-
-    def __repr__(self) -> str:
-        lines = [
-            f"Schema: {len(self.users.values):,} users, {len(self.items.values):,} items",
-            f"  user {self.user!r} ({self.users.dtype}), item {self.item!r} ({self.items.dtype}), "
-            f"time {'is the order of the rows' if self.time is None else repr(self.time)}",
-        ]
-        for side, features in (("user", self.user_features), ("item", self.item_features)):
-            for feature in features:
-                size = f", {feature.size - FIRST_KNOWN:,} values" if feature.vocabulary else ""
-                lines.append(f"  {side} feature {feature.name!r}: {feature.kind}{size}")
-        return "\n".join(lines)
-
-    def agrees_with(self, other: Schema) -> bool:
-        """Tell whether codes mean the same in both."""
-        return self is other or (self.extends(other) and other.extends(self))
-
-    def extends(self, other: Schema) -> bool:
-        """Tell whether the codes of another mean the same in this one."""
-        return self is other or (
-            self.users.extends(other.users)
-            and self.items.extends(other.items)
-            and len(self.user_features) == len(other.user_features)
-            and len(self.item_features) == len(other.item_features)
-            and all(map(Feature.extends, self.user_features, other.user_features))
-            and all(map(Feature.extends, self.item_features, other.item_features))
-        )
-
-    def item_values(self, name: Hashable) -> pd.Series:
-        """Give the latest value of a feature of each item; lists where it is multi-valued."""
-        feature = next((one for one in self.item_features if one.name == name), None)
-        if feature is None:
-            known = ", ".join(repr(one.name) for one in self.item_features) or "none"
-            raise ValueError(
-                f"feature={name!r} is no item feature of the MatchEncoder, which has {known}: name "
-                "one of them, or give a Series of values, indexed by item ids."
-            )
-        column = gather_rows(self.item_table[name], np.arange(FIRST_KNOWN, len(self.items)))
-        if isinstance(column, np.ndarray):
-            if feature.vocabulary is None:
-                return pd.Series(column * feature.scale + feature.mean, name=name)
-            return pd.Series(feature.vocabulary.decode(column), name=name)
-        assert feature.vocabulary is not None
-        values = feature.vocabulary.decode(column.values).tolist()
-        bounds = pairwise(column.offsets.tolist())
-        return pd.Series([values[a:b] for a, b in bounds], name=name, dtype=object)
-
-    def to_frame(self) -> pd.DataFrame:
-        """Give one row a column: its role, kind and number of known values."""
-        rows: list[tuple] = [
-            (self.user, "user", "id", len(self.users.values)),
-            (self.item, "item", "id", len(self.items.values)),
-        ]
-        if self.time is not None:
-            rows.append((self.time, "time", self.time_kind, pd.NA))
-        for role, features in (
-            ("user feature", self.user_features),
-            ("item feature", self.item_features),
-        ):
-            for feature in features:
-                size = feature.size - FIRST_KNOWN if feature.vocabulary else pd.NA
-                rows.append((feature.name, role, feature.kind, size))
-        return pd.DataFrame(rows, columns=["column", "role", "kind", "n_values"])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Rows:
-    """What `Events` and `Samples` share: coded rows that look like a table."""
+    """Coded rows that look like a table, the base of `Events` and `Samples`."""
 
     schema: Schema
     user: np.ndarray  # (n,) int32
-    item: np.ndarray  # (n,) int32; PADDING where the row has no item
+    item: np.ndarray  # (n,) int32; PADDING in rows without an item
     time: np.ndarray | None = None  # (n,) int64 or float64; None: the order of the rows
-    features: Columns = field(default_factory=dict)  # user features that the rows bring along
-    user_ids: pd.Series | None = None  # as the caller wrote them, for the answer
-    item_ids: pd.Series | None = None  # as the caller wrote them, to tell unknown ones apart
+    features: Columns = field(default_factory=dict)  # user features of the rows
+    user_ids: pd.Series | None = None  # as the caller wrote them, to return
+    item_ids: pd.Series | None = None  # as the caller wrote them, to distinguish unknown items
 
     _SCHEMA_KEY: ClassVar[str] = "skmatch_schema"
     _USER_KEY: ClassVar[str] = "user_as_given"
@@ -184,7 +53,7 @@ class _Rows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape as of a table."""
+        """Number of rows and of columns of `to_frame`."""
         return len(self), len(self._own_names())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -194,7 +63,7 @@ class _Rows:
         return self.gather(np.arange(len(self))[rows])
 
     def gather(self, rows: np.ndarray) -> Self:
-        """Give some of the rows."""
+        """Return some of the rows."""
         return replace(self, **self._gathered(rows))
 
     def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
@@ -209,12 +78,12 @@ class _Rows:
 
     @staticmethod
     def column_names(schema: Schema, features: tuple) -> list:
-        """Give the names of the columns of `to_frame`."""
+        """Return the column names of `to_frame` for training rows."""
         time = [] if schema.time is None else [schema.time]
         return [schema.user, schema.item, *time, *features]
 
     def _own_names(self) -> list:
-        """Give the names of the columns of `to_frame`; queries differ from training rows."""
+        """Return the column names of `to_frame` for these rows, which may be queries."""
         names = self.column_names(self.schema, tuple(self.features))
         if self.time is None and self.schema.time is not None:
             names.remove(self.schema.time)
@@ -228,10 +97,10 @@ class _Rows:
         return self.item_ids is not None and bool((self.item == UNKNOWN).any())
 
     def to_frame(self) -> pd.DataFrame:
-        """Give the codes as a frame that carries the schema, so that the next step can read it.
+        """Return the codes as a DataFrame that the next step can read.
 
-        Queries lack the column of a time that they do not have, and have an additional one where
-        codes are not enough: ``user_as_given`` and ``item_as_given`` where one is unknown.
+        Queries without times lack their column. Rows with unknown users or items have the
+        additional columns ``user_as_given`` or ``item_as_given``.
         """
         columns: dict[Hashable, Any] = {self.schema.user: self.user, self.schema.item: self.item}
         if self.time is not None:
@@ -254,8 +123,8 @@ class _Rows:
         for name in (schema.user, schema.item):
             if name not in frame.columns:
                 raise ValueError(
-                    f"The frame of codes lacks its column {name!r}: pass on all that the step "
-                    "before gave."
+                    f"The frame of codes lacks the column {name!r}: pass on all columns of the "
+                    "previous step's output."
                 )
         features: Columns = {}
         for feature in schema.user_features:
@@ -276,7 +145,7 @@ class _Rows:
         }
 
     def user_columns(self) -> Columns:
-        """Return every user feature of the rows, the latest known where they hold none."""
+        """Return all user features of the rows; absent ones have the users' latest values."""
         return {
             feature.name: self.features[feature.name]
             if feature.name in self.features
@@ -285,13 +154,13 @@ class _Rows:
         }
 
     def original_users(self) -> pd.Series:
-        """Give the users as the caller wrote them, unknown ones included."""
+        """Return the users as the caller wrote them, unknown ones included."""
         if self.user_ids is not None:
             return self.user_ids
         return self.schema.users.decode(self.user)
 
     def ids(self) -> pd.DataFrame:
-        """Give the users, and the items where the rows have any, in the user's own ids."""
+        """Return the original ids of users and, if the rows have any, of items."""
         users = self.original_users().reset_index(drop=True)
         frame = pd.DataFrame({self.schema.user: users})
         if (self.item != PADDING).any():
@@ -301,11 +170,49 @@ class _Rows:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Events(_Rows):
-    """Coded events or queries, one row each, as `MatchEncoder` gives them."""
+    """Encoded events or queries, the output of `MatchEncoder`.
 
-    history: RaggedArray | None = None  # item codes that queries bring along
-    has_history: np.ndarray | None = None  # (n,) bool: which queries do
-    on_disk: bool = False  # the columns lie in temporary files, and so shall those made from them
+    Do not construct it. It is immutable, has a length, and is indexed by row numbers, slices and
+    masks as an array is; ``numpy.asarray`` returns its codes. Code 0 is padding, 1 is unknown,
+    known values start at 2.
+
+    Attributes
+    ----------
+    schema : Schema
+        The roles, ids and features.
+    user, item : ndarray of shape (n_rows,), int32
+        Codes. The item is 0 in queries without one.
+    time : ndarray of shape (n_rows,) or None
+        Numbers, or nanoseconds of datetimes; None if there are no times.
+    features : dict of label to ndarray or RaggedArray
+        User features: codes or standardised numbers. Row `i` of a RaggedArray (of a multi-valued
+        feature) is ``values[offsets[i]:offsets[i + 1]]``.
+    user_ids, item_ids : Series or None
+        The ids as they were passed in.
+    history : RaggedArray or None
+        Item codes of the histories that queries provide.
+    has_history : ndarray of shape (n_rows,), bool, or None
+        Which queries provide a history.
+    on_disk : bool
+        Whether the columns are memory-mapped temporary files.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skmatch import MatchEncoder
+    >>> table = pd.DataFrame({"user_id": ["ann", "bob", "ann"], "item_id": [10, 20, 20]})
+    >>> events = MatchEncoder().fit_transform(table)
+    >>> events.item
+    array([2, 3, 3], dtype=int32)
+    >>> events[1:].decode()
+      user_id  item_id
+    0     bob       20
+    1     ann       20
+    """
+
+    history: RaggedArray | None = None
+    has_history: np.ndarray | None = None
+    on_disk: bool = False
 
     def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
         own = super()._gathered(rows) | {"on_disk": False}
@@ -317,11 +224,11 @@ class Events(_Rows):
         return super()._own_names() + [HISTORY] * (self.history is not None)
 
     def to_frame(self) -> pd.DataFrame:
-        """Give the codes as a frame that carries the schema, so that the next step can read it.
+        """Return the codes as a DataFrame that the next step can read.
 
-        Queries lack the column of a time that they do not have, and have additional ones where
-        codes are not enough: ``user_as_given`` and ``item_as_given`` where one is unknown, and
-        their own ``history``.
+        Queries without times lack their column. Rows with unknown users or items have the
+        additional columns ``user_as_given`` or ``item_as_given``, and queries that provide a
+        history the column ``history``.
         """
         frame = super().to_frame()
         if self.history is not None and self.has_history is not None:
@@ -341,7 +248,7 @@ class Events(_Rows):
         return cls(**columns)
 
     def decode(self) -> pd.DataFrame:
-        """Give the rows in the user's own ids."""
+        """Return the original ids of users and, if the rows have any, of items."""
         return self.ids()
 
     def __repr__(self) -> str:
@@ -350,56 +257,89 @@ class Events(_Rows):
 
 
 @dataclass(frozen=True, eq=False)
-class NegativeSampling(_Shared):
-    """How negatives are drawn: the way by name, how many a positive, and each item's count."""
+class NegativeSampling(SharedValue):
+    """How negatives are drawn; the names are those of `SequenceSampler`."""
 
     negatives: str
     neg_ratio: int
     counts: np.ndarray  # (n_items,) events of each known item
     seed: int | None = None  # None: the retriever's generator draws
-    exclude_history: bool = False  # whether an event's negatives leave out its history
+    exclude_history: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class EventLog(_Shared):
-    """The items of all events, user after user, in the order of time.
+class EventLog(SharedValue):
+    """The items of all events, ordered by user, then time.
 
-    Items that were observed while the catalogue lacked them are unknown, and wait to be known.
+    Observed items that are not in the catalogue yet are stored as unknown, and are pending.
     """
 
     items: np.ndarray  # (n_events,) int32
-    # (2, n_pending): their places, and their codes in the vocabulary `pending` of the schema
+    # (2, n_pending): indices into `items`, and codes in the vocabulary `Schema.pending`
     pending: np.ndarray = field(default_factory=lambda: np.empty((2, 0), dtype=np.int64))
 
-    def inserted(self, place: np.ndarray, items: np.ndarray) -> EventLog:
-        """Insert items before sorted places; the code of one that waits comes negated."""
-        waits = np.flatnonzero(items < 0)
-        places, codes = self.pending
-        places = places + np.searchsorted(place, places, side="right")
-        new = np.stack([place[waits] + waits, -items[waits]])
+    def inserted(self, index: np.ndarray, items: np.ndarray) -> EventLog:
+        """Return a log with items inserted before sorted indices; pending codes are negated."""
+        is_new = np.flatnonzero(items < 0)
+        pending, codes = self.pending
+        pending = pending + np.searchsorted(index, pending, side="right")
+        new = np.stack([index[is_new] + is_new, -items[is_new]])
         return EventLog(
-            np.insert(self.items, place, np.maximum(items, UNKNOWN)),
-            np.concatenate([np.stack([places, codes]), new], axis=1),
+            np.insert(self.items, index, np.maximum(items, UNKNOWN)),
+            np.concatenate([np.stack([pending, codes]), new], axis=1),
         )
 
     def resolve_pending(self, schema: Schema) -> EventLog:
-        """Give the items that waited the codes of a catalogue that holds them by now."""
-        places, codes = self.pending
-        if schema.pending is None or not len(places):
+        """Return a log in which pending items that are in the catalogue by now have its codes."""
+        indices, codes = self.pending
+        if schema.pending is None or not len(indices):
             return self
-        now = schema.items.lookup(schema.pending.decode(codes))
-        is_known = now >= FIRST_KNOWN
+        items_now = schema.items.lookup(schema.pending.decode(codes))
+        is_known = items_now >= FIRST_KNOWN
         items = self.items.copy()
-        items[places[is_known]] = now[is_known]
+        items[indices[is_known]] = items_now[is_known]
         return EventLog(items, self.pending[:, ~is_known])
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Samples(_Rows):
-    """Rows with the history before each, as `SequenceSampler` gives them.
+    """Encoded events or queries with the history of each, the output of `SequenceSampler`.
 
-    The history of row `i` is ``log.items[start[i]:stop[i]]``, oldest first; all that its user has
-    seen is ``log.items[seen[i]:stop[i]]``. No history is ever copied.
+    Do not construct it. It has the length, indexing and further attributes of `Events`. Histories
+    are ranges of one shared log: the history of row `i` is ``log.items[start[i]:stop[i]]``, oldest
+    first, and all items that its user has seen are ``log.items[seen[i]:stop[i]]``.
+
+    Attributes
+    ----------
+    log : EventLog
+        The array ``log.items`` holds the item codes of all events, ordered by user, then time.
+    seen, start, stop : ndarray of shape (n_rows,), int32 or int64
+        Ranges in the log.
+    sampling : NegativeSampling
+        How negatives are drawn: the parameters of the `SequenceSampler` and the items' counts.
+    max_length, min_history : int
+        As in `SequenceSampler`.
+    event_stop : ndarray of shape (n_rows,) or None
+        The value of `stop` that rows have as held-out events, if it differs.
+    visit : ndarray of shape (n_rows,) or None
+        Index in the log where the visit of each row began; `stop` for rows that begin a visit. None
+        without visits.
+    gap_rate : float
+        As in `SequenceSampler`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skmatch import SequenceSampler
+    >>> table = pd.DataFrame({"user_id": ["ann", "bob", "ann"], "item_id": [10, 20, 20]})
+    >>> samples = SequenceSampler().fit_transform(table)
+    >>> samples.stop - samples.start
+    array([0, 0, 1], dtype=int32)
+    >>> samples.decode()
+      user_id  item_id history
+    0     ann       10      []
+    1     bob       20      []
+    2     ann       20    [10]
     """
 
     log: EventLog
@@ -409,10 +349,9 @@ class Samples(_Rows):
     sampling: NegativeSampling
     max_length: int
     min_history: int = 0
-    event_stop: np.ndarray | None = None  # `stop` of held-out events, where it differs
-    # (n,): index in the log where the row's visit began; `stop` where the row begins one
+    event_stop: np.ndarray | None = None
     visit: np.ndarray | None = None
-    gap_rate: float = 0.0  # share of the rows trained on with the history before their visit
+    gap_rate: float = 0.0
 
     _SAMPLES_KEY: ClassVar[str] = "skmatch_samples"
     WINDOW: ClassVar[tuple[str, ...]] = ("seen_start", "history_start", "history_stop")
@@ -426,16 +365,16 @@ class Samples(_Rows):
         return super()._gathered(rows) | window
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        # Whether any row has an event_stop depends on the others, and the columns must not.
+        # Whether there is an event_stop depends on all rows; the columns must not.
         return np.asarray(replace(self, event_stop=None, visit=None).to_frame(), dtype=dtype)
 
     @staticmethod
     def column_names(schema: Schema, features: tuple) -> list:
-        """Give the names of the columns of `to_frame`."""
+        """Return the column names of `to_frame` for training rows."""
         return [*_Rows.column_names(schema, features), *Samples.WINDOW]
 
     def to_frame(self) -> pd.DataFrame:
-        """Give the codes and windows as a frame that carries the log the windows point into."""
+        """Return the codes and ranges as a DataFrame that the next step can read."""
         frame = super().to_frame()
         for name, column in zip(self.WINDOW, (self.seen, self.start, self.stop), strict=True):
             frame[name] = column
@@ -466,15 +405,16 @@ class Samples(_Rows):
             max_length=max_length,
             min_history=min_history,
             gap_rate=gap_rate,
-            **{name: frame[name].to_numpy() for name in cls._OPTIONAL if name in frame},
+            event_stop=frame["event_stop"].to_numpy() if "event_stop" in frame else None,
+            visit=frame["visit"].to_numpy() if "visit" in frame else None,
         )
 
     def by_user(self) -> tuple[Samples, np.ndarray, np.ndarray]:
-        """Return a query per user, and for each row its query and its item, as held-out events.
+        """Return one query per user, and each row's query number and item, as held-out events.
 
-        A user's query is the earliest of the user's rows, so that none of the others is in its
-        history; stored events of the same time are. Items are positions in the catalogue; each
-        unknown item has a number below -1.
+        A user's query is the user's earliest row, so its history has none of the other rows, but
+        has stored events of the same time. Items are positions in the catalogue; each unknown item
+        has its own number below -1.
         """
         query, _ = pd.factorize(self.original_users(), use_na_sentinel=False)
         keys = (query,) if self.time is None else (self.time, query)
@@ -492,7 +432,7 @@ class Samples(_Rows):
         return queries, query, item
 
     def decode(self) -> pd.DataFrame:
-        """Give the rows in the user's own ids, with each history as a list, newest last."""
+        """Return the original ids, and each history as a list, newest last."""
         frame = self.ids()
         positions, offsets = concatenate_ranges(self.start, self.stop)
         items = self.schema.items.decode(self.log.items[positions]).tolist()
@@ -504,12 +444,12 @@ class Samples(_Rows):
         head = self.gather(np.arange(min(5, len(self)))).decode()
         lengths = self.stop - self.start
         mean = lengths.mean() if len(self) else 0.0
-        draws = f"{self.sampling.neg_ratio} negatives a positive, {self.sampling.negatives!r}"
+        draws = f"{self.sampling.neg_ratio} negatives per positive, {self.sampling.negatives!r}"
         return f"Samples: {len(self):,} rows, histories of {mean:.1f} events; {draws}\n{head}"
 
 
 class CatalogueRows(NamedTuple):
-    """Items that are new in a catalogue or have new features: the schema with them, their codes."""
+    """Codes of items that are new or have new features, and the schema that has them."""
 
     schema: Schema
     codes: np.ndarray
@@ -519,14 +459,14 @@ Coded = TypeVar("Coded", Events, Samples)
 
 
 def as_coded(X: Any, kind: type[Coded]) -> Coded | None:
-    """Give what an earlier step coded, as rows or as their frame; None for anything else."""
+    """Return the output of an earlier step, read from its DataFrame if needed; else None."""
     if isinstance(X, kind):
         return X
     return kind.from_frame(X) if is_coded_frame(X, kind) else None
 
 
 def is_coded_frame(X: Any, kind: type[_Rows]) -> bool:
-    """Tell whether a frame was made by the `to_frame` of `Events` or `Samples`."""
+    """Return whether `X` was made by `to_frame` of `Events` or of `Samples`."""
     if not isinstance(X, pd.DataFrame):
         return False
     attrs: Mapping = X.attrs

@@ -1,4 +1,4 @@
-"""Callbacks for the fit of a retriever, alone or as the last step of a pipeline."""
+"""Callbacks of the fit of a retriever, alone or in a pipeline."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sklearn.pipeline import Pipeline
 from skmatch._validation import check_k
 from skmatch.persistence import save
 
-# What scikit-learn's callbacks put on an estimator while it is fitted.
-_OF_A_RUNNING_FIT = (
+# Attributes that scikit-learn sets on an estimator during `fit`.
+_FIT_ATTRIBUTES = (
     "_skl_callbacks",
     "_skl_callbacks_to_teardown",
     "_callback_fit_ctx",
@@ -22,20 +22,19 @@ _OF_A_RUNNING_FIT = (
 
 
 class Checkpoint:
-    """Callback that saves a fit between its epochs, so that one that dies can go on.
+    """Callback that saves a fit after its epochs, so that an interrupted fit can continue.
 
-    The file holds the retriever, or the whole pipeline that the callback is set on, as it stands.
-    Loaded and fitted on the same events, it goes on with the next epoch and ends, on the same
-    machine, with the same weights as a fit that nothing had stopped, bit for bit.
+    The file holds the retriever, or the pipeline that the callback is set on. Loaded and fitted on
+    the same events, it continues with the next epoch and ends, on the same machine, with weights
+    that are bit-identical to those of an uninterrupted fit.
 
     Parameters
     ----------
     path : str or path-like
-        File to write, in a folder that exists. It is replaced as a whole, as by
-        `skmatch.persistence.save`: whenever the fit dies, and whatever else writes to the same
-        path, the file is that of the last epoch that was saved.
+        File to write, in an existing folder. It is replaced atomically, as by
+        `skmatch.persistence.save`, so that it always holds the last saved epoch.
     every : int, default=1
-        Number of epochs from one saving to the next.
+        Number of epochs between savings.
 
     See Also
     --------
@@ -43,15 +42,15 @@ class Checkpoint:
 
     Notes
     -----
-    It needs ``warm_start=True``, which is what lets `fit` go on. Whatever the training depends on,
-    such as the events, ``lr`` or ``max_epochs``, has to stay as it was; else `fit` says what
-    differs. The seed is that of the interrupted fit, whatever ``random_state`` says.
+    It needs ``warm_start=True``, which lets `fit` continue. Events and parameters such as ``lr`` or
+    ``max_epochs`` must be those of the interrupted fit; otherwise `fit` raises an error that names
+    the difference. The seed is that of the interrupted fit, regardless of ``random_state``.
 
-    What the file holds can recommend as well, as of that epoch. Of the callbacks it keeps this one
-    only: set others anew. The file of the last epoch stays when the fit is through; fitted, it
-    gives the same result again at once.
+    The saved estimator can recommend, too. Other callbacks are not saved: set them again. After a
+    complete fit the file of the last epoch remains; fitting it again returns the same result at
+    once.
 
-    A search fits many models, and cannot have one.
+    A search fits many models and cannot have a checkpoint.
 
     Examples
     --------
@@ -73,7 +72,7 @@ class Checkpoint:
     >>> folder.cleanup()
     """
 
-    # On a pipeline, which hands it on to the retriever, and no further out.
+    # From a pipeline to its retriever, but not from a search.
     max_propagation_depth = 1
 
     def __init__(self, path: str | os.PathLike, every: int = 1):
@@ -81,52 +80,52 @@ class Checkpoint:
         self.every = check_k(every, "every", "epochs")
 
     def setup(self, estimator: Any, context: Any) -> None:
-        """Check that the fit can be saved, and gone on with."""
+        """Raise if the fit cannot be saved and continued."""
         retriever = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
         if not hasattr(retriever, "warm_start"):
             raise TypeError(
-                f"Checkpoint saves the epochs of a DSSMRetriever or YoutubeDNNRetriever, and "
-                f"{type(retriever).__name__} has none: set it on such a retriever, or on a "
+                "Checkpoint saves the epochs of a DSSMRetriever or YoutubeDNNRetriever, and "
+                f"{type(retriever).__name__} has none: set it on a neural retriever, or on a "
                 "pipeline that ends with one."
             )
         if not retriever.warm_start:
             raise ValueError(
-                "Checkpoint needs a retriever with warm_start=True: fit would begin anew with "
-                "what it saves."
+                "Checkpoint needs a retriever with warm_start=True: otherwise fit cannot continue "
+                "from the file."
             )
         folder = Path(self.path).absolute().parent
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"Checkpoint cannot write {os.fspath(self.path)!r}: there is no folder "
-                f"{os.fspath(folder)!r}; make it first."
+                f"Checkpoint cannot write {os.fspath(self.path)!r}: the folder "
+                f"{os.fspath(folder)!r} does not exist; create it first."
             )
-        self._fitted_one = estimator
+        self._outer = estimator
 
     def teardown(self, estimator: Any, context: Any) -> None:
-        """Let go of the estimator."""
-        self._fitted_one = None
+        """Release the estimator."""
+        self._outer = None
 
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Do nothing: an epoch is saved when it ends."""
+        """Do nothing: epochs are saved when they end."""
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        """Save the fit if an epoch has ended that is to be saved."""
+        """Save the fit after every `every` epochs."""
         if context.task_name != "epoch" or (context.task_id + 1) % self.every:
             return
-        # Not the `fitted_estimator` of the callbacks: that is a copy, and made in every epoch.
-        saved = _at_rest(estimator)
+        # The `fitted_estimator` of the callbacks would be copied in every epoch.
+        saved = _copy_without_fit(estimator)
         saved._set_learnt(estimator._unfinished())
-        if isinstance(self._fitted_one, Pipeline):
-            pipeline = _at_rest(self._fitted_one)
+        if isinstance(self._outer, Pipeline):
+            pipeline = _copy_without_fit(self._outer)
             *steps, (name, _) = pipeline.steps
             pipeline.steps = [*steps, (name, saved)]
             saved = pipeline
         save(saved.set_callbacks(Checkpoint(self.path, self.every)), self.path)
 
 
-def _at_rest(estimator: Any) -> Any:
-    """Return a shallow copy of an estimator without the traces of its running fit."""
-    at_rest = copy(estimator)
-    for name in _OF_A_RUNNING_FIT:
-        vars(at_rest).pop(name, None)
-    return at_rest
+def _copy_without_fit(estimator: Any) -> Any:
+    """Return a shallow copy of an estimator without the attributes of its running fit."""
+    copied = copy(estimator)
+    for name in _FIT_ATTRIBUTES:
+        vars(copied).pop(name, None)
+    return copied

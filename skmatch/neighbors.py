@@ -1,139 +1,34 @@
-"""`ItemIndex`: the items nearest to queries, exact by default."""
+"""`ItemIndex`: nearest items by inner product, exact by default."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from threadpoolctl import threadpool_limits
 
-from skmatch._data import FIRST_KNOWN, Samples, concatenate_ranges
+from skmatch._data import FIRST_KNOWN
+from skmatch._item_filter import ItemFilter, ItemLists, is_in
 from skmatch._validation import check_choice, check_k
 
+__all__ = ["ItemFilter", "ItemIndex", "ItemLists"]
+
 METHODS = ("exact", "auto", "pynndescent")
-# Of 100,000 clustered vectors of 64 dimensions, an exact answer takes 3 ms of a core. A graph's
-# takes 0.2 to 0.3 ms and holds 99% of the best 10, but to compile and build it takes 46 s of a
-# core, as long as 16,000 exact answers. Of 10,000 vectors, an exact one takes 0.2 to 0.4 ms.
-AUTO_ITEMS = 100_000
-_NEIGHBOURHOOD = 100  # items that a graph needs
-_FEWEST_FETCHED = 100  # asked for 10, a graph found 83% of them; asked for 100, 99%
-_BLOCK_SIZE = 2**24  # scores of a block at most: 64 MiB
-# A block needs no more than either: scores that a cache may hold, or queries for a fast product.
+AUTO_ITEMS = 100_000  # below, exact search is fast enough not to build a graph
+_NEIGHBOURHOOD = 100  # minimum number of items of a graph
+_MIN_FETCHED = 100  # a graph finds 83% of the best 10 when it fetches 10, 99% when it fetches 100
+_BLOCK_SIZE = 2**24  # maximum number of scores per block: 64 MiB
+# Larger blocks are not faster: scores that fit into a cache, queries that make a product fast.
 _CACHED_SIZE, _FAST_QUERIES = 2**22, 128
 _BUILDING = Lock()
-_WIDTH = 64  # neighbouring scores of which only the largest is looked at first
-_PART_SIZE = 2**19  # scores that make it worth while to use one more thread
-# Only the vectors of what may answer are read where that is at most such a share of the catalogue:
-# of what is open to all, gathered once, and of each query's own candidates.
-_FEW_OPEN, _FEW_LISTED = 1 / 4, 1 / 40
-
-
-class ItemLists(NamedTuple):
-    """A list of item codes for each query: query `i` has ``items[start[i]:stop[i]]``."""
-
-    items: np.ndarray
-    start: np.ndarray
-    stop: np.ndarray
-
-    @classmethod
-    def seen_by(cls, samples: Samples) -> ItemLists:
-        """Give what the users of samples have seen."""
-        return cls(samples.log.items, samples.seen, samples.stop)
-
-    def keys(self, a: int, b: int, n_columns: int, places: np.ndarray | None = None) -> np.ndarray:
-        """Return where the lists of queries a ... b - 1 lie in a flat table with a row for each."""
-        where, offsets = concatenate_ranges(self.start[a:b], self.stop[a:b])
-        first = np.repeat(np.arange(b - a) * n_columns, np.diff(offsets))
-        columns = _columns_of(self.items[where], places)
-        return (first + columns)[columns >= 0]
-
-    def table(self, n_items: int, n_columns: int) -> np.ndarray:
-        """Give the positions of each query's list in order and once, filled up with -1."""
-        keys = np.sort(self.keys(0, len(self.start), n_items))  # many times as fast as np.unique
-        rows, positions = np.divmod(keys[np.diff(keys, prepend=-1) > 0], n_items)
-        lengths = np.bincount(rows, minlength=len(self.start))
-        table = np.full((len(self.start), n_columns), -1)
-        table[np.arange(n_columns) < lengths[:, None]] = positions
-        return table
-
-    def gather(self, queries: np.ndarray) -> ItemLists:
-        """Give the lists of some of the queries."""
-        return ItemLists(self.items, self.start[queries], self.stop[queries])
-
-
-class ItemFilter(NamedTuple):
-    """What may answer each query; a rule that is None rules nothing out."""
-
-    anyone: np.ndarray | None = None  # (n_items,) bool: what may answer any query at all
-    only: ItemLists | None = None  # what may answer the queries that `limited` marks
-    limited: np.ndarray | None = None  # (n_queries,) bool
-    never: tuple[ItemLists, ...] = ()  # what each query leaves out
-
-    @classmethod
-    def without_seen(cls, samples: Samples, exclude_seen: bool) -> ItemFilter:
-        """Leave out what the users of samples have seen, or nothing."""
-        return cls(never=(ItemLists.seen_by(samples),) if exclude_seen else ())
-
-    def apply(self, scores: np.ndarray, a: int, places: np.ndarray | None = None) -> None:
-        """Give all that may not answer queries a, a + 1, ... a score of -inf, in place.
-
-        The scores lie row after row in memory. `places` is as in `_columns_of`: where it is given,
-        all items of the part of the catalogue are open to anyone.
-        """
-        b, n_columns = a + len(scores), scores.shape[1]
-        if self.only is not None and self.limited is not None:
-            # Added, as below, out of one row that stays in the cache. What has no column falls
-            # into the places at its end: columns -1 and -2.
-            shut = np.empty(n_columns + FIRST_KNOWN, dtype=np.float32)
-            for i in np.flatnonzero(self.limited[a:b]):
-                codes = self.only.items[self.only.start[a + i] : self.only.stop[a + i]]
-                shut.fill(-np.inf)
-                shut[_columns_of(codes, places)] = 0
-                scores[i] += shut[:n_columns]
-        for lists in self.never:
-            scores.reshape(-1)[lists.keys(a, b, n_columns, places)] = -np.inf
-        if self.anyone is not None and places is None:
-            # Added: to write where a mask says so takes as long as the product of matrices.
-            scores += np.where(self.anyone, np.float32(0), np.float32(-np.inf))
-
-    def permits(self, found: np.ndarray, n_items: int) -> np.ndarray:
-        """Tell which of the positions found for all queries may answer them."""
-        first = np.arange(len(found))[:, None] * n_items  # numbers a query's items apart
-        permitted = np.ones(found.shape, dtype=bool) if self.anyone is None else self.anyone[found]
-        for lists in self.never:
-            permitted &= ~_are_among(first + found, lists.keys(0, len(found), n_items))
-        if self.only is not None and self.limited is not None:
-            kept = self.only.keys(0, len(found), n_items)
-            permitted &= ~self.limited[:, None] | _are_among(first + found, kept)
-        return permitted
-
-    def gather(self, queries: np.ndarray) -> ItemFilter:
-        """Give what may answer some of the queries."""
-        return ItemFilter(
-            anyone=self.anyone,
-            only=None if self.only is None else self.only.gather(queries),
-            limited=None if self.limited is None else self.limited[queries],
-            never=tuple(lists.gather(queries) for lists in self.never),
-        )
-
-
-def _columns_of(codes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
-    """Return the column of each code among the catalogue's, or by `places`; negative for none."""
-    if places is not None:
-        return places[codes]
-    return np.subtract(codes, FIRST_KNOWN, dtype=np.int64)  # faster to index with than int32
-
-
-def _are_among(keys: np.ndarray, some: np.ndarray) -> np.ndarray:
-    """Give what np.isin gives, in a fraction of its time."""
-    if not len(some):
-        return np.zeros(keys.shape, dtype=bool)
-    some = np.sort(some)
-    return some[np.minimum(np.searchsorted(some, keys), len(some) - 1)] == keys
+_WIDTH = 64  # scores of which `top_k` first compares the maximum only
+_PART_SIZE = 2**19  # scores per thread
+# Up to these shares of the catalogue only the vectors of allowed items are scored.
+_MAX_MASK_SHARE, _MAX_CANDIDATES_SHARE = 1 / 4, 1 / 40
 
 
 class ItemIndex:
@@ -143,20 +38,18 @@ class ItemIndex:
     ----------
     method : {"exact", "auto", "pynndescent"}, default="exact"
         "exact" scores every item, in blocks of bounded memory. "pynndescent" searches an
-        approximate graph of neighbours, worth it for large catalogues; `estimate_recall` tells what
-        it misses. The graph is not saved: the first search after loading builds it anew. "auto" is
-        "exact" up to 100,000 items and "pynndescent" above: there, an exact answer took 3 ms of a
-        core and a graph's 0.3 ms, and the graph as long to compile and build as 16,000 exact
-        answers.
+        approximate graph of neighbours, which is faster for large catalogues; `estimate_recall`
+        measures how many items it misses. The graph is not saved: the first search after loading
+        builds it again. "auto" is "exact" up to 100,000 items and "pynndescent" above.
     random_state : int or None, default=None
-        Seeds the construction of the graph; the same graph takes the same number of threads.
+        Seed of the graph, which also depends on the number of threads.
 
     Attributes
     ----------
     vectors_ : ndarray of shape (n_items, n_dims)
-        The vectors given to `fit`.
+        The vectors passed to `fit`.
     method_ : {"exact", "pynndescent"}
-        The method chosen; a catalogue of at most 100 items is searched exactly by any.
+        The method in use; up to 100 items it is always "exact".
 
     Examples
     --------
@@ -170,17 +63,21 @@ class ItemIndex:
     1.0
     """
 
-    def __init__(self, method: str = "exact", random_state: int | None = None):
+    def __init__(
+        self,
+        method: Literal["exact", "auto", "pynndescent"] = "exact",
+        random_state: int | None = None,
+    ):
         self.method = method
         self.random_state = random_state
 
     def fit(self, vectors: np.ndarray) -> ItemIndex:
-        """Take the vectors of the items.
+        """Index the vectors of items.
 
         Parameters
         ----------
         vectors : ndarray of shape (n_items, n_dims)
-            One row an item, compared as they are: normalise them first if cosines are meant.
+            One row per item. They are not normalised; normalise them for cosine similarity.
 
         Returns
         -------
@@ -188,8 +85,10 @@ class ItemIndex:
         """
         check_choice("index", self.method, METHODS)
         self.vectors_ = vectors
-        fewest = {"exact": np.inf, "auto": AUTO_ITEMS, "pynndescent": _NEIGHBOURHOOD}[self.method]
-        self.method_ = "exact" if len(vectors) <= fewest else "pynndescent"
+        exact_up_to = {"exact": np.inf, "auto": AUTO_ITEMS, "pynndescent": _NEIGHBOURHOOD}[
+            self.method
+        ]
+        self.method_ = "exact" if len(vectors) <= exact_up_to else "pynndescent"
         self.graph_ = self._build_graph()
         return self
 
@@ -199,68 +98,69 @@ class ItemIndex:
         return _Graph(self.vectors_, self.random_state)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The graph is three times as large as the vectors and made of compiled functions: the
-        # first search after loading builds it again.
+        # The graph holds compiled functions: the first search after loading builds it again.
         return {name: value for name, value in self.__dict__.items() if name != "graph_"}
 
     def search(
         self, queries: np.ndarray, k: int, allowed: ItemFilter | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the best `k` items of each query, best first; of equal ones the first.
+        """Find the `k` items with the largest inner products per query, best first.
+
+        Items with equal scores come in the order of the catalogue.
 
         Parameters
         ----------
         queries : ndarray of shape (n_queries, n_dims)
             Query vectors.
         k : int
-            Number of items for a query.
+            Number of items per query.
         allowed : ItemFilter or None, default=None
-            What may answer each query; None allows every item.
+            The items that may be returned for each query; None allows all.
 
         Returns
         -------
         positions : ndarray of shape (n_queries, min(k, n_items))
-            Positions in the catalogue; -1 where no item remains.
+            Positions in the catalogue, -1 where no items remain.
         scores : ndarray of shape (n_queries, min(k, n_items))
-            Inner products; -inf where no item remains.
+            Inner products, -inf where no items remain.
         """
         k, allowed = min(k, len(self.vectors_)), allowed or ItemFilter()
         if not hasattr(self, "graph_"):
-            with _BUILDING:  # numba's threads build one graph at a time
+            with _BUILDING:  # numba builds one graph at a time
                 if not hasattr(self, "graph_"):
                     self.graph_ = self._build_graph()
         positions = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
         n_fetched = self._n_to_fetch(len(queries), k, allowed)
         n_fetched[self._has_few_candidates(allowed, len(queries))] = -1
-        # A query fetches less than twice what it needs, and a block no more than fits into memory.
-        _, size = np.frexp(n_fetched)
-        for group in np.unique(size):
-            alike = np.flatnonzero(size == group)
-            n_most = int(n_fetched[alike].max())
-            # The other ways have blocks of their own.
-            n_numbers = n_most * self.vectors_.shape[1]
-            block = max(1, _BLOCK_SIZE // n_numbers) if n_most > 0 else len(alike)
-            for a in range(0, len(alike), block):
-                rows = alike[a : a + block]
+        # Grouped by powers of 2, a query fetches less than twice the items that it needs.
+        _, exponent = np.frexp(n_fetched)
+        for group in np.unique(exponent):
+            of_group = np.flatnonzero(exponent == group)
+            n_max = int(n_fetched[of_group].max())
+            # The other searches divide their queries into blocks themselves.
+            n_numbers = n_max * self.vectors_.shape[1]
+            block = max(1, _BLOCK_SIZE // n_numbers) if n_max > 0 else len(of_group)
+            for a in range(0, len(of_group), block):
+                rows = of_group[a : a + block]
                 own = queries[rows], k, allowed.gather(rows)
-                if n_most > 0:
-                    positions[rows], scores[rows] = self._search_graph(*own, n_most)
+                if n_max > 0:
+                    positions[rows], scores[rows] = self._search_graph(*own, n_max)
                 else:
-                    search = self._search_candidates if n_most else self._search_exactly
+                    search = self._search_candidates if n_max else self._search_exactly
                     positions[rows], scores[rows] = search(*own)
         return positions, scores
 
     def estimate_recall(self, queries: np.ndarray, k: int) -> float:
-        """Give the share of the exact `k` best items that `search` finds, over some queries.
+        """Estimate the share of the exact `k` best items that `search` finds.
 
         Parameters
         ----------
         queries : ndarray of shape (n_queries, n_dims)
-            A sample of query vectors, such as a few hundred of a retriever's `transform`: each is
-            searched exactly, too.
+            A sample of query vectors, such as a few hundred from a retriever's `transform`; each is
+            also searched exactly.
         k : int
-            Number of items for a query.
+            Number of items per query.
 
         Returns
         -------
@@ -268,52 +168,53 @@ class ItemIndex:
             Mean recall@k, 1.0 for an exact index.
         """
         if not len(queries):
-            raise ValueError("queries holds 0 vectors; give a sample of at least one.")
+            raise ValueError("queries holds 0 vectors; pass a sample of at least one.")
         k = min(check_k(k), len(self.vectors_))
         found, _ = self.search(queries, k)
         exact, _ = self._search_exactly(queries, k, ItemFilter())
         first = np.arange(len(found))[:, None] * len(self.vectors_)
-        return float(_are_among(first + exact, (first + found).ravel()).mean())
+        return float(is_in(first + exact, (first + found).ravel()).mean())
 
     def _has_few_candidates(self, allowed: ItemFilter, n_queries: int) -> np.ndarray:
-        """Tell which queries have so few candidates of their own that it pays to gather them."""
-        if allowed.only is None or allowed.limited is None:
+        """Return which queries have few enough candidates to score only these."""
+        if allowed.candidates is None or allowed.has_candidates is None:
             return np.zeros(n_queries, dtype=bool)
-        n_listed = allowed.only.stop - allowed.only.start
-        return allowed.limited & (n_listed <= _FEW_LISTED * len(self.vectors_))
+        n_candidates = allowed.candidates.stop - allowed.candidates.start
+        is_few = n_candidates <= _MAX_CANDIDATES_SHARE * len(self.vectors_)
+        return allowed.has_candidates & is_few
 
     def _n_to_fetch(self, n_queries: int, k: int, allowed: ItemFilter) -> np.ndarray:
-        """Return how many items of the graph leave `k` after each query's filter; 0 for none."""
+        """Return how many items to fetch from the graph per query; 0 for exact search."""
         if self.graph_ is None:
             return np.zeros(n_queries, dtype=np.int64)
         n_items = len(self.vectors_)
-        n_open = n_items if allowed.anyone is None else int(np.count_nonzero(allowed.anyone))
+        n_allowed = n_items if allowed.mask is None else int(np.count_nonzero(allowed.mask))
         n_wanted = np.full(n_queries, k, dtype=np.int64)
-        for lists in allowed.never:
+        for lists in allowed.exclude:
             n_wanted += lists.stop - lists.start
-        # As if what is open to anyone lay evenly among what is near. Where more would be fetched
-        # than is open, it takes less to score all of that.
-        n_fetched = -(-np.maximum(n_wanted, _FEWEST_FETCHED) * n_items // max(n_open, 1))
-        return np.where(n_fetched < n_open, n_fetched, 0)
+        # Assumes that the mask is independent of distance. If it would fetch more items than the
+        # mask allows, scoring those is cheaper.
+        n_fetched = -(-np.maximum(n_wanted, _MIN_FETCHED) * n_items // max(n_allowed, 1))
+        return np.where(n_fetched < n_allowed, n_fetched, 0)
 
     def _search_graph(
         self, queries: np.ndarray, k: int, allowed: ItemFilter, n_fetched: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Filter what the graph finds; queries that keep less than `k` go the exact way."""
+        """Filter the items that the graph finds; search exactly where fewer than `k` remain."""
         assert self.graph_ is not None
         found = self.graph_.query(queries, n_fetched)
         positions, scores = self._best_of(found, queries, k, allowed)
-        short = np.flatnonzero((positions < 0).any(axis=1))
-        if len(short):
-            rest = self._search_exactly(queries[short], k, allowed.gather(short))
-            positions[short], scores[short] = rest
+        rows = np.flatnonzero((positions < 0).any(axis=1))
+        if len(rows):
+            exact = self._search_exactly(queries[rows], k, allowed.gather(rows))
+            positions[rows], scores[rows] = exact
         return positions, scores
 
     def _search_candidates(
         self, queries: np.ndarray, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score each query's own candidates only."""
-        candidates = allowed.only
+        candidates = allowed.candidates
         assert candidates is not None
         longest = max(k, int((candidates.stop - candidates.start).max()))
         positions = np.empty((len(queries), k), dtype=np.int64)
@@ -321,17 +222,17 @@ class ItemIndex:
         block = max(1, _BLOCK_SIZE // (longest * self.vectors_.shape[1]))
         for a in range(0, len(queries), block):
             rows = np.arange(a, min(a + block, len(queries)))
-            found = candidates.gather(rows).table(len(self.vectors_), longest)
-            rest = allowed._replace(only=None).gather(rows)
+            found = candidates.gather(rows)._table(len(self.vectors_), longest)
+            rest = allowed._replace(candidates=None).gather(rows)
             positions[rows], scores[rows] = self._best_of(found, queries[rows], k, rest)
         return positions, scores
 
     def _best_of(
         self, found: np.ndarray, queries: np.ndarray, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Give the best `k` of the positions found for each query; -1 is none."""
+        """Return the best `k` of the positions found for each query, padded with -1."""
         scores = np.einsum("qd,qfd->qf", queries, self.vectors_[found]).astype(np.float32)
-        scores[(found < 0) | ~allowed.permits(found, len(self.vectors_))] = -np.inf
+        scores[(found < 0) | ~allowed._permits(found, len(self.vectors_))] = -np.inf
         best, best_scores = top_k(scores, k)
         positions = np.take_along_axis(found, np.maximum(best, 0), axis=1)
         return np.where(best < 0, -1, positions), best_scores
@@ -339,23 +240,25 @@ class ItemIndex:
     def _search_exactly(
         self, queries: np.ndarray, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Score the whole catalogue, or what is open to anyone where that is little."""
-        vectors, kept, places = self.vectors_, None, None
-        if allowed.anyone is not None and allowed.anyone.mean() <= _FEW_OPEN:
-            kept = np.flatnonzero(allowed.anyone)
-            places = np.full(len(vectors) + FIRST_KNOWN, -1)
-            places[kept + FIRST_KNOWN] = np.arange(len(kept))
+        """Score the whole catalogue, or the items that a sparse mask allows."""
+        vectors, kept, column_of = self.vectors_, None, None
+        if allowed.mask is not None and allowed.mask.mean() <= _MAX_MASK_SHARE:
+            kept = np.flatnonzero(allowed.mask)
+            column_of = np.full(len(vectors) + FIRST_KNOWN, -1)
+            column_of[kept + FIRST_KNOWN] = np.arange(len(kept))
             vectors = vectors[kept]
         positions = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         n, n_columns = max(1, len(vectors)), min(k, len(vectors))
         block = max(1, min(_BLOCK_SIZE // n, max(_FAST_QUERIES, _CACHED_SIZE // n)))
-        # Used again: fresh pages for each block take a quarter of the time of its product.
-        space = np.empty((min(block, len(queries)), len(vectors)), np.result_type(queries, vectors))
+        # Reused, since allocating it per block takes a quarter of the time of the product.
+        buffer = np.empty(
+            (min(block, len(queries)), len(vectors)), np.result_type(queries, vectors)
+        )
         for a in range(0, len(queries), block):
             rows = slice(a, min(a + block, len(queries)))
-            block_scores = np.matmul(queries[rows], vectors.T, out=space[: rows.stop - a])
-            allowed.apply(block_scores, a, places)
+            block_scores = np.matmul(queries[rows], vectors.T, out=buffer[: rows.stop - a])
+            allowed.apply(block_scores, a, column_of)
             found = _top_k_in_threads(block_scores, n_columns)
             positions[rows, :n_columns], scores[rows, :n_columns] = found
         if kept is not None:
@@ -364,17 +267,17 @@ class ItemIndex:
 
 
 class _Graph:
-    """Graph of neighbours of pynndescent, which one thread at a time can search."""
+    """pynndescent's graph of neighbours, searched by one thread at a time."""
 
     def __init__(self, vectors: np.ndarray, random_state: int | None):
         n_threads = _openmp_effective_n_threads()
-        with threadpool_limits():  # numba would leave all cores to OpenMP, so that torch took them
+        with threadpool_limits():  # restores the limits that numba changes
             from numba import get_num_threads
             from pynndescent import NNDescent  # compiles for half a minute when first imported
 
             self._graph = NNDescent(
                 vectors,
-                metric="inner_product",  # "dot" is wrong on vectors that are not normalised
+                metric="inner_product",  # "dot" needs normalised vectors
                 random_state=random_state,
                 n_jobs=min(n_threads, get_num_threads()),
             )
@@ -382,13 +285,13 @@ class _Graph:
         self._searching = Lock()
 
     def query(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Give the positions of about the `k` nearest of each query."""
-        with self._searching:  # searches of a graph share the memory that they write to
+        """Return positions of about the `k` nearest items per query."""
+        with self._searching:  # searches share buffers
             return self._graph.query(queries, k=k)[0].astype(np.int64)
 
 
 def _top_k_in_threads(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give what `top_k` gives; numpy selects without the interpreter's lock."""
+    """Compute `top_k` in threads: numpy releases the GIL while it partitions."""
     n_parts = min(_openmp_effective_n_threads(), scores.size // _PART_SIZE, len(scores))
     if n_parts < 2:
         return top_k(scores, k)
@@ -399,7 +302,7 @@ def _top_k_in_threads(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarra
 
 
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give positions and scores of the `k` best of each row; -1 where only -inf remains."""
+    """Return positions and scores of the `k` best of each row, best first; -1 for -inf."""
     n = scores.shape[1]
     if n > 4 * k * _WIDTH:
         return _top_k_of_blocks(scores, k)
@@ -409,19 +312,19 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         best = kept - np.arange(len(scores))[:, None] * n
     else:
         best, best_scores = np.broadcast_to(np.arange(n), scores.shape), scores
-    order = np.argsort(-best_scores, axis=1, kind="stable")  # of equal scores the first item first
+    order = np.argsort(-best_scores, axis=1, kind="stable")  # ties in order
     best_scores = np.take_along_axis(best_scores, order, axis=1)
     best = np.take_along_axis(best, order, axis=1)
     return np.where(np.isneginf(best_scores), -1, best), best_scores
 
 
 def _are_best(scores: np.ndarray, k: int) -> np.ndarray:
-    """Mark the `k` best of each row; of those equal to the k-th best, the first."""
-    # Negated: selecting the largest takes many times as long where a filter left few finite.
+    """Mark the `k` best of each row; of scores equal to the k-th best, the first."""
+    # Negated, since partitioning is much slower where most scores are -inf.
     negated = -scores
-    negated.partition(k - 1, axis=1)  # to select values takes half the time of positions
+    negated.partition(k - 1, axis=1)  # twice as fast as argpartition
     worst = -negated[:, k - 1 : k]
-    are_best = ~(scores < worst)  # true of what is not a number, too, so that `k` always are
+    are_best = ~(scores < worst)  # True for NaN, so that at least k are
     tied = np.flatnonzero(np.count_nonzero(are_best, axis=1) > k)
     if len(tied):
         better = scores[tied] > worst[tied]
@@ -432,10 +335,7 @@ def _are_best(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def _top_k_of_blocks(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give what `top_k` gives: the `k` best lie in the `k` blocks with the best of their own.
-
-    Of blocks alike, too, the first come first.
-    """
+    """Compute `top_k` from the `k` blocks with the largest maxima, which hold the `k` best."""
     n = scores.shape[1]
     largest = np.maximum.reduceat(scores, np.arange(0, n, _WIDTH), axis=1)
     blocks, _ = top_k(largest, k)

@@ -1,40 +1,37 @@
-"""Saving and loading: what a file holds, and which way of saving to use when.
+"""Saving and loading: file formats, their content and when to use which.
 
-Whatever is fitted, or not, is saved as any scikit-learn estimator is: transformers, retrievers,
-pipelines and searches over them. A loaded one recommends as the saved one did, bit for bit, also
-where it was trained on a GPU and there is none.
+Transformers, retrievers, pipelines and searches, fitted or not, are saved like any scikit-learn
+estimator. A loaded estimator returns bit-identical recommendations, also on a machine without the
+GPU that it was trained on.
 
 joblib
-    ``save(pipe, "pipe.joblib")``, then `load`. For your own files: the fastest, and it takes ids of
-    every type. The file is one of joblib with a checksum at its end, which `load` compares, so that
-    no damaged file is loaded. Loading such a file runs code that the file names, so never load one
-    from elsewhere. `load` also reads what ``joblib.dump``, ``pickle`` and ``cloudpickle`` save.
-    Their files have no checksum, unless compressed: one with a changed byte may load without an
-    error and recommend other items.
+    ``save(pipe, "pipe.joblib")``, then `load`. For your own files: it is the fastest and takes ids
+    of every type. The file is a joblib file with a checksum at its end, which `load` verifies.
+    Loading it can run code, so never load files from untrusted sources. `load` also reads files of
+    ``joblib.dump``, ``pickle`` and ``cloudpickle``. Unless compressed, these have no checksum: a
+    damaged file may load without an error and recommend other items.
 skops
     ``skops.io.dump(pipe, "pipe.skops")``, then
     ``skops.io.load("pipe.skops", trusted=skmatch.persistence.TRUSTED_TYPES)``. For files from
-    elsewhere: nothing in the file is executed, and a type that `TRUSTED_TYPES` does not list is
-    refused. Somewhat slower and larger. What it cannot hold, use joblib for:
+    others: loading runs no code and refuses types that `TRUSTED_TYPES` does not list. It is
+    somewhat slower and larger, and has limits:
 
     - Ids and categories may be strings, bytes, numbers, booleans, datetimes, timedeltas,
-      `uuid.UUID`, `datetime.date`, `decimal.Decimal` and tuples of them. Others, such as intervals,
-      periods and frozensets, are refused at loading, unless you add their types to the list.
-    - `pandas.Timestamp` and `pandas.Timedelta` objects cannot be loaded. Give a column of ids a
-      datetime dtype, and write parameters such as ``cutoffs`` as strings.
-    - A `pandas.Index` or a callback is refused, as is a `joblib.Memory`, for which the name of its
-      folder will do. ``set_callbacks()`` takes callbacks away, such as the one that stays on what a
-      `Checkpoint` saved: it names a file to write.
-    - Labels of feature columns have to be strings or integers.
+      `uuid.UUID`, `datetime.date`, `decimal.Decimal` and tuples of them. Other types, such as
+      intervals, periods and frozensets, cannot be loaded unless you add them to the list.
+    - `pandas.Timestamp` and `pandas.Timedelta` objects cannot be loaded. Convert id columns to
+      a datetime dtype, and write parameters such as ``cutoffs`` as strings.
+    - A `pandas.Index`, a callback and a `joblib.Memory` cannot be loaded. Pass a folder as memory.
+      ``set_callbacks()`` removes callbacks, such as the `Checkpoint` of a file that it saved.
+    - Labels of feature columns must be strings or integers.
 
-A file holds the ids of users and items, the values of their features and the times of those,
-the items (and times) of all events in the order of users, which are the histories, the weights of
-the network and the vectors of the items. It holds no state of the optimizer (but that of a
-`Checkpoint` does, until its fit is through), no training rows or batches, no hash tables, and of an
-approximate index nothing but the vectors: its graph is built anew by the first search, and is the
-same where as many threads build it.
+A file holds the ids of users and items, their feature values with their times, the histories
+(items and times of all events by user), the weights of the network and the item vectors. It holds
+no optimizer state (except the file of a `Checkpoint`, until the fit is complete), no training rows,
+no hash tables and no graph of an approximate index: the first search builds it again, identically
+with the same number of threads.
 
-Each file carries the version of skmatch that made it; another version warns when it loads it.
+Each file holds the version of skmatch that saved it; loading it with another version warns.
 """
 
 from __future__ import annotations
@@ -63,9 +60,9 @@ TRUSTED_TYPES = [
     "skmatch._columns.RaggedArray",
     "skmatch._columns.Vocabulary",
     "skmatch._data.EventLog",
-    "skmatch._data.Feature",
     "skmatch._data.NegativeSampling",
-    "skmatch._data.Schema",
+    "skmatch._schema.Feature",
+    "skmatch._schema.Schema",
     "skmatch.metrics._scorer.TopKScorer",
     "skmatch.model_selection.LeaveLastOut",
     "skmatch.model_selection.TemporalSplit",
@@ -80,14 +77,14 @@ TRUSTED_TYPES = [
     "skmatch.retrieval._item_to_item.ItemToItemRetriever",
     "skmatch.retrieval._popularity.PopularityRetriever",
     "skmatch.retrieval._youtube_dnn.YoutubeDNNRetriever",
-    # ids of these types: values without behaviour
+    # types of ids
     "datetime.date",
     "datetime.datetime",
     "decimal.Decimal",
     "uuid.UUID",
 ]
 
-# How files begin: a pickle of protocol 2 or later, or one of joblib's compressors.
+# First bytes of a pickle of protocol 2 or later, and of joblib's compressors.
 _PICKLE = b"\x80"
 _COMPRESSED = (
     *(b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"),  # zlib
@@ -98,12 +95,10 @@ _COMPRESSED = (
     b"\x04\x22M\x18",  # lz4
 )
 _ZIP = b"PK\x03\x04"
-# What `save` appends: these bytes, then the SHA-256 of all before them. Unpickling stops earlier.
+# `save` appends these bytes and the SHA-256 of the content; unpickling stops before them.
 _MARK = b"\nskmatch sha256:"
 _FOOTER_SIZE = len(_MARK) + 32
-_COPY_OR_SAVE = (
-    "Copy it again from where it was saved, or save it again with skmatch.persistence.save."
-)
+_COPY_OR_SAVE = "Copy it again from its source, or save it again with skmatch.persistence.save."
 
 
 class SkmatchVersionWarning(InconsistentVersionWarning):
@@ -131,7 +126,7 @@ class SkmatchVersionWarning(InconsistentVersionWarning):
     def __str__(self) -> str:
         return (
             f"{self.estimator_name} was saved by skmatch {self.original_version} and is loaded by "
-            f"skmatch {__version__}: its answers may differ or fail. Install "
+            f"skmatch {__version__}: its recommendations may differ or fail. Install "
             f"skmatch=={self.original_version}, or fit and save it again with this version."
         )
 
@@ -141,10 +136,9 @@ class _MissingParameterError(ValueError):
 
 
 class VersionedMixin:
-    """State of an estimator with the version of skmatch that saved it.
+    """Mixin that stores the version of skmatch in the state of an estimator.
 
-    Before `sklearn.base.BaseEstimator` among the base classes, which does the same for the
-    estimators of scikit-learn only.
+    `sklearn.base.BaseEstimator`, which must come after it, does this for scikit-learn only.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -169,18 +163,17 @@ class VersionedMixin:
 
 
 def save(estimator: Any, path: str | os.PathLike) -> None:
-    """Save an estimator as ``joblib.dump`` does, with a checksum that `load` compares.
+    """Save an estimator like ``joblib.dump``, with a checksum that `load` verifies.
 
-    The file is replaced as a whole: should writing fail or the process die, the one that was there
-    stays. Where `path` is a symbolic link, the file that it points to is replaced. ``joblib.load``
-    reads the file, too, and does not compare the checksum.
+    The file is replaced atomically: if writing fails or the process dies, the old file remains. A
+    symbolic link is followed. ``joblib.load`` reads the file, too, without verifying it.
 
     Parameters
     ----------
     estimator : estimator instance
         A transformer, retriever, pipeline or search, fitted or not.
     path : str or path-like
-        File to write, in a folder that exists.
+        File to write, in an existing folder.
 
     See Also
     --------
@@ -210,7 +203,7 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
         file.flush()
         os.fsync(file.fileno())
         if fcntl is None:
-            file.close()  # Windows renames no open file; elsewhere closing ends the lock
+            file.close()  # Windows cannot rename an open file; elsewhere closing unlocks it
         os.replace(file.name, target)
     except BaseException:
         file.close()
@@ -221,17 +214,19 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
 
 
 def _open_temporary(target: Path) -> IO[bytes]:
-    """Open a new file beside a target, locked for as long as it is open."""
+    """Open a new file next to the target, locked while it is open."""
     while True:
         file = open(f"{target}.{secrets.token_hex(8)}.tmp", "x+b")  # noqa: SIM115
         _lock(file)
-        if os.path.exists(file.name):  # else another process took it for stale before the lock
+        if os.path.exists(
+            file.name
+        ):  # otherwise another process removed it as stale before the lock
             return file
         file.close()
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove the temporary files that processes left which died while they wrote a target."""
+    """Remove temporary files of processes that died while they wrote the target."""
     name = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.tmp")
     with contextlib.suppress(OSError):
         for path in target.parent.iterdir():
@@ -242,7 +237,7 @@ def _remove_stale(target: Path) -> None:
 
 
 def _lock(file: IO[bytes], wait: bool = True) -> bool:
-    """Lock an open file; return whether it is locked, which not every system can do."""
+    """Lock an open file; return whether it is locked, which not every system supports."""
     if fcntl is None:
         return False
     try:
@@ -262,13 +257,13 @@ def _sha256(file: IO[bytes], size: int) -> bytes:
 
 
 def load(path: str | os.PathLike) -> Any:
-    """Load what `save` or ``joblib.dump`` saved, with an error that says what is wrong with a file.
+    """Load a file of `save` or ``joblib.dump``, with errors that name the fault of the file.
 
     Parameters
     ----------
     path : str or path-like
-        A file of your own. Loading one runs code that it names: for files from elsewhere use
-        skops, as the documentation of this module says.
+        A trusted file, since loading can run code; for other files use skops, as described in the
+        documentation of this module.
 
     Returns
     -------
@@ -278,9 +273,9 @@ def load(path: str | os.PathLike) -> Any:
     Raises
     ------
     ValueError
-        If the file is damaged, is no file of joblib, needs what is not installed, lacks a parameter
-        of this version of skmatch, or holds something that has no part of skmatch. Any damage is
-        found in a file of `save`; in one of ``joblib.dump``, where it keeps the file from loading.
+        If the file is damaged, is not a joblib file, needs packages that are not installed, lacks a
+        parameter of this version of skmatch, or holds no estimator of skmatch. Any damage to a file
+        of `save` is found; to a file of ``joblib.dump`` only if it cannot be loaded.
 
     Warns
     -----
@@ -311,7 +306,7 @@ def load(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path!r} {_describe(head)}")
     if not is_whole:
         raise ValueError(
-            f"{path!r} is damaged: its checksum is not that of its content. {_COPY_OR_SAVE}"
+            f"{path!r} is damaged: its checksum does not match its content. {_COPY_OR_SAVE}"
         )
     try:
         loaded = joblib.load(path)
@@ -321,11 +316,11 @@ def load(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path!r} cannot be loaded: {error}") from error
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"{path!r} needs what is not here ({type(error).__name__}: {error}). Install the "
-            "packages and the version of skmatch that it was saved with; with those in place, the "
-            "file is damaged."
+            f"{path!r} needs a missing package or version ({type(error).__name__}: {error}). "
+            "Install the packages and the version of skmatch that it was saved with; if they are "
+            "installed, the file is damaged."
         ) from error
-    except Exception as error:  # a damaged pickle can fail in any way
+    except Exception as error:  # a damaged pickle can raise any error
         raise ValueError(
             f"{path!r} is truncated or damaged: reading it failed with {type(error).__name__} "
             f"({error}). {_COPY_OR_SAVE}"
@@ -334,14 +329,14 @@ def load(path: str | os.PathLike) -> Any:
         kind = type(loaded)
         raise ValueError(
             f"{path!r} holds a {kind.__module__}.{kind.__qualname__}, which is neither an "
-            "estimator of skmatch nor a pipeline or search with one. Check the path, or load it "
-            "with joblib.load."
+            "estimator of skmatch nor a pipeline or search with one. Check the path, or load the "
+            "file with joblib.load."
         )
     return loaded
 
 
 def _is_whole(file: IO[bytes]) -> bool:
-    """Compare the checksum at the end of an open file; True for a file without one."""
+    """Return whether the checksum of an open file matches; True for a file without one."""
     size = file.seek(0, os.SEEK_END) - _FOOTER_SIZE
     if size < 0:
         return True
@@ -352,15 +347,15 @@ def _is_whole(file: IO[bytes]) -> bool:
 
 
 def _describe(head: bytes) -> str:
-    """Say what a file is that joblib did not make, and what to do."""
+    """Describe a file that is not a joblib file, with the remedy."""
     if not head:
         return f"is empty. {_COPY_OR_SAVE}"
     if head.startswith(_ZIP):
         return (
-            "is a zip archive, as skops makes them; load it with "
+            "is a zip archive, like the files of skops; load it with "
             "skops.io.load(path, trusted=skmatch.persistence.TRUSTED_TYPES)."
         )
-    return f"is no file of joblib or pickle: it begins with {head!r}. Check the path."
+    return f"is not a joblib or pickle file: it begins with {head!r}. Check the path."
 
 
 def _is_of_skmatch(value: Any) -> bool:

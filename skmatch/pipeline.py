@@ -9,8 +9,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skmatch._data import Samples, Schema
+from skmatch._data import Samples
 from skmatch._growth import GrowingMixin
+from skmatch._schema import Schema
 from skmatch._validation import unwrap_searches
 from skmatch.persistence import VersionedMixin
 from skmatch.retrieval._queries import queries_of

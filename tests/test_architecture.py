@@ -10,28 +10,35 @@ PACKAGE = Path(__file__).parents[1] / "skmatch"
 # part -> parts that it may import
 ARROWS = {
     "_version": set(),
+    "_docs": set(),
     "_validation": set(),
     "_columns": set(),
-    "_data": {"_columns"},
+    "_schema": {"_columns"},
+    "_data": {"_columns", "_schema"},
+    "_typing": {"_data"},
     "_files": {"_columns"},
     "_growth": {"_data"},
-    "_nn": {"_nn", "_columns", "_data"},
+    "_nn": {"_nn", "_columns", "_data", "_schema"},
     "persistence": {"_version"},
-    "neighbors": {"_data", "_validation"},
+    "_item_filter": {"_data"},
+    "neighbors": {"_data", "_item_filter", "_validation"},
     "preprocessing": {
-        "_columns", "_data", "_files", "_growth", "_validation", "persistence", "preprocessing",
+        "_columns", "_data", "_files", "_growth", "_schema", "_typing", "_validation",
+        "persistence", "preprocessing",
     },
-    "metrics": {"_validation", "metrics"},
-    "model_selection": {"_columns", "_validation"},
-    "datasets": {"datasets"},
+    "metrics": {"_docs", "_validation", "metrics"},
+    "model_selection": {"_columns", "_typing", "_validation"},
+    "datasets": {"_docs", "datasets"},
     "callbacks": {"_validation", "persistence"},
     "retrieval": {
-        "_nn", "_columns", "_data", "_growth", "_validation", "neighbors", "persistence",
-        "preprocessing", "metrics", "retrieval",
+        "_nn", "_columns", "_data", "_docs", "_growth", "_schema", "_typing", "_validation",
+        "neighbors", "persistence", "preprocessing", "metrics", "retrieval",
     },
     "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
-    "inspection": {"_validation", "inspection", "metrics"},
-    "pipeline": {"_data", "_growth", "_validation", "persistence", "retrieval"},
+    "inspection": {"_docs", "_validation", "inspection", "metrics"},
+    "pipeline": {
+        "_data", "_growth", "_schema", "_typing", "_validation", "persistence", "retrieval",
+    },
 }  # fmt: skip
 
 

@@ -341,7 +341,7 @@ def test_two_fits_with_one_path_leave_whole_files(tmp_path, monkeypatch):
 
 def test_what_cannot_be_gone_on_with_is_refused_before_the_first_epoch(tmp_path):
     model = DSSMRetriever(**SMALL).set_callbacks(Checkpoint(tmp_path / "none" / "fit"))
-    with pytest.raises(FileNotFoundError, match=r"no folder .*none'; make it"):
+    with pytest.raises(FileNotFoundError, match=r"the folder .*none' does not exist; create it"):
         model.fit(EVENTS)
     checkpoint = Checkpoint(tmp_path / "fit")
     for make in (None, make_pipe):

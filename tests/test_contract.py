@@ -1,4 +1,4 @@
-"""The contract that every retriever keeps."""
+"""The contract of every retriever."""
 
 import re
 import subprocess
@@ -49,12 +49,12 @@ def seen_by(user):
     return set(EVENTS.loc[EVENTS["user_id"] == user, "item_id"])
 
 
-def test_recommend_gives_k_new_items_in_the_users_own_ids(pipe):
-    answer = pipe.recommend(k=5)
-    assert list(answer.columns) == ["user_id", "item_id", "score", "rank", "source"]
-    assert answer["user_id"].dtype == EVENTS["user_id"].dtype
-    assert answer["item_id"].dtype == EVENTS["item_id"].dtype
-    for user, rows in answer.groupby("user_id"):
+def test_recommend_returns_k_unseen_items_with_the_original_ids(pipe):
+    table = pipe.recommend(k=5)
+    assert list(table.columns) == ["user_id", "item_id", "score", "rank", "source"]
+    assert table["user_id"].dtype == EVENTS["user_id"].dtype
+    assert table["item_id"].dtype == EVENTS["item_id"].dtype
+    for user, rows in table.groupby("user_id"):
         n_left = EVENTS["item_id"].nunique() - len(seen_by(user))
         assert rows["rank"].tolist() == list(range(1, min(5, n_left) + 1))
         assert rows["item_id"].is_unique
@@ -62,7 +62,7 @@ def test_recommend_gives_k_new_items_in_the_users_own_ids(pipe):
         assert rows["score"].is_monotonic_decreasing
 
 
-def test_predict_and_transform_have_a_row_a_query(pipe):
+def test_predict_and_transform_return_one_row_per_query(pipe):
     queries = EVENTS[:7]
     assert pipe.predict(queries, k=4).shape == (7, 4)
     vectors = pipe.transform(queries)
@@ -70,22 +70,22 @@ def test_predict_and_transform_have_a_row_a_query(pipe):
     assert vectors.dtype == np.float32
 
 
-def test_an_unknown_user_without_anything_is_answered_by_popularity(pipe):
+def test_an_unknown_user_gets_popular_items(pipe):
     top = EVENTS["item_id"].value_counts()
-    answer = pipe.recommend(["nobody"], k=3)
-    assert answer["user_id"].tolist() == ["nobody"] * 3
-    assert [top[item] for item in answer["item_id"]] == top.head(3).tolist()
+    table = pipe.recommend(["nobody"], k=3)
+    assert table["user_id"].tolist() == ["nobody"] * 3
+    assert [top[item] for item in table["item_id"]] == top.head(3).tolist()
 
 
-def test_seen_items_are_left_out_only_when_asked(pipe):
+def test_exclude_seen_can_be_set_per_call(pipe):
     everything = pipe.recommend(EVENTS["user_id"][:1], k=1000, exclude_seen=False)
     assert set(everything["item_id"]) == set(EVENTS["item_id"])
 
 
 def test_similar_items_never_hold_the_item_itself(pipe):
-    answer = pipe.similar_items(EVENTS["item_id"].unique()[:5], k=3)
-    assert len(answer) == 15
-    assert (answer["item_id"] != answer["similar"]).all()
+    table = pipe.similar_items(EVENTS["item_id"].unique()[:5], k=3)
+    assert len(table) == 15
+    assert (table["item_id"] != table["similar"]).all()
 
 
 def test_same_seed_same_result_and_no_global_state(pipe):
@@ -111,15 +111,15 @@ def test_score_equals_the_scorer(pipe):
     assert fitted.score(test) == pytest.approx(make_topk_scorer("ndcg", k=10)(fitted, test))
 
 
-def test_a_saved_pipeline_answers_alike_in_a_fresh_process(pipe, tmp_path):
-    path, answer = tmp_path / "pipe.joblib", tmp_path / "answer.pkl"
+def test_a_saved_pipeline_recommends_the_same_in_a_new_process(pipe, tmp_path):
+    path, table = tmp_path / "pipe.joblib", tmp_path / "table.pkl"
     joblib.dump(pipe, path)
     code = "import sys, joblib; joblib.load(sys.argv[1]).recommend(k=3).to_pickle(sys.argv[2])"
-    subprocess.run([sys.executable, "-c", code, str(path), str(answer)], check=True)
-    pd.testing.assert_frame_equal(pd.read_pickle(answer), pipe.recommend(k=3))
+    subprocess.run([sys.executable, "-c", code, str(path), str(table)], check=True)
+    pd.testing.assert_frame_equal(pd.read_pickle(table), pipe.recommend(k=3))
 
 
-def test_pandas_output_all_the_way_gives_the_same(pipe):
+def test_pandas_output_of_all_steps_changes_nothing(pipe):
     framed = clone(pipe).set_output(transform="pandas").fit(EVENTS)
     np.testing.assert_array_equal(framed.predict(EVENTS[:9]), pipe.predict(EVENTS[:9]))
     assert list(framed.transform(EVENTS[:2]).columns) == list(pipe[-1].get_feature_names_out())

@@ -1,4 +1,4 @@
-"""On a Dask cluster of two worker processes: a search, and answers to very many users."""
+"""A Dask cluster of two worker processes: searches, and recommendations to many users."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ EVENTS = make_events(n_users=60, n_items=300, n_events=1200, random_state=0)
 SPLITS = list(LeaveLastOut(n_splits=2).split(EVENTS))
 SCORER = make_topk_scorer(["recall", "ndcg"], k=[5, 10])
 TEMPERATURES = [0.05, 0.1, 0.2]
-# Users to be answered: SKMATCH_TEST_USERS=1000000 shows that memory does not grow with them.
+# SKMATCH_TEST_USERS=1000000 shows that memory does not grow with the number of users.
 N_USERS = int(os.environ.get("SKMATCH_TEST_USERS", 50_000))
 USERS_PER_PART = 2000
 K = 100
@@ -68,7 +68,7 @@ def on_dask():
 
 
 def scores_of(results):
-    """Give all scores of a search or a cross-validation, without the times that it took."""
+    """Return all scores of a search or cross-validation without its times."""
     return pd.DataFrame({name: values for name, values in results.items() if "test_" in name})
 
 
@@ -90,7 +90,7 @@ def local():
     return search()
 
 
-def test_a_search_gives_the_same_on_dask(client, local):
+def test_a_search_is_the_same_on_dask(client, local):
     with on_dask():
         there = search()
     assert len(scores_of(local.cv_results_).drop_duplicates()) > 1
@@ -100,7 +100,7 @@ def test_a_search_gives_the_same_on_dask(client, local):
     np.testing.assert_array_equal(there.predict(EVENTS[:20]), local.predict(EVENTS[:20]))
 
 
-def test_cross_validation_gives_the_same_on_dask(client):
+def test_cross_validation_is_the_same_on_dask(client):
     here = cross_validate(make_pipe(), EVENTS, cv=SPLITS, scoring=SCORER)
     with on_dask():
         there = cross_validate(make_pipe(), EVENTS, cv=SPLITS, scoring=SCORER)
@@ -119,31 +119,31 @@ def test_a_killed_worker_does_not_lose_the_search(client, local, tmp_path):
 
 
 def users_of(part):
-    """Give a part of the users: few are known, the others come with what is known of them."""
+    """Return a partition of users: a few known ones, the others with features."""
     ids = np.arange(part * USERS_PER_PART, (part + 1) * USERS_PER_PART)
     return pd.DataFrame({"user_id": ids, "segment": EVENTS["segment"].array[ids % len(EVENTS)]})
 
 
-def size_of(answers):
-    """Give what is kept of a part of the answers: how many users and bytes it has."""
-    size = answers.memory_usage(deep=True).sum()
-    return pd.DataFrame({"users": [answers["user_id"].nunique()], "bytes": [size]})
+def size_of(tables):
+    """Return the numbers of users and bytes of a partition of recommendations."""
+    size = tables.memory_usage(deep=True).sum()
+    return pd.DataFrame({"users": [tables["user_id"].nunique()], "bytes": [size]})
 
 
 def reset_peak():
-    """Let the peak of the process begin at what it holds now, and give that."""
+    """Reset the peak memory of the process and return its current memory."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak()
 
 
 def peak():
-    """Give the peak of the process in bytes."""
+    """Return the peak memory of the process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's peaks")
-def test_answers_to_very_many_users_take_bounded_memory(client, local, tmp_path):
+def test_many_users_take_bounded_memory(client, local, tmp_path):
     path = tmp_path / "pipe.joblib"
     joblib.dump(local.best_estimator_, path)
     parts = range(N_USERS // USERS_PER_PART)
@@ -155,14 +155,12 @@ def test_answers_to_very_many_users_take_bounded_memory(client, local, tmp_path)
     found = sizes.compute()
     seconds = time.monotonic() - start
     grown = sum(peak - before[worker] for worker, peak in client.run(peak).items())
-    print(
-        f"{seconds:.0f} s, +{grown / 2**20:.0f} MB; answers {found['bytes'].sum() / 2**20:.0f} MB"
-    )
+    print(f"{seconds:.0f} s, +{grown / 2**20:.0f} MB; tables {found['bytes'].sum() / 2**20:.0f} MB")
     assert found["users"].sum() == N_USERS
     assert grown < found["bytes"].sum() / 2
 
 
-def test_dask_gives_the_answers_of_one_process(client, local, tmp_path):
+def test_dask_recommends_the_same_as_one_process(client, local, tmp_path):
     joblib.dump(local.best_estimator_, tmp_path / "pipe.joblib")
     users = users_of(0)
     there = score(dd.from_pandas(users, npartitions=3), tmp_path / "pipe.joblib", k=3).compute()

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from skmatch import MatchEncoder, SequenceSampler
-from skmatch._data import RaggedArray, Samples, Vocabulary, concatenate_ranges
+from skmatch._columns import RaggedArray, Vocabulary, concatenate_ranges
+from skmatch._data import Samples
 
 N = 3000
 

@@ -1,4 +1,4 @@
-"""The documentation: its code runs, its list of the API is whole, its gallery stays short."""
+"""The documentation: its code runs, the API is complete, examples are short."""
 
 import doctest
 import importlib
@@ -40,14 +40,14 @@ def test_the_code_of_the_guide_runs(page):
 
 
 def code_blocks(page):
-    """Give the Python blocks of a page that are shown and not doctested."""
+    """Return the Python blocks of a page that are not doctested."""
     blocks = re.findall(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", page.read_text())
     return [re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in blocks]
 
 
 @pytest.fixture
 def movielens(monkeypatch):
-    """Put made-up events with the columns of MovieLens-1M in the place of the archive."""
+    """Replace the archive by synthetic events with the columns of MovieLens-1M."""
     events = make_events(n_users=30, n_items=40, n_events=400, random_state=0)
     columns = {"segment": "gender", "tags": "genres"}
     events = events.rename(columns=columns).assign(occupation=1, zip="a", genres=[("b", "c")] * 400)
@@ -77,7 +77,7 @@ def test_the_programs_of_the_start_page_are_those_of_the_readme():
 
 
 def listed_names():
-    """Give the names in the tables of the API page, with their modules."""
+    """Return the names in the tables of the API page, with their modules."""
     names, module = [], ""
     for line in (DOCS / "api.rst").read_text().splitlines():
         if line.startswith(".. currentmodule::"):
@@ -88,7 +88,7 @@ def listed_names():
 
 
 def public_objects():
-    """Give what the public modules offer: their `__all__`, or what they define."""
+    """Return the public objects of all modules: their `__all__`, or all that they define."""
     found = {}
     for module_name in PUBLIC_MODULES:
         module = importlib.import_module(module_name)
@@ -104,7 +104,7 @@ def public_objects():
     return found
 
 
-def test_the_list_of_the_api_is_whole_and_names_nothing_twice():
+def test_the_api_page_lists_every_public_name_once():
     listed = listed_names()
     values = [
         getattr(importlib.import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
@@ -116,16 +116,13 @@ def test_the_list_of_the_api_is_whole_and_names_nothing_twice():
     assert sorted(missing) == sorted(NOT_LISTED)
 
 
-# Parts of other objects, which their users do not name.
+# Bases of other objects, which users do not name.
 NOT_LISTED = {
-    "skmatch.neighbors.ItemFilter",
-    "skmatch.neighbors.ItemLists",
-    "skmatch.neighbors.top_k",
     "skmatch.persistence.VersionedMixin",
 }
 
 
-def test_every_page_that_is_linked_is_there():
+def test_linked_pages_exist():
     for page in PAGES:
         for target in re.findall(r":doc:`(?:[^`<]*<)?([^`>]+)>?`", page.read_text()):
             if "generated" in target:  # the gallery, which the build writes
@@ -143,7 +140,7 @@ def test_references_are_no_lists():
             assert not reference or following.startswith(reference[1] + "   "), (path, line)
 
 
-def test_every_page_stands_in_a_table_of_contents():
+def test_every_page_is_in_a_table_of_contents():
     listed = {DOCS / "index.rst"}
     for page in PAGES:
         for block in re.findall(r"\.\. toctree::\n(?:   :.*\n)*\n((?:   .+\n)+)", page.read_text()):
@@ -152,12 +149,12 @@ def test_every_page_stands_in_a_table_of_contents():
     assert set(PAGES) <= listed
 
 
-# Given, not measured: a learning rate, and the size of a table.
+# Not measured: a learning rate, and the size of a table.
 GIVEN = {"0.003", "256 MB"}
 
 
 @pytest.mark.parametrize("page", ["settings", "scaling"])
-def test_measured_figures_stand_in_their_sources(page):
+def test_measured_figures_are_in_their_sources(page):
     sources = (ROOT / "README.md").read_text() + (ROOT / "benchmarks" / "NOTES.md").read_text()
     figure = r"\b0\.\d{3}\b|\b[\d.,]+ (?:s|ms|MB)\b"
     figures = set(re.findall(figure, (DOCS / f"{page}.rst").read_text()))

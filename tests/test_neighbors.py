@@ -19,26 +19,26 @@ from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists, top_k
 
 
 def leave_out(items, start, stop):
-    return ItemFilter(never=(ItemLists(items, start, stop),))
+    return ItemFilter(exclude=(ItemLists(items, start, stop),))
 
 
 def make_problem(n_queries=20, n_items=50, n_dims=6, n_seen=15, seed=0):
     rng = np.random.default_rng(seed)
     queries = rng.normal(size=(n_queries, n_dims)).astype(np.float32)
     vectors = rng.normal(size=(n_items, n_dims)).astype(np.float32)
-    # Codes, with padding (0) and unknown (1) among them, which are no items.
+    # Item codes, with padding (0) and unknown (1) among them.
     items = rng.integers(0, n_items + 2, 100).astype(np.int32)
     start = rng.integers(0, len(items) - n_seen, n_queries)
     return queries, vectors, leave_out(items, start, start + rng.integers(0, n_seen, n_queries))
 
 
 def left_out_by(allowed, i):
-    (lists,) = allowed.never
+    (lists,) = allowed.exclude
     return lists.items[lists.start[i] : lists.stop[i]]
 
 
 def sorted_all(queries, vectors, k, seen=None):
-    """Give what an index should give, by a stable sort of every score."""
+    """Return the expected result by a stable sort of all scores."""
     scores = (queries @ vectors.T).astype(float)
     for i, row in enumerate(scores):
         for code in [] if seen is None else left_out_by(seen, i):
@@ -56,7 +56,7 @@ def assert_found(found, expected):
 
 @pytest.mark.parametrize("leaves_out", [False, True])
 @pytest.mark.parametrize("k", [1, 7, 49, 50, 80])
-def test_exact_is_the_head_of_the_full_order(k, leaves_out):
+def test_exact_search_is_the_head_of_the_full_ranking(k, leaves_out):
     queries, vectors, seen = make_problem()
     seen = seen if leaves_out else None
     found = ItemIndex().fit(vectors).search(queries, k, seen)
@@ -65,7 +65,7 @@ def test_exact_is_the_head_of_the_full_order(k, leaves_out):
 
 
 @pytest.mark.parametrize("size", [1, 50, 150, 999])
-def test_blocks_do_not_change_the_answer(monkeypatch, size):
+def test_blocks_do_not_change_the_result(monkeypatch, size):
     queries, vectors, seen = make_problem()
     monkeypatch.setattr(neighbors, "_BLOCK_SIZE", size)
     assert_found(
@@ -73,7 +73,7 @@ def test_blocks_do_not_change_the_answer(monkeypatch, size):
     )
 
 
-def test_who_has_seen_all_gets_nothing():
+def test_users_who_have_seen_all_items_get_none():
     vectors = np.eye(3, dtype=np.float32)
     seen = leave_out(np.array([2, 3, 4, 3]), np.array([0, 3]), np.array([3, 4]))
     positions, scores = ItemIndex().fit(vectors).search(vectors[:2], 3, seen)
@@ -88,7 +88,7 @@ def test_no_queries():
 
 
 @pytest.mark.parametrize("k", [1, 5, 37, 199, 200])
-def test_of_equal_scores_the_first_items_come_first(k):
+def test_ties_are_in_the_order_of_the_catalogue(k):
     scores = np.random.default_rng(0).integers(0, 4, (30, 200)).astype(np.float32)
     scores[0] = 0
     scores[1, 3:] = -np.inf
@@ -102,7 +102,7 @@ few_values = st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 1.0])
 
 
 @given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2), elements=few_values), st.data())
-def test_the_best_of_few_values_are_those_of_a_stable_sort(scores, data):
+def test_top_k_of_few_values_is_a_stable_sort(scores, data):
     k = data.draw(st.integers(1, scores.shape[1]))
     expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     positions, best_scores = top_k(scores, k)
@@ -111,7 +111,7 @@ def test_the_best_of_few_values_are_those_of_a_stable_sort(scores, data):
 
 
 @pytest.mark.parametrize("n_numbers", [0, 3, 20, 30])
-def test_scores_that_are_not_numbers_leave_as_many_answers(n_numbers):
+def test_nan_scores_leave_k_distinct_positions(n_numbers):
     scores = np.full((1, 30), np.nan, dtype=np.float32)
     scores[0, :n_numbers] = np.arange(n_numbers)
     positions, _ = top_k(scores, 10)
@@ -119,7 +119,7 @@ def test_scores_that_are_not_numbers_leave_as_many_answers(n_numbers):
     assert len(np.unique(positions)) == 10
 
 
-def test_scores_and_vectors_of_the_caller_stay_as_they_are():
+def test_queries_and_vectors_are_not_changed():
     queries, vectors, seen = make_problem()
     copies = queries.copy(), vectors.copy()
     ItemIndex().fit(vectors).search(queries, 5, seen)
@@ -127,7 +127,7 @@ def test_scores_and_vectors_of_the_caller_stay_as_they_are():
     np.testing.assert_array_equal(vectors, copies[1])
 
 
-def test_an_unknown_method_is_told_the_choices():
+def test_unknown_method_raises_with_the_choices():
     with pytest.raises(ValueError, match=r"exact.*pynndescent"):
         ItemIndex("annoy").fit(np.eye(2))
 
@@ -139,9 +139,9 @@ def test_a_small_catalogue_needs_no_graph():
 
 @pytest.fixture
 def rules():
-    """Give a filter with every kind of rule, and what it permits as a table of booleans."""
+    """Return a filter with every kind of rule, and a boolean table of the items it allows."""
     rng = np.random.default_rng(1)
-    anyone = rng.random(300) < 0.9
+    mask = rng.random(300) < 0.9
     limited = np.arange(20) % 4 == 0
     sizes = np.where(limited, np.arange(20) * 5, 0)
     stop = np.cumsum(sizes)
@@ -155,7 +155,7 @@ def rules():
         kept = set(only.items[only.start[i] : only.stop[i]] if limited[i] else range(2, 302))
         left_out = {code for lists in never for code in lists.items[lists.start[i] :][:30]}
         row[[code - 2 for code in kept - left_out if code >= 2]] = True
-    return ItemFilter(anyone, only, limited, never), permitted & anyone
+    return ItemFilter(mask, only, limited, never), permitted & mask
 
 
 def best_permitted(queries, vectors, permitted, k):
@@ -166,11 +166,11 @@ def best_permitted(queries, vectors, permitted, k):
 
 
 @pytest.mark.parametrize("k", [1, 10, 300])
-@pytest.mark.parametrize("few_listed", [0, 1], ids=["all scored", "candidates scored"])
-@pytest.mark.parametrize("few_open", [0, 1], ids=["all left", "open ones gathered"])
-def test_every_rule_of_a_filter_holds(monkeypatch, rules, k, few_open, few_listed):
-    monkeypatch.setattr(neighbors, "_FEW_OPEN", few_open)
-    monkeypatch.setattr(neighbors, "_FEW_LISTED", few_listed)
+@pytest.mark.parametrize("candidates_share", [0, 1], ids=["all scored", "candidates scored"])
+@pytest.mark.parametrize("mask_share", [0, 1], ids=["all scored", "masked scored"])
+def test_every_rule_of_a_filter_holds(monkeypatch, rules, k, mask_share, candidates_share):
+    monkeypatch.setattr(neighbors, "_MAX_MASK_SHARE", mask_share)
+    monkeypatch.setattr(neighbors, "_MAX_CANDIDATES_SHARE", candidates_share)
     queries, vectors, _ = make_problem(n_items=300)
     allowed, permitted = rules
     expected = best_permitted(queries, vectors, permitted, k)
@@ -182,24 +182,30 @@ def test_every_rule_of_a_filter_holds(monkeypatch, rules, k, few_open, few_liste
     assert_found(found, tuple(part[some] for part in expected))
 
 
-def test_of_equal_candidates_the_first_come_first_and_once():
+def test_tied_candidates_are_in_order_and_distinct():
     vectors, query = np.ones((200, 2), dtype=np.float32), np.ones((1, 2), dtype=np.float32)
-    anyone = np.zeros(200, dtype=bool)
-    anyone[[150, 20, 70]] = True
+    mask = np.zeros(200, dtype=bool)
+    mask[[150, 20, 70]] = True
     codes = np.array([70, 20, 70, 150, 20]) + 2
     listed = ItemLists(codes, np.array([0]), np.array([5]))
-    for allowed in (ItemFilter(anyone), ItemFilter(only=listed, limited=np.array([True]))):
+    for allowed in (
+        ItemFilter(mask),
+        ItemFilter(candidates=listed, has_candidates=np.array([True])),
+    ):
         positions, scores = ItemIndex().fit(vectors).search(query, 4, allowed)
         assert positions.tolist() == [[20, 70, 150, -1]]
         assert scores.tolist() == [[2, 2, 2, -np.inf]]
 
 
-@pytest.mark.parametrize("few_listed", [0, 1], ids=["all scored", "candidates scored"])
-def test_candidates_of_which_none_is_known_leave_nothing(monkeypatch, few_listed):
-    monkeypatch.setattr(neighbors, "_FEW_LISTED", few_listed)
+@pytest.mark.parametrize("candidates_share", [0, 1], ids=["all scored", "candidates scored"])
+def test_only_unknown_candidates_leave_no_items(monkeypatch, candidates_share):
+    monkeypatch.setattr(neighbors, "_MAX_CANDIDATES_SHARE", candidates_share)
     nothing = np.zeros(50, dtype=bool)
     unknown = ItemLists(np.array([1, 0, 1]), np.array([0]), np.array([3]))
-    for allowed in (ItemFilter(nothing), ItemFilter(only=unknown, limited=np.array([True]))):
+    for allowed in (
+        ItemFilter(nothing),
+        ItemFilter(candidates=unknown, has_candidates=np.array([True])),
+    ):
         positions, scores = ItemIndex().fit(np.eye(50)).search(np.eye(50)[:1], 3, allowed)
         assert positions.tolist() == [[-1, -1, -1]]
         assert np.isneginf(scores).all()
@@ -220,7 +226,7 @@ class Graph:
 
 @pytest.mark.parametrize("k", [1, 10, 300])
 @pytest.mark.parametrize("right", [True, False])
-def test_a_graph_answers_within_the_rules(rules, right, k):
+def test_a_graph_respects_the_filter(rules, right, k):
     queries, vectors, _ = make_problem(n_items=300)
     allowed, permitted = rules
     index = ItemIndex().fit(vectors)
@@ -236,30 +242,30 @@ def test_a_graph_answers_within_the_rules(rules, right, k):
         assert row[mine].all()
 
 
-def test_a_graph_is_asked_for_more_than_the_few_that_are_wanted():
+def test_a_graph_fetches_at_least_a_minimum():
     queries, vectors, _ = make_problem(n_items=300)
-    asked = []
+    fetched = []
 
     class Recorder(Graph):
         def query(self, queries, k):
-            asked.append(k)
+            fetched.append(k)
             return super().query(queries, k)
 
     index = ItemIndex().fit(vectors)
     index.graph_ = Recorder(vectors, right=True)
     assert index.search(queries, 3)[0].shape == (20, 3)
     index.search(queries, 150)
-    assert asked == [100, 150]
+    assert fetched == [100, 150]
 
 
-def test_one_heavy_user_does_not_make_all_others_fetch_as_much():
+def test_one_heavy_user_does_not_make_others_fetch_more():
     n_items, n_queries = 5000, 2000
     queries, vectors, _ = make_problem(n_queries, n_items, n_dims=64)
-    asked = []
+    fetched = []
 
     class Recorder:
         def query(self, queries, k):
-            asked.append((len(queries), k))
+            fetched.append((len(queries), k))
             return np.broadcast_to(np.arange(k), (len(queries), k)).copy()
 
     index = ItemIndex().fit(vectors)
@@ -271,16 +277,16 @@ def test_one_heavy_user_does_not_make_all_others_fetch_as_much():
     index.search(queries, 10, seen)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert sorted(asked) == [(1, 2010), (n_queries - 1, 100)]
+    assert sorted(fetched) == [(1, 2010), (n_queries - 1, 100)]
     assert peak < 100 * 2**20
-    asked.clear()
+    fetched.clear()
     stop[:] = 2000
     index.search(queries, 10, seen)
-    assert sum(n for n, _ in asked) == n_queries
-    assert max(n * k for n, k in asked) * 64 <= 2**24
+    assert sum(n for n, _ in fetched) == n_queries
+    assert max(n * k for n, k in fetched) * 64 <= 2**24
 
 
-def test_a_graph_finds_for_many_what_it_finds_for_each(rules):
+def test_a_graph_finds_the_same_for_one_query_and_for_many(rules):
     queries, vectors, _ = make_problem(n_items=300)
     allowed, _ = rules
     index = ItemIndex().fit(vectors)
@@ -307,7 +313,7 @@ def test_auto_is_exact_up_to_a_number_of_items(monkeypatch, method, n_items, cho
     assert ItemIndex(method).fit(np.ones((n_items, 2))).method_ == chosen
 
 
-def test_recall_is_the_share_of_the_exact_answer():
+def test_estimated_recall_is_the_share_of_exact_results():
     queries, vectors, _ = make_problem(n_items=300)
     index = ItemIndex().fit(vectors)
     assert index.estimate_recall(queries, 10) == 1.0
@@ -325,7 +331,7 @@ def test_recall_is_the_share_of_the_exact_answer():
         index.estimate_recall(queries[:0], 5)
 
 
-def test_pynndescent_is_near_the_exact_answer_and_keeps_the_rules(rules):
+def test_pynndescent_is_near_exact_and_respects_the_filter(rules):
     queries, vectors, seen = make_problem(n_items=300, n_dims=8, n_seen=30)
     index = ItemIndex("pynndescent", random_state=0).fit(vectors)
     assert index.graph_ is not None
@@ -349,10 +355,10 @@ def test_pynndescent_is_near_the_exact_answer_and_keeps_the_rules(rules):
     np.testing.assert_array_equal(n_found, np.minimum(permitted.sum(axis=1), 10))
     assert np.take_along_axis(permitted, positions, 1)[positions >= 0].all()
     loaded = pickle.loads(pickle.dumps(index))
-    assert not hasattr(loaded, "graph_")  # built anew by the first search
+    assert not hasattr(loaded, "graph_")  # rebuilt by the first search
     np.testing.assert_array_equal(loaded.search(queries, 10, seen), index.search(queries, 10, seen))
     assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])  # numba takes all cores
-    # Who has seen nearly all is answered the exact way.
+    # Users who have seen nearly all items are searched exactly.
     everything = leave_out(np.arange(2, 300), np.array([0]), np.array([298]))
     positions, _ = index.search(queries[:1], 5, everything)
     assert {*positions[0].tolist()} == {298, 299, -1}
@@ -363,19 +369,19 @@ def test_eight_threads_build_and_search_one_graph():
     queries, vectors, seen = make_problem(n_items=300, n_dims=8, n_seen=30)
     index = ItemIndex("pynndescent", random_state=0).fit(vectors)
 
-    def ask(index, i):
+    def search(index, i):
         return index.search(queries[i : i + 1], 10, seen.gather(np.array([i])))
 
-    expected = [ask(index, i) for i in range(20)]
+    expected = [search(index, i) for i in range(20)]
     for _ in range(3):
-        loaded = pickle.loads(pickle.dumps(index))  # its graph is built by the first that searches
+        loaded = pickle.loads(pickle.dumps(index))  # the first search builds its graph
         with ThreadPoolExecutor(8) as pool:
-            answers = pool.map(ask, itertools.repeat(loaded), [*range(20)] * 4)
-        for answer, wanted in zip(answers, expected * 4, strict=True):
-            assert_found(answer, wanted)
+            results = pool.map(search, itertools.repeat(loaded), [*range(20)] * 4)
+        for result, wanted in zip(results, expected * 4, strict=True):
+            assert_found(result, wanted)
 
 
-def test_a_retriever_answers_by_the_graph():
+def test_a_retriever_searches_the_graph():
     events = make_events(n_users=90, n_items=150, n_events=1500, random_state=0)
     small = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "random_state": 0}
     exact, by_graph = (
@@ -399,7 +405,7 @@ def test_threads_change_nothing(monkeypatch):
         np.testing.assert_array_equal(got, expected)
 
 
-def test_the_best_of_many_are_those_of_a_stable_sort():
+def test_top_k_of_many_values_is_a_stable_sort():
     rng = np.random.default_rng(0)
     for n_items, k in itertools.product((300, 2561, 5001), (1, 3, 10)):
         scores = rng.normal(size=(7, n_items)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What is saved, how large it is, what comes back, and what is said of a file that does not.
+"""Saved files: content, size, loading, and errors of damaged and foreign files.
 
 A file of a fitted pipeline must hold: the weights of the network, the vectors and popularity of
 the items, the items (and times) of all events in the order of users with the offset of each user,
@@ -105,7 +105,7 @@ def fitted(everything):
 
 @pytest.fixture(scope="module")
 def folder(everything, tmp_path_factory):
-    """Save all in all formats, and let a fresh process, which has fitted nothing, answer."""
+    """Save all estimators in all formats, and recommend with them in a new process."""
     folder = tmp_path_factory.mktemp("saved")
     for name, estimator in everything.items():
         for suffix, dump in FORMATS.items():
@@ -132,13 +132,13 @@ def folder(everything, tmp_path_factory):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_fresh_process_gives_the_same_answer(everything, folder, name, suffix):
+def test_a_new_process_recommends_the_same(everything, folder, name, suffix):
     expected = answer(everything[name])
     np.testing.assert_array_equal(np.load(folder / f"{name}.{suffix}.npy"), expected)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_loaded_one_is_saved_again_before_and_after_an_answer(fitted, tmp_path, suffix):
+def test_a_loaded_estimator_is_saved_again_before_and_after_predicting(fitted, tmp_path, suffix):
     path = tmp_path / f"pipe.{suffix}"
     FORMATS[suffix](fitted, path)
     loaded = load(path)
@@ -150,7 +150,7 @@ def test_a_loaded_one_is_saved_again_before_and_after_an_answer(fitted, tmp_path
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("name", MAKERS)
-def test_an_unfitted_one_comes_back_with_its_parameters(tmp_path, name, suffix):
+def test_an_unfitted_estimator_is_loaded_with_its_parameters(tmp_path, name, suffix):
     estimator = MAKERS[name]()
     path = tmp_path / f"unfitted.{suffix}"
     FORMATS[suffix](estimator, path)
@@ -182,7 +182,7 @@ def test_skops_stores_a_search_with_any_splitter(tmp_path):
     ],
     ids=["str", "uuid", "zoned", "date", "categorical", "nullable", "tuple", "mixed"],
 )
-def test_ids_of_many_types_come_back(tmp_path, ids):
+def test_ids_of_many_types_are_loaded(tmp_path, ids):
     events = pd.DataFrame({"user_id": ids, "item_id": ids})
     fitted = PopularityRetriever(k=3).fit(events)
     for suffix in ("joblib", "skops"):
@@ -191,7 +191,7 @@ def test_ids_of_many_types_come_back(tmp_path, ids):
         pd.testing.assert_frame_equal(loaded.recommend(), fitted.recommend())
 
 
-def test_a_memory_mapped_one_answers_alike(fitted, tmp_path):
+def test_a_memory_mapped_estimator_recommends_the_same(fitted, tmp_path):
     joblib.dump(fitted, tmp_path / "pipe.joblib")
     mapped = joblib.load(tmp_path / "pipe.joblib", mmap_mode="r")
     np.testing.assert_array_equal(answer(mapped), answer(fitted))
@@ -251,7 +251,7 @@ def test_a_file_from_another_version_warns(everything, tmp_path, monkeypatch, na
 
 @pytest.mark.parametrize("compress", [0, "zlib", "gzip", "bz2", "lzma"])
 @pytest.mark.parametrize("part", [0.001, 0.2, 0.5, 0.98])
-def test_a_truncated_file_is_named(tmp_path, fitted, compress, part):
+def test_a_truncated_file_raises_with_its_name(tmp_path, fitted, compress, part):
     path = tmp_path / "cut.joblib"
     joblib.dump(fitted, path, compress=compress)
     whole = path.read_bytes()
@@ -261,7 +261,7 @@ def test_a_truncated_file_is_named(tmp_path, fitted, compress, part):
 
 
 @pytest.mark.parametrize("n_bytes", [1, 2, -1])
-def test_a_file_cut_at_an_end_is_named(tmp_path, fitted, n_bytes):
+def test_a_file_without_its_last_bytes_raises_with_its_name(tmp_path, fitted, n_bytes):
     path = tmp_path / "cut.joblib"
     path.write_bytes(pickle.dumps(fitted)[:n_bytes])
     with pytest.raises(ValueError, match=r"cut\.joblib.*truncated or damaged.*again"):
@@ -277,7 +277,9 @@ def test_any_flipped_bit_of_a_saved_file_is_found(tmp_path, fitted):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"pipe\.saved.*again|pipe\.saved.*no file of joblib"):
+        with pytest.raises(
+            ValueError, match=r"pipe\.saved.*again|pipe\.saved.*not a joblib or pickle file"
+        ):
             persistence.load(path)
 
 
@@ -289,7 +291,7 @@ def test_joblib_reads_a_saved_file(tmp_path, fitted):
     assert [path.name for path in tmp_path.iterdir()] == ["pipe.saved"]
 
 
-def test_saving_through_a_link_replaces_what_it_points_to(tmp_path):
+def test_saving_through_a_link_replaces_its_target(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "model").write_bytes(b"old")
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "model")
@@ -304,7 +306,7 @@ def test_saving_through_a_link_replaces_what_it_points_to(tmp_path):
     ]  # fmt: skip
 
 
-def test_two_that_save_to_one_path_never_leave_it_unreadable(tmp_path):
+def test_concurrent_saves_to_one_path_leave_it_readable(tmp_path):
     path = tmp_path / "model"
 
     def save(k):
@@ -321,7 +323,7 @@ def test_two_that_save_to_one_path_never_leave_it_unreadable(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+def test_only_the_temporary_file_of_a_killed_process_is_removed(tmp_path, monkeypatch):
     path = tmp_path / "model"
     for _ in range(2):
         if not (child := os.fork()):
@@ -339,7 +341,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, monkey
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("name", ["popularity", "plain_pipeline", "match_pipeline", "search"])
-def test_a_file_without_a_parameter_of_today_is_named(tmp_path, name, suffix):
+def test_a_file_without_a_parameter_of_this_version_raises(tmp_path, name, suffix):
     estimator = MAKERS[name]()
     part = getattr(estimator, "estimator", estimator)
     part = part.steps[1][1] if hasattr(part, "steps") else part
@@ -378,8 +380,8 @@ def test_offsets_that_do_not_ascend_are_refused(tmp_path, fitted, suffix, change
 
 FOREIGN = {
     "empty": (b"", "is empty.*again"),
-    "text": (b"user_id,item_id\n1,2\n", r"no file of joblib.*user_id.*path"),
-    "random": (b"\x93" + np.random.default_rng(0).bytes(999), r"no file of joblib.*path"),
+    "text": (b"user_id,item_id\n1,2\n", r"not a joblib or pickle file.*user_id.*path"),
+    "random": (b"\x93" + np.random.default_rng(0).bytes(999), r"not a joblib or pickle file.*path"),
     "dict": (pickle.dumps({"a": 1}), r"holds a builtins\.dict.*joblib\.load"),
     "sklearn": (pickle.dumps(make_pipeline(PCA())), r"holds a sklearn\.pipeline\.Pipeline"),
     "skops": (skops.io.dumps(SequenceSampler()), r"skops\.io\.load\(path, trusted="),
@@ -388,13 +390,13 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_a_foreign_file_is_named_with_what_it_is(tmp_path, what):
+def test_a_foreign_file_raises_with_its_kind(tmp_path, what):
     content, message = FOREIGN[what]
     (tmp_path / "file.bin").write_bytes(content)
     with pytest.raises(ValueError, match=r"file\.bin.*" + message):
         persistence.load(tmp_path / "file.bin")
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_raises_with_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.joblib"):
         persistence.load(tmp_path / "gone.joblib")

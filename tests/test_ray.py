@@ -1,4 +1,4 @@
-"""On Ray, with two worker processes of this machine: a search gives what it gives here."""
+"""A search on Ray with two worker processes finds the same as in one process."""
 
 import joblib
 import pandas as pd
@@ -45,7 +45,7 @@ def run(kind):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*", "ignore::FutureWarning:ray.*")
 @pytest.mark.parametrize("kind", ["GridSearchCV", "cross_validate"])
-def test_a_search_gives_the_same_on_ray(kind):
+def test_a_search_is_the_same_on_ray(kind):
     with joblib.parallel_config(backend="ray", n_jobs=2):
         there = run(kind)
     pd.testing.assert_frame_equal(there, run(kind), check_exact=True)

@@ -1,4 +1,4 @@
-"""Searches over whole pipelines: what scikit-learn's tools for tuning find on retrievers."""
+"""scikit-learn's searches and cross-validation over whole pipelines."""
 
 from collections import Counter
 
@@ -52,13 +52,13 @@ def grid_search(pipe, grid=GRID, cv=None, scoring=SEVERAL, refit="ndcg@10", **op
 
 
 def scores_of(search):
-    """Give all scores of a search, without the times that it took."""
+    """Return all scores of a search without its times."""
     table = pd.DataFrame(search.cv_results_)
     return table[[name for name in table if "_test_" in name]]
 
 
 @BOTH
-def test_grid_search_gives_the_same_with_two_workers(cls):
+def test_grid_search_is_the_same_with_two_workers(cls):
     step = cls.__name__.lower()
     grid = {name.replace("dssmretriever", step): values for name, values in GRID.items()}
     one, two = (grid_search(make_pipe(cls), grid, n_jobs=n_jobs) for n_jobs in (1, 2))
@@ -67,7 +67,7 @@ def test_grid_search_gives_the_same_with_two_workers(cls):
     np.testing.assert_array_equal(two.predict(EVENTS[:20]), one.predict(EVENTS[:20]))
 
 
-def test_threads_search_the_same():
+def test_grid_search_is_the_same_with_threads():
     with joblib.parallel_config(backend="threading", n_jobs=2):
         threads = grid_search(make_pipe())
     pd.testing.assert_frame_equal(scores_of(threads), scores_of(grid_search(make_pipe())))
@@ -77,13 +77,13 @@ def test_best_estimator_recommends_and_saves(tmp_path):
     search = grid_search(make_pipe(make=make_match_pipeline), n_jobs=2)
     assert search.best_score_ == search.cv_results_["mean_test_ndcg@10"].max()
     users = EVENTS["user_id"].unique()[:5]
-    answer = search.best_estimator_.recommend(users, k=3)
-    assert answer.groupby("user_id").size().tolist() == [3] * 5
+    table = search.best_estimator_.recommend(users, k=3)
+    assert table.groupby("user_id").size().tolist() == [3] * 5
     for saved in (search, search.best_estimator_):
         joblib.dump(saved, tmp_path / "saved.joblib")
         loaded = joblib.load(tmp_path / "saved.joblib")
         pipe = getattr(loaded, "best_estimator_", loaded)
-        pd.testing.assert_frame_equal(pipe.recommend(users, k=3), answer, check_exact=True)
+        pd.testing.assert_frame_equal(pipe.recommend(users, k=3), table, check_exact=True)
 
 
 def test_randomized_search():
@@ -146,7 +146,7 @@ def test_a_diverging_candidate_gets_the_error_score(cls, scoring, n_jobs, error_
 
 @pytest.fixture
 def n_calls(monkeypatch):
-    """Count the steps that are fitted rather than read from the cache."""
+    """Count the steps that are fitted and not read from the cache."""
     count = Counter()
     for cls in (MatchEncoder, SequenceSampler):
 
@@ -196,7 +196,7 @@ def test_workers_share_the_cores(monkeypatch):
     assert max(counts) * n_jobs <= max(joblib.cpu_count(), n_jobs)
 
 
-def test_a_fit_leaves_the_number_of_threads_alone():
+def test_a_fit_does_not_change_the_number_of_threads():
     import torch
 
     before = torch.get_num_threads()

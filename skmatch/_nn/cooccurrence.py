@@ -1,6 +1,6 @@
-"""First vectors of items, from which items stand near each other in the sequences of users.
+"""Initial item embeddings from the co-occurrence of items in users' sequences.
 
-Training from random vectors spends its first epochs on finding out as much.
+They save the first epochs of training from random embeddings.
 """
 
 from __future__ import annotations
@@ -10,101 +10,101 @@ from functools import partial
 import numpy as np
 from scipy.sparse import csr_array
 
-NEAR = 10  # events on either side of one
-MOST_ITEMS = 100_000  # the most frequent ones; what is left has few events to learn this from
-N_ITERATIONS, N_MORE = 3, 16  # of the search for the main directions, which looks for some more
-WEAK = 1e-5  # of the square of the largest direction: what is smaller is mostly rounding
-CHUNK = 2**12  # events whose vectors are held, and summed, at a time
+WINDOW = 10  # events before and after each event
+MAX_ITEMS = 100_000  # the most frequent; rarer items have too few events to learn from
+N_ITERATIONS, N_OVERSAMPLES = 3, 16  # of the randomised subspace iteration
+TOLERANCE = 1e-5  # eigenvalues below this share of the largest are mostly rounding
+CHUNK_SIZE = 2**12  # events whose vectors are summed at a time
 
 
 def cooccurrence_vectors(
     users: np.ndarray, items: np.ndarray, dim: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Factorise the counts of pairs of items that lie near each other.
+    """Factorise the counts of item pairs within a window of events.
 
     Parameters
     ----------
     users, items : ndarray of shape (n_events,), int
-        Codes, user after user, in the order of time.
+        Codes, sorted by user and time.
     dim : int
-        Largest number of dimensions; not more than there are items to tell apart.
+        Maximum number of dimensions; `n_dims` is lower if the matrix has a lower rank.
     seed : int
-        Seeds the search for these dimensions.
+        Seed of the random start of the factorisation.
 
     Returns
     -------
-    codes : ndarray of shape (n_placed,)
+    codes : ndarray of shape (n_found,)
         The items that have neighbours.
-    vectors : ndarray of shape (n_placed, n_dims), float32
+    vectors : ndarray of shape (n_found, n_dims), float32
         Their vectors; the mean square of all values is 1.
     """
     counts = np.bincount(items)
-    codes = np.sort(np.argsort(-counts, kind="stable")[: min(MOST_ITEMS, (counts > 0).sum())])
-    place = np.full(len(counts), -1, dtype=np.int32)
-    place[codes] = np.arange(len(codes))
-    is_kept = place[items] >= 0
-    count = partial(_count_near, users[is_kept], place[items[is_kept]])
+    codes = np.sort(np.argsort(-counts, kind="stable")[: min(MAX_ITEMS, (counts > 0).sum())])
+    row = np.full(len(counts), -1, dtype=np.int32)
+    row[codes] = np.arange(len(codes))
+    is_kept = row[items] >= 0
+    sum_nearby = partial(_sum_nearby, users[is_kept], row[items[is_kept]])
     ones = np.ones((len(codes), 1), dtype=np.float32)
-    n_near = count(ones, ones)
-    # As in a walk from item to item: what is frequent would else be near to everything.
-    scale = 1 / np.sqrt(np.maximum(n_near, 1))
+    n_nearby = sum_nearby(ones, ones)
+    # Symmetric normalisation of the counts; otherwise frequent items would be near all others.
+    scale = 1 / np.sqrt(np.maximum(n_nearby, 1))
 
     def product(vectors: np.ndarray) -> np.ndarray:
-        total = count(scale, vectors)
+        total = sum_nearby(scale, vectors)
         total *= scale
         return total
 
-    # Subspace iteration (Halko, Martinsson and Tropp, 2011), for which the matrix need not be held.
-    width = min(dim + N_MORE, len(codes))
+    # Subspace iteration (Halko, Martinsson and Tropp, 2011) needs products with the matrix only.
+    width = min(dim + N_OVERSAMPLES, len(codes))
     basis = np.random.default_rng(seed).standard_normal((len(codes), width), dtype=np.float32)
     for _ in range(N_ITERATIONS):
-        basis = product(basis)  # let go of the one before: here a fit of many items has its peak
+        basis = product(basis)  # reassigned to free the last basis: memory peaks here
         basis = _orthonormal(basis)
     values, rotation = np.linalg.eigh(basis.T @ product(basis))
     main = np.argsort(-np.abs(values), kind="stable")[:dim]
-    placed = basis @ (rotation[:, main] * np.abs(values[main]))
-    has_near = n_near[:, 0] > 0
-    placed = placed[has_near]
-    size = float(np.linalg.norm(placed)) / max(placed.size, 1) ** 0.5
-    return codes[has_near], placed / size if size > 0 else placed
+    vectors = basis @ (rotation[:, main] * np.abs(values[main]))
+    has_nearby = n_nearby[:, 0] > 0
+    vectors = vectors[has_nearby]
+    size = float(np.linalg.norm(vectors)) / max(vectors.size, 1) ** 0.5
+    return codes[has_nearby], vectors / size if size > 0 else vectors
 
 
 def _orthonormal(vectors: np.ndarray) -> np.ndarray:
-    """Give an orthonormal basis of the columns, without directions that are mostly rounding.
+    """Return an orthonormal basis of the columns, without directions that are mostly rounding.
 
-    By the eigenvectors of their products (Stathopoulos and Wu, 2002): numpy's QR would hold
-    several copies in double precision.
+    It uses the Gram matrix (Stathopoulos and Wu, 2002), since numpy's QR holds several copies in
+    double precision.
     """
     values, rotation = np.linalg.eigh(vectors.T @ vectors)
-    is_clear = values > WEAK * values.max(initial=0)
-    return vectors @ (rotation[:, is_clear] / np.sqrt(values[is_clear]))
+    is_kept = values > TOLERANCE * values.max(initial=0)
+    return vectors @ (rotation[:, is_kept] / np.sqrt(values[is_kept]))
 
 
-def _count_near(
+def _sum_nearby(
     users: np.ndarray, items: np.ndarray, weights: np.ndarray, vectors: np.ndarray
 ) -> np.ndarray:
-    """Give for each item the sum of the weighted vectors, (n_items, D), near its events.
+    """Return for each item the sum of the weighted vectors, (n_items, D), near its events.
 
-    It is the product of the matrix of counts, which would take more memory than the events.
+    It is the product with the matrix of counts, which would need more memory than the events.
     """
     total = np.zeros_like(vectors)
-    for start in range(0, len(items), CHUNK):
-        stop = min(start + CHUNK, len(items))
-        low, high = max(start - NEAR, 0), min(stop + NEAR, len(items))
-        near_items = items[low:high]
-        own = vectors[near_items]
-        own *= weights[near_items]
+    for start in range(0, len(items), CHUNK_SIZE):
+        stop = min(start + CHUNK_SIZE, len(items))
+        low, high = max(start - WINDOW, 0), min(stop + WINDOW, len(items))
+        nearby = items[low:high]
+        own = vectors[nearby]
+        own *= weights[nearby]
         sums = np.zeros((high - low + 1, own.shape[1]), dtype=np.float32)
         np.cumsum(own, axis=0, out=sums[1:])
         event = np.arange(start, stop) - low
-        same = np.r_[True, users[low + 1 : high] != users[low : high - 1], True]
-        bounds = np.flatnonzero(same)
+        is_bound = np.r_[True, users[low + 1 : high] != users[low : high - 1], True]
+        bounds = np.flatnonzero(is_bound)
         of_user = np.searchsorted(bounds, event, side="right")
-        first = np.maximum(event - NEAR, bounds[of_user - 1])
-        last = np.minimum(event + NEAR + 1, bounds[of_user])
-        near = (sums[last] - sums[first]) - own[event]
-        touched, place = np.unique(items[start:stop], return_inverse=True)
-        ones = np.ones(len(place), dtype=np.float32)
-        events_of_items = csr_array((ones, (place, np.arange(len(place)))))
-        total[touched] += events_of_items @ near
+        first = np.maximum(event - WINDOW, bounds[of_user - 1])
+        last = np.minimum(event + WINDOW + 1, bounds[of_user])
+        sum_of_event = (sums[last] - sums[first]) - own[event]
+        present, column = np.unique(items[start:stop], return_inverse=True)
+        ones = np.ones(len(column), dtype=np.float32)
+        events_of_items = csr_array((ones, (column, np.arange(len(column)))))
+        total[present] += events_of_items @ sum_of_event
     return total

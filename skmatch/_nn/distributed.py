@@ -1,7 +1,7 @@
-"""Processes that train together: those of torch's default group, or this one alone.
+"""Training in the processes of torch's default group, or in this process alone.
 
-Each process reads its part of every batch. The gradients of the parts are summed, so that all
-processes take the same steps from the same weights, and end with the same bits.
+Each process reads its part of every batch. Gradients are summed over the processes, so that all of
+them take the same steps and end with bit-identical weights.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def size() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process; the first has 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if size() > 1 else 0
 
 
-def _with_all(function: Function) -> Function:
-    """Re-raise the errors of a lost process with the remedy: torch names a connection only."""
+def _collective(function: Function) -> Function:
+    """Re-raise the errors of a failed process with the remedy; torch names only a connection."""
 
     @wraps(function)
     def call(*args: Any) -> Any:
@@ -41,39 +41,39 @@ def _with_all(function: Function) -> Function:
             return function(*args)
         except RuntimeError as error:
             raise RuntimeError(
-                f"Another process of the group has failed or is gone ({error}). Start all of them "
-                "again; with a Checkpoint they go on from its last epoch."
+                f"Another process of the group failed or stopped ({error}). Restart all of them; "
+                "with a Checkpoint they continue after its last epoch."
             ) from error
 
     return cast(Function, call)
 
 
-@_with_all
+@_collective
 def broadcast(value: Value) -> Value:
-    """Return the value that the first process has."""
+    """Return the value of the first process."""
     values = [value]
     if size() > 1:
         dist.broadcast_object_list(values)
     return values[0]
 
 
-@_with_all
+@_collective
 def check_same(setting: dict[str, Any]) -> None:
     """Raise if the processes fit different data or parameters."""
     if size() == 1:
         return
     settings: list[dict[str, Any]] = [{}] * size()
     dist.all_gather_object(settings, setting)
-    for other, theirs in enumerate(settings):
-        for name, value in theirs.items():
+    for other, its_setting in enumerate(settings):
+        for name, value in its_setting.items():
             if value != settings[0][name]:
                 raise ValueError(
                     f"Process {other} of the group fits with {name}={value!r}, and process 0 with "
-                    f"{settings[0][name]!r}: give all the same events, parameters and checkpoint."
+                    f"{settings[0][name]!r}: all need the same events, parameters and checkpoint."
                 )
 
 
-@_with_all
+@_collective
 def all_reduce(values: Tensor) -> Tensor:
     """Sum values over the processes, in place, and return them."""
     if size() > 1:
@@ -81,12 +81,12 @@ def all_reduce(values: Tensor) -> Tensor:
     return values
 
 
-@_with_all
+@_collective
 def sum_rows(codes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum rows, (M, D), of the same code over the processes; return the codes and their sums."""
+    """Sum rows, (M, D), of equal codes over the processes; return the codes and their sums."""
     if size() == 1:
         return codes, rows
-    if is_async(codes.device):  # the exchange synchronises in any case: send no repeats
+    if is_async(codes.device):  # merge repeats, since the exchange synchronises anyway
         is_kept = pad_repeats(codes) != PADDING
         codes, rows = codes[is_kept], rows[is_kept]
     counts = [int(count) for count in _gather(torch.tensor([len(codes)], device=codes.device))]
@@ -96,20 +96,20 @@ def sum_rows(codes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     all_rows, all_codes = (
         [part[:n] for part, n in zip(_gather(whole), counts, strict=True)] for whole in padded
     )
-    # In the order of processes: the same sums on all of them.
+    # In rank order, so that the sums are the same in all processes.
     return sum_by_code(list(zip(all_codes, all_rows, strict=True)))
 
 
 def _gather(values: Tensor) -> list[Tensor]:
-    """Return the values of every process, which have one shape."""
+    """Return the values of every process, all of one shape."""
     parts = [torch.empty_like(values) for _ in range(size())]
     dist.all_gather(parts, values)
     return parts
 
 
-@_with_all
+@_collective
 def broadcast_tensors(values: Any) -> None:
-    """Copy the values that tensors have in the first process."""
+    """Copy the tensors of the first process to all others."""
     if size() > 1:
         for value in values:
             dist.broadcast(value, 0)

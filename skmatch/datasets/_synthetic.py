@@ -1,4 +1,4 @@
-"""Made-up events that hold something to learn."""
+"""Synthetic events with learnable structure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Floats = npt.NDArray[np.floating]
 
 _EPOCH = 1_600_000_000
 _YEAR = 365 * 24 * 3600
-_HOME, _SECOND = 0.6, 0.3  # a user's chances of the home interest and of the second one
-_N_TAGS = 4  # tags of a cluster
-_TRIES = 5  # draws of an item, until it is one that the user has not had
+_HOME, _SECOND = 0.6, 0.3  # probabilities of a user's first and second cluster of interest
+_N_TAGS = 4  # per cluster
+_TRIES = 5  # draws of an item until it is new to the user
 
 
 def make_events(
@@ -29,39 +29,39 @@ def make_events(
     drift: float = 0.1,
     random_state: int | np.random.Generator | None = None,
 ) -> pd.DataFrame:
-    """Make up a year of events with clusters of taste, popular items, drift and features.
+    """Generate a year of events with clusters of interest, popularity, drift and features.
 
     Parameters
     ----------
     n_users : int, default=1000
-        Number of users; each has one event or more.
+        Number of users; each has at least one event.
     n_items : int, default=500
-        Number of items in the catalogue; not each need have an event.
+        Number of items; some may have no events.
     n_events : int, default=20_000
-        Number of rows, `n_users` or more.
+        Number of rows, at least `n_users`.
     n_clusters : int, default=10
-        Number of clusters that items belong to, `n_items` or fewer.
+        Number of clusters of items, at most `n_items`.
     popularity_skew : float, default=1.0
-        The power of Zipf's law by which an item's popularity falls with its rank in its cluster;
-        0 makes all items of a cluster alike.
+        Exponent of Zipf's law, by which popularity falls with the rank of an item in its cluster; 0
+        makes all items of a cluster equally popular.
     drift : float, default=0.1
-        The chance, from one event of a user to the next, that the user's interest is drawn anew.
+        Probability that a user's interest is redrawn at each event.
     random_state : int, numpy.random.Generator or None, default=None
-        An integer gives the same events every time.
+        Seed; an int makes the events reproducible.
 
     Returns
     -------
     events : pandas.DataFrame
-        In order of time, with the columns
+        Events in order of time, with the columns
 
         - `user_id`, `item_id` : int64, from 1
         - `timestamp` : int64, seconds; strictly increasing within a user
-        - `segment` : categorical, the user's, mostly named after the user's home cluster
-        - `age` : float64, the user's, higher for higher home clusters; a few are missing
-        - `category` : categorical, the item's, mostly named after its cluster
-        - `price` : float64, the item's, higher for higher clusters
-        - `tags` : categorical of one or two tags delimited by ``|``, the item's, mostly of its
-          cluster
+        - `segment` : categorical user feature, mostly the user's home cluster
+        - `age` : float64 user feature, higher for higher home clusters; a few are missing
+        - `category` : categorical item feature, mostly the item's cluster
+        - `price` : float64 item feature, higher for higher clusters
+        - `tags` : categorical item feature of one or two tags delimited by ``|``, mostly of the
+          item's cluster
 
     Raises
     ------
@@ -70,12 +70,12 @@ def make_events(
 
     Notes
     -----
-    A user is interested in one cluster at a time and takes an item of it by popularity, among
-    those that exist by then: half of the items exist from the start, the others appear over the
-    year and take their share from the older ones. When interest is drawn anew it is the user's
-    home cluster with chance 0.6, the second one with 0.3 and any cluster with 0.1. So the last
-    few items tell more of the next than the whole history does. An item that the user
-    has had is drawn anew up to four times, so repeats are few where a cluster has many items.
+    A user is interested in one cluster at a time and draws an item of it by popularity among the
+    items that exist by then: half of the items exist from the start, the others appear over the
+    year. A new interest is the user's home cluster with probability 0.6, a second cluster with 0.3
+    and any cluster with 0.1, so that recent items predict the next item better than the whole
+    history. Items that the user has had are redrawn up to four times, so that repeats are few in
+    large clusters.
 
     Examples
     --------
@@ -88,10 +88,10 @@ def make_events(
     >>> events["timestamp"].is_monotonic_increasing
     True
     """
-    _check_integer("n_users", n_users, 1)
-    _check_integer("n_items", n_items, 1)
-    _check_integer("n_events", n_events, 1)
-    _check_integer("n_clusters", n_clusters, 1)
+    sizes = {"n_users": n_users, "n_items": n_items, "n_events": n_events, "n_clusters": n_clusters}
+    for name, value in sizes.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
     if n_events < n_users:
         raise ValueError(
             f"n_events={n_events} is less than n_users={n_users}, but every user has an event: "
@@ -108,7 +108,7 @@ def make_events(
         rng = np.random.default_rng(random_state)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"random_state={random_state!r}: give an integer from 0, a numpy Generator or None."
+            f"random_state={random_state!r} must be an integer from 0, a numpy Generator or None."
         ) from error
 
     home = rng.integers(n_clusters, size=n_users)
@@ -136,27 +136,22 @@ def make_events(
     )
 
 
-def _check_integer(name: str, value: Any, low: int) -> None:
-    if not isinstance(value, Integral) or value < low:
-        raise ValueError(f"{name}={value!r}: give an integer of at least {low}.")
-
-
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
     if not isinstance(value, int | float | np.number) or not low <= value <= high:
-        raise ValueError(f"{name}={value!r}: give a number from {low} to {high}.")
+        raise ValueError(f"{name}={value!r} must be a number from {low} to {high}.")
 
 
 def _draw_visits(n_users: int, n_events: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-    """Draw each event's user and second, sorted by both, and where each user's first one is."""
+    """Draw the user and second of each event, sorted by both; return them and user offsets."""
     activity = rng.lognormal(sigma=0.8, size=n_users)
     counts = 1 + rng.multinomial(n_events - n_users, activity / activity.sum())
     user = np.repeat(np.arange(n_users), counts)
     joined = rng.uniform(0, 0.8, size=n_users)[user]
     moment = joined + (1 - joined) * rng.random(n_events)
-    # one number for (user, second) sorts far faster than two
+    # sorting one number per (user, second) is faster than sorting two
     second = np.sort(user * _YEAR + (moment * _YEAR).astype(np.int64)) - user * _YEAR
     first = np.cumsum(counts) - counts
-    second += np.arange(n_events) - first[user]  # so that no two of a user's events tie
+    second += np.arange(n_events) - first[user]  # no ties within a user
     return user, second, first
 
 
@@ -168,15 +163,15 @@ def _draw_interests(
     drift: float,
     rng: np.random.Generator,
 ) -> Ints:
-    """Draw the cluster that the user is interested in at each event."""
+    """Draw the user's cluster of interest at each event."""
     turns = rng.random(len(user)) < drift
     turns[first] = True
-    who = user[turns]
+    turned = user[turns]
     second_home = rng.integers(n_clusters, size=len(home))
-    chance = rng.random(len(who))
-    drawn = rng.integers(n_clusters, size=len(who))
-    drawn = np.where(chance < _HOME + _SECOND, second_home[who], drawn)
-    drawn = np.where(chance < _HOME, home[who], drawn)
+    chance = rng.random(len(turned))
+    drawn = rng.integers(n_clusters, size=len(turned))
+    drawn = np.where(chance < _HOME + _SECOND, second_home[turned], drawn)
+    drawn = np.where(chance < _HOME, home[turned], drawn)
     return drawn[np.cumsum(turns) - 1]
 
 
@@ -189,15 +184,15 @@ def _draw_items(
     n_clusters: int,
     rng: np.random.Generator,
 ) -> Ints:
-    """Draw each event's item, by weight, among those of the cluster that are born by then."""
+    """Draw the item of each event by weight among the items of the cluster born by then."""
     n_items = len(weight)
     birth = (rng.uniform(-1, 1, size=n_items).clip(0) * _YEAR).astype(np.int64)
     shelf = np.lexsort((birth, item_cluster))  # items by cluster, then by birth
     edges = np.searchsorted(item_cluster[shelf], np.arange(n_clusters))
-    birth[shelf[edges]] = 0  # no cluster is ever empty
+    birth[shelf[edges]] = 0  # so that no cluster is empty
     mass = np.concatenate([[0.0], np.cumsum(weight[shelf])])
 
-    # what is born of a cluster is a stretch of the shelf, from `start` up to `stop`
+    # the items of a cluster born by then are shelf[start:stop]
     span = 2 * _YEAR  # longer than any time
     born = (item_cluster * span + birth)[shelf]
     start = edges[cluster]
@@ -210,8 +205,8 @@ def _draw_items(
             todo = np.flatnonzero(pd.Index(user * n_items + item).duplicated())
         first, end = start[todo], stop[todo]
         target = mass[first] + rng.random(len(todo)) * (mass[end] - mass[first])
-        place = np.searchsorted(mass, target, side="right") - 1
-        item[todo] = shelf[np.clip(place, first, end - 1)]  # the ends: rounding of `mass`
+        index = np.searchsorted(mass, target, side="right") - 1
+        item[todo] = shelf[np.clip(index, first, end - 1)]  # `mass` is rounded
     return item
 
 
@@ -226,7 +221,7 @@ def _item_features(cluster: Ints, n_clusters: int, rng: np.random.Generator) -> 
     n_items = len(cluster)
     category = _mostly(cluster, 0.9, n_clusters, rng)
     price = np.round(np.exp(1 + 2 * cluster / n_clusters + 0.5 * rng.standard_normal(n_items)), 2)
-    # every pair of a cluster's tags is one value; a tag paired with itself stands alone
+    # one value per pair of a cluster's tags; a tag paired with itself is a single tag
     pairs = [
         f"tag_{c}_{a}" if a == b else f"tag_{c}_{a}|tag_{c}_{b}"
         for c in range(n_clusters)
@@ -247,6 +242,6 @@ def _categorical(codes: Ints, prefix: str, n_values: int) -> pd.Categorical[str]
 
 
 def _mostly(cluster: Ints, chance: float, n_clusters: int, rng: np.random.Generator) -> Ints:
-    """Keep each cluster with a chance, else put any in its place."""
+    """Replace each cluster by a random one with probability 1 - chance."""
     others = rng.integers(n_clusters, size=len(cluster))
     return np.where(rng.random(len(cluster)) < chance, cluster, others)

@@ -1,4 +1,4 @@
-"""What every loader does about files that are compressed, damaged or far larger than they look."""
+"""Safe reading of compressed and damaged files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Tables of events unpack to some ten times their size; a hundred times is no table of events.
+# Tables of events unpack to about 10 times their size; 100 times is suspicious.
 _MAX_RATIO = 100
 _ALWAYS_ALLOWED = 2**24  # bytes
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -20,26 +20,26 @@ _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open
 
 @contextmanager
 def as_value_error(what: str, remedy: str) -> Iterator[None]:
-    """Raise a ValueError with a remedy for whatever a damaged file makes its readers raise."""
+    """Re-raise the errors of a damaged file as a ValueError with a remedy."""
     try:
         yield
     except (MemoryError, ImportError, FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # damaged archives make zipfile, zlib and pandas fail in any way
+    except Exception as error:  # damaged archives raise errors of many types
         reason = str(error).rstrip(".") or type(error).__name__
         raise ValueError(f"{what}: {reason}. {remedy}") from error
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip file, unless what it declares to hold is far larger than it."""
+    """Open a zip file; raise if it declares far more content than its size."""
     archive = zipfile.ZipFile(path)
-    # zipfile never reads more of a file than the archive declares.
+    # zipfile never reads more than the archive declares.
     _check_size(sum(entry.file_size for entry in archive.infolist()), path)
     return archive
 
 
 def read_unpacked(path: Path) -> io.BytesIO:
-    """Read a whole file, decompressed as its name says."""
+    """Read a file, decompressed by the suffix of its name."""
     if path.suffix == ".zip":
         with open_zip(path) as archive:
             (name,) = [name for name in archive.namelist() if name.endswith(".csv")]
@@ -58,5 +58,5 @@ def _check_size(n_bytes: int, path: Path) -> None:
     if n_bytes > _limit(path):
         raise ValueError(
             f"it unpacks to more than {_MAX_RATIO} times its {path.stat().st_size:,} bytes, which "
-            "no table of events does"
+            "is not a table of events"
         )

@@ -12,11 +12,11 @@ import pandas as pd
 from skmatch.explore._explorer import Explorer
 from skmatch.persistence import load
 
-LOOPBACK = "127.0.0.1"  # files of joblib and histories of users are for nobody else
+LOOPBACK = "127.0.0.1"  # histories of users must not be visible to other machines
 
 
 def read_arguments(arguments: list[str] | None) -> tuple[Explorer, socket.socket]:
-    """Load what the command line names, and open the port; exit with a message on an error."""
+    """Load the files of the command line and open the port; exit with a message on errors."""
     parser = argparse.ArgumentParser(
         prog="python -m skmatch.explore",
         description="Serve a page, on this machine only, that shows what saved models recommend.",
@@ -27,20 +27,20 @@ def read_arguments(arguments: list[str] | None) -> tuple[Explorer, socket.socket
     )  # fmt: skip
     parser.add_argument(
         "--items", metavar="items.csv",
-        help="a table of items: their ids in a column named as in the events, what to call them in "
-        "a column title or name, and features to filter by, several values delimited by |",
+        help="a table of items: ids in a column named as in the events, labels in a column title "
+        "or name, and features to filter by, with several values delimited by |",
     )  # fmt: skip
-    parser.add_argument("--port", type=int, default=8765, help="0 takes any free one")
+    parser.add_argument("--port", type=int, default=8765, help="0 takes any free port")
     options = parser.parse_args(arguments)
     try:
         if len(options.models) > 2:
-            raise ValueError(f"{len(options.models)} models; give one or two")
+            raise ValueError(f"{len(options.models)} models; pass one or two")
         if not 0 <= options.port < 2**16:
-            raise ValueError(f"--port {options.port}: give a port from 0 to 65535")
+            raise ValueError(f"--port {options.port} must be from 0 to 65535")
         stems = [Path(path).stem for path in options.models]
         names = stems if len(set(stems)) == len(stems) else options.models
         models = {name: load(path) for name, path in zip(names, options.models, strict=True)}
-        # As text: ids are looked up by their text.
+        # Ids are looked up as text.
         items = None if options.items is None else pd.read_csv(options.items, dtype=str)
         explorer = Explorer(models, items)
     except (OSError, TypeError, ValueError) as error:
@@ -48,7 +48,7 @@ def read_arguments(arguments: list[str] | None) -> tuple[Explorer, socket.socket
     try:
         return explorer, socket.create_server((LOOPBACK, options.port))
     except OSError as error:
-        parser.error(f"--port {options.port}: {error}; choose another, or 0 for any free one")
+        parser.error(f"--port {options.port}: {error}; choose another, or 0 for any free port")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The page and its JSON interface, as an application of Starlette."""
+"""The page and its JSON API, as a Starlette application."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starlette.routing import Route
 from skmatch.explore._explorer import Explorer, ParameterError
 
 MAX_ROWS = 1000
-# The page may talk to this server and to nothing else.
+# The page may connect to this server only.
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -26,7 +26,7 @@ POLICY = (
 
 
 def make_app(explorer: Explorer) -> Starlette:
-    """Make the application that shows what an explorer knows."""
+    """Return the application that serves an explorer."""
     page = files("skmatch.explore").joinpath("page.html").read_text(encoding="utf-8")
 
     async def show_page(request: Request) -> Response:
@@ -48,16 +48,16 @@ def make_app(explorer: Explorer) -> Starlette:
         ),
         Route("/api/similar", _endpoint(explorer.similar, {"item": _read_text} | filters)),
     ]
-    # A page of another site cannot read this one under a name of its own.
+    # Against DNS rebinding.
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     return Starlette(routes=routes, middleware=[hosts])
 
 
-def _endpoint(answer: Callable[..., dict], readers: Mapping[str, Any]) -> Callable:
-    # A coroutine, so that the models are asked one question at a time.
+def _endpoint(respond: Callable[..., dict], readers: Mapping[str, Any]) -> Callable:
+    # A coroutine, so that the models serve one request at a time.
     async def endpoint(request: Request) -> Response:
         try:
-            return JSONResponse(answer(**_read_parameters(request.query_params, readers)))
+            return JSONResponse(respond(**_read_parameters(request.query_params, readers)))
         except ParameterError as error:
             described = {"parameter": error.parameter, "message": str(error)}
             return JSONResponse({"error": described}, status_code=400)
@@ -66,17 +66,17 @@ def _endpoint(answer: Callable[..., dict], readers: Mapping[str, Any]) -> Callab
 
 
 def _read_parameters(query: QueryParams, readers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a query, each read by its reader; `list` takes all of a name."""
+    """Return the parameters of a query, each converted by its reader; `list` keeps all values."""
     values: dict[str, Any] = {}
     for name in query:
         if name not in readers:
-            known = ", ".join(readers) or "no parameters"
-            raise ParameterError(name, f"{name} is not known here; there is {known}.")
+            known = ", ".join(readers) or "none"
+            raise ParameterError(name, f"{name} is unknown; the parameters are: {known}.")
         texts = query.getlist(name)
         if readers[name] is list:
             values[name] = texts
         elif len(texts) > 1:
-            raise ParameterError(name, f"{name} is given {len(texts)} times; give it once.")
+            raise ParameterError(name, f"{name} is set {len(texts)} times; set it once.")
         else:
             values[name] = readers[name](name, texts[0])
     return values
@@ -88,9 +88,7 @@ def _read_text(name: str, text: str) -> str:
 
 def _read_count(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_ROWS):
-        raise ParameterError(
-            name, f"{name}={text!r} is no number of rows; give an integer from 1 to {MAX_ROWS}."
-        )
+        raise ParameterError(name, f"{name}={text!r} must be an integer from 1 to {MAX_ROWS}.")
     return int(text)
 
 
@@ -100,5 +98,5 @@ def _read_number(name: str, text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ParameterError(name, f"{name}={text!r} is no number; give one such as 3.5.")
+        raise ParameterError(name, f"{name}={text!r} is not a number; pass one such as 3.5.")
     return number

@@ -1,4 +1,4 @@
-"""`Explorer`: answers about saved models as plain dicts of text and numbers."""
+"""`Explorer`: recommendations of saved models as dicts of text and numbers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from skmatch._columns import FIRST_KNOWN, Vocabulary
 from skmatch._data import HISTORY, Samples, as_coded
 from skmatch._validation import fitted_retriever, unwrap_searches
 
-MAX_VALUES = 500  # a feature of more different texts is no choice for a person
-MAX_NUMBERS = 20  # numbers of more different values are filtered by their range
+MAX_VALUES = 500  # features of more distinct texts are not filters
+MAX_NUMBERS = 20  # features of more distinct numbers are filtered by range
 LABEL_COLUMNS = ("title", "name")
 DELIMITER = "|"
 
 
 class ParameterError(ValueError):
-    """Error of a question, with the parameter that it is about."""
+    """Error of a query parameter."""
 
     def __init__(self, parameter: str, message: str):
         super().__init__(message)
@@ -28,7 +28,7 @@ class ParameterError(ValueError):
 
 
 class _Model:
-    """A saved estimator and the ids that it knows, by their text."""
+    """A saved estimator and its ids, by their text."""
 
     def __init__(self, name: str, estimator: Any):
         self.name = name
@@ -42,7 +42,7 @@ class _Model:
         else:
             raise ValueError(
                 f"{name} is a {type(self.retriever).__name__} that was fitted on Samples, without "
-                "its MatchEncoder and SequenceSampler; save the pipeline that holds all three."
+                "its MatchEncoder and SequenceSampler; save the whole pipeline instead."
             )
         self.users = _by_text(self.schema.users)
         self.items = _by_text(self.schema.items)
@@ -56,16 +56,14 @@ class _Model:
 
 
 class Explorer:
-    """Answers questions about one or two models.
-
-    Ids go in and out as text; those of the models keep their types.
+    """Recommendations and similar items of one or two models, with ids as text.
 
     Parameters
     ----------
     models : dict of str to estimator
-        Fitted retrievers, pipelines or searches, by name.
+        Fitted retrievers, pipelines or searches by name.
     items : DataFrame of str or None, default=None
-        A table of items.
+        Table of items, with labels and features.
     """
 
     def __init__(self, models: dict[str, Any], items: pd.DataFrame | None = None):
@@ -89,13 +87,15 @@ class Explorer:
         column = str(self._models[0].schema.item)
         if column not in items.columns:
             raise ValueError(
-                f"The table of items has no column {column!r}, which holds the ids in the events; "
+                f"The table of items has no column {column!r}, the item column of the events; "
                 f"it has {', '.join(map(repr, items.columns))}."
             )
         items = items.drop_duplicates(column).set_index(column)
         items = items[items.index.isin(self._items)]
         if items.empty:
-            raise ValueError(f"The table of items knows no item of the models by {column!r}.")
+            raise ValueError(
+                f"The table of items holds no item of the models in the column {column!r}."
+            )
         label = next((name for name in LABEL_COLUMNS if name in items.columns), None)
         for name, values in items.items():
             if name == label:
@@ -117,24 +117,24 @@ class Explorer:
         }
 
     def users(self, q: str = "", limit: int = 20) -> dict:
-        """Search the users by a part of their id."""
+        """Find users by a part of their id."""
         found = _search(q, {user: user for user in self._users})
         return {"users": found[:limit], "total": len(found)}
 
     def items(self, q: str = "", limit: int = 20) -> dict:
-        """Search the items by their id or a part of their label."""
+        """Find items by their id or a part of their label."""
         found = _search(q, {item: self._labels.get(item, item) for item in self._items})
         return {"items": [self._describe(item) for item in found[:limit]], "total": len(found)}
 
     def recommend(
         self, user: str | None = None, session: Iterable[str] = (), k: int = 10, **filters: Any
     ) -> dict:
-        """Return a user's history, or that of a session, and what each model recommends."""
+        """Return the history of a user or session and the recommendations of each model."""
         session = list(session)
         if (user is None) == (not session):
-            raise ParameterError("user", "Give either user or session, one or more item ids.")
+            raise ParameterError("user", "Pass either user or session (one or more item ids).")
         if user is not None and user not in self._users:
-            raise ParameterError("user", f"user={user!r} is not known; search /api/users.")
+            raise ParameterError("user", f"user={user!r} is unknown; search /api/users.")
         for item in session:
             self._require_item("session", item)
         allowed = self._allowed(**filters)
@@ -160,9 +160,9 @@ class Explorer:
         }
 
     def similar(self, item: str | None = None, k: int = 10, **filters: Any) -> dict:
-        """Return the neighbours of an item in each model."""
+        """Return the most similar items in each model."""
         if item is None:
-            raise ParameterError("item", "item is missing; give an item id.")
+            raise ParameterError("item", "item is missing; pass an item id.")
         self._require_item("item", item)
         allowed = self._allowed(**filters)
         answers = []
@@ -176,7 +176,7 @@ class Explorer:
 
     def _require_item(self, parameter: str, item: str) -> None:
         if item not in self._items:
-            raise ParameterError(parameter, f"{parameter}={item!r} is no item; search /api/items.")
+            raise ParameterError(parameter, f"{parameter}={item!r} is unknown; search /api/items.")
 
     def _allowed(
         self,
@@ -185,21 +185,23 @@ class Explorer:
         min: float | None = None,
         max: float | None = None,
     ) -> set[str] | None:
-        """Return the items that a filter lets through; None for all."""
+        """Return the items that a filter allows, or None for all."""
         bounds = {"min": min, "max": max}
         given = [name for name, one in {"value": value, **bounds}.items() if one is not None]
         if feature is None:
             if given:
-                raise ParameterError(given[0], f"{given[0]} needs feature, which it is about.")
+                raise ParameterError(given[0], f"{given[0]} needs feature, which it filters.")
             return None
         choices = self._filters.get(feature)
         if choices is None:
             known = ", ".join(map(repr, self._filters)) or "none"
-            raise ParameterError("feature", f"feature={feature!r} is no filter; there is {known}.")
+            raise ParameterError(
+                "feature", f"feature={feature!r} is unknown; the filters are: {known}."
+            )
         cells = self._features[feature].items()
         if "values" in choices:
             if given != ["value"]:
-                raise ParameterError("value", f"The feature {feature!r} needs value, and only it.")
+                raise ParameterError("value", f"The feature {feature!r} needs value only.")
             if value is None or value not in choices["values"]:
                 raise ParameterError("value", f"No item has {value!r} as {feature!r}.")
             return {item for item, cell in cells if value in [_text(one) for one in cell]}
@@ -232,10 +234,10 @@ def _by_text(known: Vocabulary) -> dict[str, Any]:
     ids = known.decode(np.arange(FIRST_KNOWN, len(known))).tolist()
     texts = {str(one): one for one in ids}
     if len(texts) < len(ids):
-        twice = next(one for one in ids if texts[str(one)] != one)
+        one = next(one for one in ids if texts[str(one)] != one)
         raise ValueError(
-            f"The ids {twice!r} and {texts[str(twice)]!r} read the same, so that a page cannot "
-            "tell them apart: fit on ids of one type."
+            f"The ids {one!r} and {texts[str(one)]!r} have the same text, which the page cannot "
+            "distinguish: fit on ids of one type."
         )
     return texts
 
@@ -248,15 +250,15 @@ def _union(dicts: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _search(q: str, texts: dict[str, str]) -> list[str]:
-    """Return the id that is asked for, and those whose text has it as a part, early ones first."""
+    """Return the ids whose text contains `q`, an equal id and earlier matches first."""
     q = q.strip().casefold()
-    places = {one: text.casefold().find(q) for one, text in texts.items()}
-    places |= {one: -2 for one in texts if one.casefold() == q}
-    return sorted((one for one in places if places[one] != -1), key=places.__getitem__)
+    index = {one: text.casefold().find(q) for one, text in texts.items()}
+    index |= {one: -2 for one in texts if one.casefold() == q}
+    return sorted((one for one in index if index[one] != -1), key=index.__getitem__)
 
 
 def _among(model: _Model, allowed: set[str] | None) -> list | None:
-    """Return a model's own ids of the items that a filter lets through."""
+    """Return a model's ids of the items that a filter allows."""
     if allowed is None:
         return None
     return [one for text, one in model.items.items() if text in allowed]
@@ -268,7 +270,7 @@ def _values_of(value: Any) -> list:
 
 
 def _read_cells(column: pd.Series) -> list[list]:
-    """Return the values of each cell of a column of text: numbers where all of them are."""
+    """Return the values in each cell of a text column, as numbers if all of them are."""
     numbers = pd.to_numeric(column, errors="coerce")
     if (numbers.notna() == column.notna()).all():
         return [_values_of(number) for number in numbers.astype(float)]
@@ -281,11 +283,11 @@ def _text(value: Any) -> str:
 
 
 def _choices(cells: dict[str, list]) -> dict:
-    """Return what to choose from: values, or the range of many numbers; nothing of much text."""
+    """Return a filter: values, or the range of many numbers; empty for too many texts."""
     values = {value for cell in cells.values() for value in cell}
     is_number = all(isinstance(value, (int, float)) for value in values)
     if is_number and len(values) > MAX_NUMBERS:
-        finite = [value for value in values if np.isfinite(value)]  # JSON knows no other
+        finite = [value for value in values if np.isfinite(value)]  # JSON has no infinity
         return {"min": min(finite), "max": max(finite)}
     if not values or len(values) > MAX_VALUES:
         return {}

@@ -1,4 +1,4 @@
-"""Pictures of retrievers, in scikit-learn's Display convention; they need matplotlib."""
+"""Plots of retrievers, as scikit-learn's displays; they need matplotlib."""
 
 from skmatch.inspection._item_map import ItemMapDisplay
 from skmatch.inspection._topk_curve import TopKCurveDisplay

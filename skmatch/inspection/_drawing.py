@@ -1,27 +1,47 @@
-"""What the pictures share: axes, styles, and names of what is compared."""
+"""Axes, styles, names and docstrings that the displays share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from skmatch._docs import fill_docs
 from skmatch._validation import last_step
 
-# Each differs from the others in grey, too. The colours are those of Okabe and Ito for the
-# colour-blind that are dark enough on white, and a purple of Tol's. The lengths have no common
-# divisor, so that no pair of colour and marker comes back before the 35th.
+# Safe for the colour-blind (Okabe and Ito; Tol) and distinct in grey. The coprime lengths give 35
+# different pairs of colour and marker.
 COLORS = ("#0072B2", "#D55E00", "#000000", "#009E73", "#AA3377")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINE_STYLES = ("-", "--", "-.", ":")
 
+shared_docs = fill_docs(
+    ax="""\
+ax : matplotlib Axes or None, default=None
+    Axes to draw on; None makes a new figure.""",
+    curve_kwargs="""\
+curve_kwargs : dict or None, default=None
+    Options of `matplotlib.axes.Axes.plot` for all curves.""",
+    scatter="""\
+max_labels : int, default=50
+    Number of items, from the first (the most popular), whose labels are drawn where they do not
+    overlap others.
+scatter_kwargs : dict or None, default=None
+    Options of `matplotlib.axes.Axes.scatter` for all points.""",
+    metric="""\
+metric : {"recall", "hit", "ndcg", "mrr", "precision", "map"}, default="ndcg"
+    Metric to draw; see the functions of `skmatch.metrics`.
+k : int or sequence of int, default=(1, 2, 5, 10, 20, 50, 100)
+    Numbers of top-ranked items that count.""",
+)
+
 
 def style_of(number: int) -> dict[str, Any]:
-    """Give colour and marker of what is drawn as the given one, from 0."""
+    """Return the colour and marker of a curve or group, by its number from 0."""
     return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def axes_for(display: Any, ax: Any) -> Any:
-    """Give axes to draw on: those of the caller or new ones."""
+    """Return the given axes, or new ones."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -33,7 +53,7 @@ def axes_for(display: Any, ax: Any) -> Any:
 
 
 def line_options(options: dict[str, Any] | None) -> dict[str, Any]:
-    """Give a caller's options of lines under their long names, so that they replace defaults."""
+    """Return line options under their long names, so that they replace the defaults."""
     from matplotlib.cbook import normalize_kwargs
     from matplotlib.lines import Line2D
 
@@ -41,11 +61,11 @@ def line_options(options: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def named(values: Any, parameter: str, default: str | None = None) -> dict[str, Any]:
-    """Give what is compared by name; a single one has the default, or the name of its class."""
+    """Return values by name; a single value is named `default` or after its class."""
     if default is None and isinstance(values, (list, tuple)):
         raise TypeError(
-            f"{parameter} is a {type(values).__name__} of {len(values)}; give a dict, with the "
-            "name of each that the legend shows."
+            f"{parameter} is a {type(values).__name__} of {len(values)}; pass a dict of the names "
+            "that the legend shows."
         )
     if not isinstance(values, Mapping):
         return {default or type(last_step(values)).__name__: values}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -11,40 +11,40 @@ from pandas.api.types import is_list_like
 from sklearn.decomposition import PCA
 
 from skmatch._validation import fitted_retriever
-from skmatch.inspection._drawing import MARKERS, axes_for, style_of
+from skmatch.inspection._drawing import MARKERS, axes_for, shared_docs, style_of
 
-MAX_GROUPS = len(MARKERS)  # values that get a colour and a marker of their own
+MAX_GROUPS = len(MARKERS)  # more values share the style REST
 REST = {"label": "other", "color": "0.6", "marker": "."}
-LABEL_GAP = (4, 3)  # from a point to its label, in points
+LABEL_GAP = (4, 3)  # from an item to its label, in points
 
 
 class ItemMapDisplay:
     """Map of the items: their vectors in two dimensions, coloured by a feature.
 
-    Use `from_estimator` to make one, or give coordinates from another projection, such as those of
+    Use `from_estimator` to make one, or pass the coordinates of another projection, such as
     ``TSNE().fit_transform(retriever.item_vectors_)``. All parameters are stored as attributes.
 
     Parameters
     ----------
     coordinates : array-like of shape (n_items, 2)
-        The place of each item.
+        Coordinates of each item.
     values : Series, array-like of shape (n_items,) or None, default=None
-        What colours the items. Numbers of more than seven different values give a scale;
-        otherwise the seven most frequent values get a colour and a marker each. Of a list, the
+        Values that colour the items: a colour scale for more than seven distinct numbers,
+        otherwise a colour and a marker for each of the seven most frequent values. Of a list, the
         first value counts.
     labels : array-like of shape (n_items,) or None, default=None
-        The text of each item; earlier rows have precedence where there is no room for all.
+        Label of each item; earlier items have precedence where labels overlap.
     value_name : str or None, default=None
-        What `values` are, for the legend.
+        Title of the legend.
     explained_variance_ratio : array-like of shape (2,) or None, default=None
-        The share of the variance that each axis shows.
+        Share of the variance along each axis.
 
     Attributes
     ----------
     scatters_ : list of matplotlib PathCollection
-        The points, one collection a group.
+        The points, one collection per group.
     texts_ : list of matplotlib Annotation
-        The labels that had room.
+        The labels that were drawn.
     ax_ : matplotlib Axes
         Axes with the map.
     figure_ : matplotlib Figure
@@ -75,70 +75,66 @@ class ItemMapDisplay:
         self.value_name = value_name
         self.explained_variance_ratio = explained_variance_ratio
 
+    @shared_docs
     def plot(
         self, ax: Any = None, *, max_labels: int = 50, scatter_kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> Self:
         """Draw the map.
 
         Parameters
         ----------
-        ax : matplotlib Axes or None, default=None
-            Axes to draw on; None makes a new figure.
-        max_labels : int, default=50
-            Number of items, from the first, that get their label where it covers no other.
-        scatter_kwargs : dict or None, default=None
-            Options of `matplotlib.axes.Axes.scatter` for all points.
+        {ax}
+        {scatter}
 
         Returns
         -------
         display : ItemMapDisplay
-            The display itself.
         """
         self.ax_ = axes_for(self, ax)
         self.figure_ = self.ax_.figure
         options = {"s": 16, "linewidths": 0, "alpha": 0.8} | (scatter_kwargs or {})
-        places = np.asarray(self.coordinates, dtype=float)
+        points = np.asarray(self.coordinates, dtype=float)
         if self.values is None:
-            self.scatters_ = [self.ax_.scatter(*places.T, **style_of(0) | options)]
+            self.scatters_ = [self.ax_.scatter(*points.T, **style_of(0) | options)]
         else:
             values = _single_values(self.values)
             is_number = pd.api.types.is_numeric_dtype(values.dtype)
             is_scale = is_number and values.nunique() > MAX_GROUPS
             draw = self._draw_scale if is_scale else self._draw_groups
-            self.scatters_ = draw(places, values, options)
-        for axis, place in ((self.ax_.xaxis, 0), (self.ax_.yaxis, 1)):
+            self.scatters_ = draw(points, values, options)
+        for i, axis in enumerate((self.ax_.xaxis, self.ax_.yaxis)):
             shares = self.explained_variance_ratio
-            share = "" if shares is None else f" ({shares[place]:.0%} of the variance)"
-            axis.set_label_text(f"Component {place + 1}{share}")
-        self.texts_ = [] if self.labels is None else self._draw_labels(places[:max_labels])
+            share = "" if shares is None else f" ({shares[i]:.0%} of the variance)"
+            axis.set_label_text(f"Component {i + 1}{share}")
+        self.texts_ = [] if self.labels is None else self._draw_labels(points[:max_labels])
         return self
 
-    def _draw_scale(self, places: np.ndarray, values: pd.Series, options: dict) -> list:
+    def _draw_scale(self, points: np.ndarray, values: pd.Series, options: dict) -> list:
         missing = values.isna().to_numpy()
         scatters = []
         if missing.any():
             rest = REST | {"label": "none"} | options
-            scatters.append(self.ax_.scatter(*places[missing].T, **rest))
-        # From dark to light: the scale reads the same in grey.
+            scatters.append(self.ax_.scatter(*points[missing].T, **rest))
+        # The scale runs from dark to light, so that it reads in grey, too.
         style = {
             "c": values[~missing].to_numpy(dtype=float),
             "cmap": "cividis",
             "marker": "o",
         } | options
-        scatters.append(self.ax_.scatter(*places[~missing].T, **style))
+        scatters.append(self.ax_.scatter(*points[~missing].T, **style))
         self.figure_.colorbar(scatters[-1], ax=self.ax_, label=self.value_name)
         return scatters
 
-    def _draw_groups(self, places: np.ndarray, values: pd.Series, options: dict) -> list:
+    def _draw_groups(self, points: np.ndarray, values: pd.Series, options: dict) -> list:
         groups = values.astype(object).value_counts().index[:MAX_GROUPS]
         number = groups.get_indexer_for(pd.Index(values))
         scatters = []
         if (number < 0).any():
-            scatters.append(self.ax_.scatter(*places[number < 0].T, **REST | options))
+            scatters.append(self.ax_.scatter(*points[number < 0].T, **REST | options))
         for i, group in enumerate(groups):
             style = {"label": str(group)} | style_of(i) | options
-            scatters.append(self.ax_.scatter(*places[number == i].T, **style))
-        # Outside, where it covers no item.
+            scatters.append(self.ax_.scatter(*points[number == i].T, **style))
+        # Outside the axes, where it covers no item.
         self.ax_.legend(
             handles=scatters[-len(groups) :] + scatters[: -len(groups)],
             title=self.value_name,
@@ -147,14 +143,14 @@ class ItemMapDisplay:
         )
         return scatters
 
-    def _draw_labels(self, places: np.ndarray) -> list:
-        self.figure_.draw_without_rendering()  # the axes get their size
+    def _draw_labels(self, points: np.ndarray) -> list:
+        self.figure_.draw_without_rendering()  # computes the size of the axes
         frame = self.ax_.get_window_extent()
         texts: list = []
         taken: list = []
-        for place, label in zip(places, self.labels, strict=False):
+        for point, label in zip(points, self.labels, strict=False):
             text = self.ax_.annotate(
-                str(label), place, LABEL_GAP, textcoords="offset points", fontsize="x-small"
+                str(label), point, LABEL_GAP, textcoords="offset points", fontsize="x-small"
             )
             text.set_in_layout(False)
             box = text.get_window_extent()
@@ -167,6 +163,7 @@ class ItemMapDisplay:
         return texts
 
     @classmethod
+    @shared_docs
     def from_estimator(
         cls,
         estimator: Any,
@@ -176,7 +173,7 @@ class ItemMapDisplay:
         ax: Any = None,
         max_labels: int = 50,
         scatter_kwargs: dict[str, Any] | None = None,
-    ) -> ItemMapDisplay:
+    ) -> Self:
         """Draw the item vectors of a fitted retriever along their two principal components.
 
         Parameters
@@ -184,17 +181,13 @@ class ItemMapDisplay:
         estimator : estimator
             A fitted retriever, a pipeline that ends in one or a search over one.
         feature : label, Series or None, default=None
-            What colours the items: an item feature of the `MatchEncoder`, by name, or a Series of
-            values, indexed by item ids.
+            Values that colour the items: the name of an item feature of the `MatchEncoder`, or a
+            Series indexed by item ids.
         labels : Series or None, default=None
-            The text of items, indexed by item ids; an item that it lacks, and every item where
-            it is None, is labelled by its id. The most popular items have precedence.
-        ax : matplotlib Axes or None, default=None
-            Axes to draw on; None makes a new figure.
-        max_labels : int, default=50
-            Number of items, from the most popular, that get their label where it covers no other.
-        scatter_kwargs : dict or None, default=None
-            Options of `matplotlib.axes.Axes.scatter` for all points.
+            Labels, indexed by item ids; the default label is the item's id. The most popular items
+            have precedence.
+        {ax}
+        {scatter}
 
         Returns
         -------
@@ -244,24 +237,24 @@ class ItemMapDisplay:
 
 
 def _by_item(values: Any, parameter: str, ids: pd.Series) -> pd.Series:
-    """Give the values of items."""
+    """Return the values of the given items."""
     if not isinstance(values, pd.Series):
         raise ValueError(
-            f"{parameter} is a {type(values).__name__}; give a Series that is indexed by item ids."
+            f"{parameter} is a {type(values).__name__}; pass a Series indexed by item ids."
         )
     if not values.index.is_unique:
-        twice = values.index[values.index.duplicated()].tolist()[0]
-        raise ValueError(f"{parameter} has several values for the item {twice!r}; keep one.")
+        repeated = values.index[values.index.duplicated()].tolist()[0]
+        raise ValueError(f"{parameter} has several values for the item {repeated!r}; keep one.")
     if not values.index.isin(ids).any():
         raise ValueError(
-            f"{parameter} knows no item of the catalogue: index it by item ids, such as "
+            f"{parameter} holds no item of the catalogue: index it by item ids, such as "
             f"{ids.tolist()[0]!r}; its index holds {values.index.tolist()[:1]!r}."
         )
     return values.reindex(pd.Index(ids, tupleize_cols=False)).reset_index(drop=True)
 
 
 def _single_values(values: Any) -> pd.Series:
-    """Give values as a column, of lists their first."""
+    """Return values as a column, with the first value of each list."""
     column = pd.Series(values)
     if column.dtype == object:
         column = column.map(lambda value: next(iter(value), None) if is_list_like(value) else value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from skmatch.inspection._drawing import (
     axes_for,
     line_options,
     named,
+    shared_docs,
     style_of,
 )
 from skmatch.metrics import evaluate
@@ -20,7 +21,7 @@ from skmatch.metrics._ranking import METRICS, score_rankings
 from skmatch.metrics._scorer import check_ks
 
 KS = (1, 2, 5, 10, 20, 50, 100)
-MAX_TICKS = 10  # more values of k than these get the ticks that matplotlib chooses
+MAX_TICKS = 10  # up to this number, every k has a tick
 TITLES = {"ndcg": "NDCG", "mrr": "MRR", "map": "MAP"}
 
 
@@ -34,7 +35,7 @@ class TopKCurveDisplay:
     k : array-like of int, shape (n_k,)
         Numbers of items, in increasing order.
     values : dict of str to array-like of shape (n_k,)
-        The metric at each k, by the name of each curve.
+        Values of the metric at each k, by the name of the curve.
     metric : str
         Name of the metric, such as "ndcg".
 
@@ -66,20 +67,18 @@ class TopKCurveDisplay:
         self.values = values
         self.metric = metric
 
-    def plot(self, ax: Any = None, *, curve_kwargs: dict[str, Any] | None = None) -> Any:
+    @shared_docs
+    def plot(self, ax: Any = None, *, curve_kwargs: dict[str, Any] | None = None) -> Self:
         """Draw the curves.
 
         Parameters
         ----------
-        ax : matplotlib Axes or None, default=None
-            Axes to draw on, after what they hold; None makes a new figure.
-        curve_kwargs : dict or None, default=None
-            Options of `matplotlib.axes.Axes.plot` for all curves.
+        {ax}
+        {curve_kwargs}
 
         Returns
         -------
         display : TopKCurveDisplay
-            The display itself.
         """
         self.ax_ = axes_for(self, ax)
         self.figure_ = self.ax_.figure
@@ -102,6 +101,7 @@ class TopKCurveDisplay:
         return self
 
     @classmethod
+    @shared_docs
     def from_estimator(
         cls,
         estimator: Any,
@@ -111,26 +111,21 @@ class TopKCurveDisplay:
         k: int | Iterable[int] = KS,
         ax: Any = None,
         curve_kwargs: dict[str, Any] | None = None,
-    ) -> TopKCurveDisplay:
+    ) -> Self:
         """Score fitted retrievers on held-out events and draw a metric against k.
 
-        The scores are those of `skmatch.metrics.evaluate`: one ranking of ``max(k)`` items a user.
+        The scores are those of `skmatch.metrics.evaluate`, from one ranking per user.
 
         Parameters
         ----------
         estimator : estimator or dict of str to estimator
-            A fitted retriever, a pipeline that ends in one or a search over one; several by the
-            names that the legend shows.
+            A fitted retriever, a pipeline that ends in one or a search over one, or several by
+            the names that the legend shows.
         X : DataFrame or array-like of shape (n_events, n_columns)
             Held-out events, with the columns that the estimators were fitted on.
-        metric : {"recall", "hit", "ndcg", "mrr", "precision", "map"}, default="ndcg"
-            What to draw; see the functions of `skmatch.metrics`.
-        k : int or sequence of int, default=(1, 2, 5, 10, 20, 50, 100)
-            Numbers of items, from the top, that count.
-        ax : matplotlib Axes or None, default=None
-            Axes to draw on, after what they hold; None makes a new figure.
-        curve_kwargs : dict or None, default=None
-            Options of `matplotlib.axes.Axes.plot` for all curves.
+        {metric}
+        {ax}
+        {curve_kwargs}
 
         Returns
         -------
@@ -156,6 +151,7 @@ class TopKCurveDisplay:
         return display.plot(ax, curve_kwargs=curve_kwargs)
 
     @classmethod
+    @shared_docs
     def from_predictions(
         cls,
         y_true: Any,
@@ -165,7 +161,7 @@ class TopKCurveDisplay:
         k: int | Iterable[int] = KS,
         ax: Any = None,
         curve_kwargs: dict[str, Any] | None = None,
-    ) -> TopKCurveDisplay:
+    ) -> Self:
         """Score rankings and draw a metric against k.
 
         Parameters
@@ -173,16 +169,11 @@ class TopKCurveDisplay:
         y_true : sequence of collections, or array, shape (n_queries,)
             The relevant item ids of each query, as for the functions of `skmatch.metrics`.
         y_pred : array-like of shape (n_queries, >=max(k)), or dict of str to such
-            The recommended item ids of each query, best first; several by the names that the
+            The recommended item ids of each query, best first, or several by the names that the
             legend shows.
-        metric : {"recall", "hit", "ndcg", "mrr", "precision", "map"}, default="ndcg"
-            What to draw; see the functions of `skmatch.metrics`.
-        k : int or sequence of int, default=(1, 2, 5, 10, 20, 50, 100)
-            Numbers of items, from the top, that count.
-        ax : matplotlib Axes or None, default=None
-            Axes to draw on, after what they hold; None makes a new figure.
-        curve_kwargs : dict or None, default=None
-            Options of `matplotlib.axes.Axes.plot` for all curves.
+        {metric}
+        {ax}
+        {curve_kwargs}
 
         Returns
         -------

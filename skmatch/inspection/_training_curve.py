@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from skmatch._validation import fitted_retriever
-from skmatch.inspection._drawing import axes_for, line_options, named, style_of
+from skmatch.inspection._drawing import axes_for, line_options, named, shared_docs, style_of
 
 
 class TrainingCurveDisplay:
     """Curves of the training loss and of the validation score by epoch.
 
-    The loss is drawn solid with full markers. Where there is a validation, it is drawn dashed with
-    hollow markers, and its scale is on the right. Use `from_estimator` to make one. All parameters
-    are stored as attributes.
+    The loss is solid with full markers; the validation score is dashed with hollow markers, on a
+    scale at the right. Use `from_estimator` to make one. All parameters are stored as attributes.
 
     Parameters
     ----------
     loss : dict of str to array-like of shape (n_epochs,)
-        The loss of each epoch, by the name of each retriever.
+        Loss of each epoch, by the name of the retriever.
     validation : dict of str to array-like of shape (n_epochs,)
-        The NDCG@10 after each epoch, of those retrievers that have it.
+        NDCG@10 after each epoch, by the name of the retriever, for those that have it.
 
     Attributes
     ----------
@@ -31,7 +30,7 @@ class TrainingCurveDisplay:
     ax_ : matplotlib Axes
         Axes with the loss.
     validation_ax_ : matplotlib Axes or None
-        Axes with the validation, on the same epochs; None where there is none.
+        Axes with the validation, or None without validation.
     figure_ : matplotlib Figure
         Figure with the axes.
 
@@ -49,20 +48,18 @@ class TrainingCurveDisplay:
         self.loss = loss
         self.validation = validation
 
-    def plot(self, ax: Any = None, *, curve_kwargs: dict[str, Any] | None = None) -> Any:
+    @shared_docs
+    def plot(self, ax: Any = None, *, curve_kwargs: dict[str, Any] | None = None) -> Self:
         """Draw the curves.
 
         Parameters
         ----------
-        ax : matplotlib Axes or None, default=None
-            Axes to draw on; None makes a new figure.
-        curve_kwargs : dict or None, default=None
-            Options of `matplotlib.axes.Axes.plot` for all curves.
+        {ax}
+        {curve_kwargs}
 
         Returns
         -------
         display : TrainingCurveDisplay
-            The display itself.
         """
         self.ax_ = axes_for(self, ax)
         self.figure_ = self.ax_.figure
@@ -84,27 +81,26 @@ class TrainingCurveDisplay:
             self.ax_.legend()
         else:
             right.set_ylabel("Validation NDCG@10")
-            # Above both axes, where it covers none of the curves.
+            # Above the axes, where it covers no curve.
             handles = self.lines_ + self.validation_lines_
             right.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
         return self
 
     @classmethod
+    @shared_docs
     def from_estimator(
         cls, estimator: Any, *, ax: Any = None, curve_kwargs: dict[str, Any] | None = None
-    ) -> TrainingCurveDisplay:
-        """Draw how fitted retrievers were trained.
+    ) -> Self:
+        """Draw the training curves of fitted retrievers.
 
         Parameters
         ----------
         estimator : estimator or dict of str to estimator
             A fitted `DSSMRetriever` or `YoutubeDNNRetriever`, a pipeline that ends in one or a
-            search over one; several by the names that the legend shows. Those that were fitted
-            with ``early_stopping=True`` have a validation.
-        ax : matplotlib Axes or None, default=None
-            Axes to draw on; None makes a new figure.
-        curve_kwargs : dict or None, default=None
-            Options of `matplotlib.axes.Axes.plot` for all curves.
+            search over one, or several by the names that the legend shows. A validation score
+            needs ``early_stopping=True``.
+        {ax}
+        {curve_kwargs}
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Measures of what a retriever recommends: as functions, as a scorer and as a table."""
+"""Top-k metrics of recommendations: functions, a scorer and a table."""
 
 from skmatch.metrics._ranking import (
     hit_at_k,

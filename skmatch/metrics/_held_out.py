@@ -46,16 +46,16 @@ def read_held_out(
     if is_coded and gain is not None:
         raise ValueError(
             f"gain={gain!r} names a column, and X holds {type(X).__name__} of an earlier step: "
-            "give plain events to the whole pipeline."
+            "pass plain events to the whole pipeline."
         )
     is_retriever = hasattr(retriever, "_rank")
     if is_coded and not is_retriever:
         raise TypeError(
-            f"X holds {type(X).__name__} of an earlier step, which {type(retriever).__name__} does "
-            "not rank: give plain events."
+            f"X holds {type(X).__name__} of an earlier step, which {type(retriever).__name__} "
+            "cannot rank: pass plain events."
         )
     table = X if is_coded else read_frame(X)
-    if not is_coded and "history" in getattr(table, "columns", ()):  # that is for queries
+    if not is_coded and "history" in getattr(table, "columns", ()):  # only queries have one
         X = table = table.drop(columns="history")
     if is_retriever:
         held_out = _of_samples(retriever._read_queries(transform_steps(estimator, X)), schema)
@@ -64,11 +64,11 @@ def read_held_out(
         user = require_column(frame, roles.user, "user")
         item = require_column(frame, roles.item, "item")
         if frame.empty:
-            raise ValueError("X has no rows: give at least one held-out event.")
+            raise ValueError("X has no rows: pass at least one held-out event.")
         for column in (user, item):
             reject_missing(
                 column,
-                "a held-out event needs a user and an item, so drop these rows or fill them in.",
+                "a held-out event needs a user and an item: drop these rows or fill them in.",
             )
         if gain is not None:
             gains = check_gains(require_column(frame, gain, "gain"), f"Column {gain!r}")
@@ -84,8 +84,8 @@ def read_held_out(
         if not n_gaining.all():
             raise ValueError(
                 f"The user {held_out.users.tolist()[int(n_gaining.argmin())]!r} has no gain above "
-                f"0 in the column {gain!r} ({(n_gaining == 0).sum():,} such users): leave out "
-                "the events of users without a relevant item."
+                f"0 in the column {gain!r} ({(n_gaining == 0).sum():,} such users): drop the "
+                "events of users without a relevant item."
             )
     return held_out, gains
 
@@ -102,7 +102,7 @@ def _of_samples(samples: Any, schema: Any) -> HeldOut:
 
 
 def _make_queries(rows: pd.DataFrame, roles: Roles, *, as_array: bool) -> pd.DataFrame | np.ndarray:
-    """Keep of each user's row what may be known before the held-out events."""
+    """Drop the item and the time, which a query may not know."""
     held_out = rows.columns.isin([roles.item, roles.time])
     if not as_array:
         return rows.loc[:, ~held_out]

@@ -1,4 +1,4 @@
-"""The metrics of top-k rankings, from the ranks at which relevant items stand."""
+"""Top-k metrics, computed from the ranks of the relevant items."""
 
 from __future__ import annotations
 
@@ -9,40 +9,35 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-# ---------------------------------------------------------------------------------------------
-# The metrics proper: functions of the hits of all rankings and of the number of relevant items
-# (n_queries,), at least one a query. Hits are few where rankings are long, so they come as pairs.
-# ---------------------------------------------------------------------------------------------
-
 
 class Hits(NamedTuple):
-    """Where rankings hold relevant items, sorted by query and rank."""
+    """(query, rank) pairs of the relevant items in rankings, sorted by query and rank."""
 
     query: np.ndarray  # (n_hits,)
     rank: np.ndarray  # (n_hits,), from 0
     gain: np.ndarray | None = None  # (n_hits,); None: 1 each
-    best: Hits | None = None  # with gains: the hits of the best rankings
+    best: Hits | None = None  # with gains: the hits of the ideal rankings
 
     def total(self, n_queries: int, k: int, weight: np.ndarray | None = None) -> np.ndarray:
-        """Sum the hits among the first k of each query, each with a weight (1)."""
+        """Sum the weights (default 1) of the hits among the first k of each query."""
         top = self.rank < k
         weights = None if weight is None else weight[top]
         return np.bincount(self.query[top], weights, minlength=n_queries)
 
     def nth(self) -> np.ndarray:
-        """Count the hits of its query up to and including each hit."""
+        """Return the number of each hit among those of its query, from 1."""
         start = np.searchsorted(self.query, self.query)
         return np.arange(1, len(self.query) + 1) - start
 
     def discounted(self, n_queries: int, k: int) -> np.ndarray:
-        """Sum the discounted gains of each query, rank by rank."""
+        """Compute the discounted cumulative gain of each query."""
         discount = 1.0 / np.log2(self.rank + 2)
         weight = discount if self.gain is None else self.gain * discount
         return self.total(n_queries, k, weight)
 
 
 def mean(values: np.ndarray) -> float:
-    """Average over queries, rounded once: the same in whatever order they come."""
+    """Average over queries with one rounding, so that their order does not matter."""
     return math.fsum(values) / len(values)
 
 
@@ -55,7 +50,7 @@ def _hit(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
 
 
 def _ndcg(hits: Hits, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    # Summed rank by rank, as the ideal is: the best ranking scores 1 to the last bit.
+    # Both sums run rank by rank, so that an ideal ranking scores exactly 1.
     if hits.best is not None:
         ideal = hits.best.discounted(len(n_relevant), k)
     else:
@@ -86,38 +81,33 @@ METRICS: dict[str, Callable[[Hits, np.ndarray, int], np.ndarray]] = {
 }
 
 
-# ---------------------------------------------------------------------------------------------
-# From ids to hits
-# ---------------------------------------------------------------------------------------------
-
-
 def find_hits(
     query: np.ndarray, item: Any, ranking: np.ndarray, gain: np.ndarray | None = None
 ) -> tuple[Hits, np.ndarray]:
-    """Find where rankings hold relevant items.
+    """Find the relevant items in rankings.
 
     Parameters
     ----------
     query : ndarray of int, shape (n_pairs,)
-        Row of `ranking` that each relevant item belongs to.
+        Row of `ranking` of each relevant item; every row has at least one.
     item : array-like, shape (n_pairs,)
-        The relevant items; pairs may repeat.
+        Relevant items; pairs may repeat.
     ranking : ndarray, shape (n_queries, n_ranked)
         Item ids, best first; None and NaN are misses.
     gain : ndarray of float, shape (n_pairs,), or None, default=None
-        The gain of each pair, at least one of each query above 0; of a repeated pair the largest
-        counts. None stands for 1 each.
+        Gain of each pair, with at least one above 0 per query; of a repeated pair the largest
+        counts. None means 1 each.
 
     Returns
     -------
     hits : Hits
-        An item that stands in a ranking more than once counts where it stands first.
+        An item that a ranking repeats counts at its first rank.
     n_relevant : ndarray of int, shape (n_queries,)
         Number of distinct relevant items.
     """
     n_queries, n_ranked = ranking.shape
     item = np.asarray(item)
-    # One integer a query, as when each user's last event is held out, is only compared.
+    # Fast path for one integer id per query, as when each user's last event is held out.
     if ranking.dtype.kind == item.dtype.kind == "i" and np.array_equal(query, np.arange(n_queries)):
         index = np.flatnonzero(ranking == item[:, None])
         key, n_relevant = index // n_ranked, np.ones(n_queries, dtype=np.int64)
@@ -134,7 +124,7 @@ def find_hits(
             np.maximum.at(largest, pair_of, gain)
             gain = largest
 
-        # An item that is relevant to nobody gets -1 and is looked up no further.
+        # -1: not relevant to any query
         ranked_code = known.get_indexer(_index(ranking.ravel()))
         index = np.flatnonzero(ranked_code >= 0)
         key = index // n_ranked * len(known) + ranked_code[index]
@@ -158,7 +148,7 @@ def _best(query: np.ndarray, gain: np.ndarray) -> Hits:
 
 
 def _index(values: Any) -> pd.Index:
-    """Return ids as an index; keeping the dtype spares a slow inference and keeps tuples whole."""
+    """Return ids as an index of the same dtype, which skips slow inference; tuples stay ids."""
     values = np.asarray(values)
     dtype = object if values.dtype.kind in "US" else values.dtype
     return pd.Index(values, dtype=dtype, tupleize_cols=False)

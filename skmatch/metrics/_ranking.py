@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from skmatch._docs import fill_docs
 from skmatch._validation import check_k
 from skmatch.metrics._hits import METRICS, find_hits
 
 
 def _read_rows(values: Any, name: str, shape: str) -> Any:
-    """Return a frame as an array, and raise where values are not one row a query."""
+    """Return a frame as an array; raise if the values are not one row per query."""
     if hasattr(values, "columns"):
         is_one_column = name == "y_true" and len(values.columns) == 1
         is_wide = isinstance(values, pd.DataFrame) and list(values.columns) == [
@@ -23,9 +23,9 @@ def _read_rows(values: Any, name: str, shape: str) -> Any:
         ]
         if not isinstance(values, pd.DataFrame) or not (is_one_column or is_wide):
             raise ValueError(
-                f"{name} is a frame with the columns {list(values.columns)[:5]}: give {shape}. Of "
-                "a long frame, with a row per item, make one list per query: "
-                "frame.groupby(user)[item].agg(list). Of one with a row per query, give the array."
+                f"{name} is a frame with the columns {list(values.columns)[:5]}: give {shape}. "
+                "Convert a long frame (one row per item) with frame.groupby(user)[item].agg(list), "
+                "and a wide one (one row per query) with to_numpy()."
             )
         return values.iloc[:, 0] if is_one_column else values.to_numpy()
     is_unordered = isinstance(values, (Mapping, set, frozenset, str, bytes))
@@ -34,7 +34,7 @@ def _read_rows(values: Any, name: str, shape: str) -> Any:
             f"{name} is a {type(values).__name__}: give {shape}, in the same order in y_true and "
             "y_pred."
         )
-    if np.ndim(values) > 2 if isinstance(values, np.ndarray) else False:
+    if isinstance(values, np.ndarray) and values.ndim > 2:
         raise ValueError(f"{name} has shape {values.shape}: give {shape}.")
     return values
 
@@ -43,17 +43,19 @@ RELEVANT = "a collection of the relevant item ids per query, or an array of one 
 
 
 def _relevant_pairs(y_true: Any) -> tuple[pd.Series, int]:
-    """Return the relevant items, indexed by their queries, missing ones included."""
+    """Return the relevant items, missing ones included, indexed by query; and n_queries."""
     y_true = _read_rows(y_true, "y_true", RELEVANT)
     if isinstance(y_true, np.ndarray) and y_true.ndim == 1 and y_true.dtype != object:
         column = pd.Series(y_true)
     else:
         rows = [list(row) if isinstance(row, frozenset) else row for row in y_true]
         if any(isinstance(row, Mapping) for row in rows):
-            raise ValueError(f"y_true holds a mapping: give {RELEVANT}, and gains in relevance.")
+            raise ValueError(
+                f"y_true holds a mapping: give {RELEVANT}, and the gains as relevance."
+            )
         column = pd.Series(rows, dtype=object)
     if column.empty:
-        raise ValueError("y_true holds no query: give the relevant items of at least one.")
+        raise ValueError("y_true is empty: give the relevant items of at least one query.")
     return column.explode(), len(column)
 
 
@@ -77,12 +79,12 @@ def _read_gains(relevance: Any, y_true: Any, pairs: pd.Series) -> np.ndarray:
 
 
 def check_gains(gains: Any, name: str) -> np.ndarray:
-    """Return gains as floats, or raise where one is none."""
+    """Return gains as floats; raise if one is negative or not a finite number."""
     remedy = "give finite numbers of at least 0."
     try:
         values = pd.Series(gains).to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} holds what is no gain ({error}): {remedy}") from None
+        raise ValueError(f"{name} is not numeric ({error}): {remedy}") from None
     wrong = ~((values >= 0) & np.isfinite(values))
     if wrong.any():
         raise ValueError(f"{name} holds the gain {values[wrong][0]}: {remedy}")
@@ -119,7 +121,7 @@ def _ranking(y_pred: Any, n_queries: int, k: int) -> np.ndarray:
     if ranking.shape[1] < k:
         raise ValueError(
             f"y_pred ranks {ranking.shape[1]} items per query and k={k}: rank k items, lower k, "
-            "or pad y_pred with None where there is nothing more to rank."
+            "or pad y_pred with None."
         )
     return ranking
 
@@ -127,7 +129,7 @@ def _ranking(y_pred: Any, n_queries: int, k: int) -> np.ndarray:
 def score_rankings(
     name: str, y_true: Any, y_pred: Any, ks: Sequence[int], relevance: Any = None
 ) -> list[np.ndarray]:
-    """Compute a metric of each query at every k, all from one ranking."""
+    """Compute a metric per query at every k, all from one ranking."""
     pairs, n_queries = _relevant_pairs(y_true)
     gain = None if relevance is None else _read_gains(relevance, y_true, pairs)
     is_relevant = pairs.notna().to_numpy()  # a missing id is padding
@@ -141,13 +143,13 @@ def score_rankings(
 
 
 def require_relevant(query: np.ndarray, gain: np.ndarray | None, n_queries: int) -> None:
-    """Raise where a query has no relevant item, or none with a gain."""
+    """Raise if a query has no relevant item with a gain above 0."""
     without = np.setdiff1d(np.arange(n_queries), query if gain is None else query[gain > 0])
     if without.size:
         what = "relevant item" if gain is None else "relevant item with a gain above 0"
         raise ValueError(
             f"y_true holds no {what} for query {without[0]} ({without.size} such "
-            "queries): a query without one has no score, so leave it out of y_true and y_pred."
+            "queries): their score is undefined, so drop them from y_true and y_pred."
         )
 
 
@@ -158,132 +160,103 @@ def _score(
     return float(values.mean()) if average else values
 
 
-# ---------------------------------------------------------------------------------------------
-# Public functions
-# ---------------------------------------------------------------------------------------------
+# Public functions, whose docstrings share all but what they compute.
 
 SHARED_DOCS = {
     "parameters": """\
-y_true : sequence of collections, or array, shape (n_queries,)
-    The relevant item ids of each query; an array of ids stands for one relevant item a query.
-    Order and repetition do not matter; None and NaN are padding.
-y_pred : array-like, shape (n_queries, >=k)
-    The recommended item ids of each query, best first. Missing recommendations, None or NaN, are
-    misses, and so is an id that already stood further up.
+Parameters
+----------
+y_true : sequence of collections, or array of shape (n_queries,)
+    Relevant item ids per query; an array of ids holds one relevant item per query. Order and
+    repetition do not matter; None and NaN are padding.
+y_pred : array-like of shape (n_queries, >=k)
+    Recommended item ids per query, best first. Missing recommendations (None or NaN) and repeated
+    ids are misses.
 k : int
-    Number of items, from the top, that count.""",
-    "average": """\
+    Number of top-ranked items that count.
 average : bool, default=True
     Whether to average over the queries.""",
+    "returns": """\
+Returns
+-------
+score : float, or ndarray of float of shape (n_queries,)""",
     "raises": """\
+Raises
+------
 ValueError
     If a query has no relevant item, if `y_pred` ranks fewer than `k` items or other queries than
-    `y_true`, if either is a mapping or a long frame (a row per item), or if `k` is no integer of
-    at least 1.""",
+    `y_true`, if either is a mapping or a long frame (one row per item), or if `k` is not an
+    integer of at least 1.""",
     "example": """\
+Examples
+--------
+>>> from skmatch import metrics
 >>> y_true = [["a", "b"], ["c"]]
 >>> y_pred = [["x", "a", "y"], ["c", "x", "y"]]""",
 }
-
-Function = TypeVar("Function", bound=Callable)
-
-
-def _with_shared_docs(function: Function) -> Function:
-    """Fill in the parts of a docstring that all metrics share."""
-    for name, text in SHARED_DOCS.items():
-        text = textwrap.indent(text, "    ").lstrip()
-        function.__doc__ = (function.__doc__ or "").replace(f"{{{name}}}", text)
-    return function
+_shared_docs = fill_docs(**SHARED_DOCS)
 
 
-@_with_shared_docs
+@_shared_docs
 def recall_at_k(
     y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
 ) -> float | np.ndarray:
-    """Compute the share of the relevant items that stand among the first k.
+    """Compute the share of the relevant items that rank among the first k.
 
-    Parameters
-    ----------
     {parameters}
-    {average}
 
-    Returns
-    -------
-    score : float, or ndarray of float, shape (n_queries,)
+    {returns}
         Hits among the first k, divided by the number of relevant items.
 
-    Raises
-    ------
     {raises}
 
-    Examples
-    --------
-    >>> from skmatch.metrics import recall_at_k
     {example}
-    >>> recall_at_k(y_true, y_pred, k=3)
+    >>> metrics.recall_at_k(y_true, y_pred, k=3)
     0.75
     """
     return _score("recall", y_true, y_pred, k, average)
 
 
-@_with_shared_docs
+@_shared_docs
 def hit_at_k(
     y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
 ) -> float | np.ndarray:
-    """Compute whether any relevant item stands among the first k (hit rate, success).
+    """Compute whether any relevant item ranks among the first k (hit rate, success).
 
-    Parameters
-    ----------
     {parameters}
-    {average}
 
-    Returns
-    -------
-    score : float, or ndarray of float, shape (n_queries,)
+    {returns}
         1 for a query with a hit among the first k, else 0.
 
-    Raises
-    ------
     {raises}
 
-    Examples
-    --------
-    >>> from skmatch.metrics import hit_at_k
     {example}
-    >>> hit_at_k(y_true, y_pred, k=3)
+    >>> metrics.hit_at_k(y_true, y_pred, k=3)
     1.0
     """
     return _score("hit", y_true, y_pred, k, average)
 
 
-@_with_shared_docs
+@_shared_docs
 def ndcg_at_k(
     y_true: Sequence[Any] | np.ndarray,
     y_pred: Any,
     k: int,
     *,
-    relevance: Any = None,
     average: bool = True,
+    relevance: Any = None,
 ) -> float | np.ndarray:
     """Compute the normalised discounted cumulative gain of the first k.
 
-    Parameters
-    ----------
     {parameters}
-    relevance : sequence of collections, or array, shape (n_queries,), or None, default=None
-        The gain of each item of `y_true`, such as its rating, laid out as `y_true` is: finite
-        numbers of at least 0, one of each query above 0. Of a repeated item the largest counts.
-        None stands for a gain of 1 each.
-    {average}
+    relevance : sequence of collections, array of shape (n_queries,) or None, default=None
+        Gain of each item of `y_true`, such as its rating, in the layout of `y_true`: finite
+        numbers of at least 0, with at least one above 0 per query. Of a repeated item the largest
+        gain counts. None means a gain of 1 each.
 
-    Returns
-    -------
-    score : float, or ndarray of float, shape (n_queries,)
-        Sum of ``gain / log2(rank + 1)`` over the hits, divided by the sum that the best ranking
-        reaches.
+    {returns}
+        Sum of ``gain / log2(rank + 1)`` over the hits, divided by the sum of the ideal ranking.
 
-    Raises
-    ------
     {raises}
 
     References
@@ -291,36 +264,26 @@ def ndcg_at_k(
     .. [1] K. Järvelin and J. Kekäläinen, "Cumulated gain-based evaluation of IR techniques",
        ACM Transactions on Information Systems 20(4), 2002.
 
-    Examples
-    --------
-    >>> from skmatch.metrics import ndcg_at_k
     {example}
-    >>> ndcg_at_k(y_true, y_pred, k=3, average=False)
+    >>> metrics.ndcg_at_k(y_true, y_pred, k=3, average=False)
     array([0.38685281, 1.        ])
-    >>> ndcg_at_k(y_true, y_pred, k=3, relevance=[[1, 3], [5]], average=False)
+    >>> metrics.ndcg_at_k(y_true, y_pred, k=3, relevance=[[1, 3], [5]], average=False)
     array([0.17376534, 1.        ])
     """
     return _score("ndcg", y_true, y_pred, k, average, relevance)
 
 
-@_with_shared_docs
+@_shared_docs
 def mrr_at_k(
     y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
 ) -> float | np.ndarray:
     """Compute the reciprocal rank of the first hit among the first k.
 
-    Parameters
-    ----------
     {parameters}
-    {average}
 
-    Returns
-    -------
-    score : float, or ndarray of float, shape (n_queries,)
-        ``1 / rank`` of the first hit, 0 without one.
+    {returns}
+        ``1 / rank`` of the first hit, 0 without a hit.
 
-    Raises
-    ------
     {raises}
 
     References
@@ -328,82 +291,59 @@ def mrr_at_k(
     .. [1] E. M. Voorhees, "The TREC-8 question answering track report", TREC,
        1999.
 
-    Examples
-    --------
-    >>> from skmatch.metrics import mrr_at_k
     {example}
-    >>> mrr_at_k(y_true, y_pred, k=3)
+    >>> metrics.mrr_at_k(y_true, y_pred, k=3)
     0.75
     """
     return _score("mrr", y_true, y_pred, k, average)
 
 
-@_with_shared_docs
+@_shared_docs
 def precision_at_k(
     y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
 ) -> float | np.ndarray:
-    """Compute the share of the first k that is relevant.
+    """Compute the share of the first k items that is relevant.
 
-    Parameters
-    ----------
     {parameters}
-    {average}
 
-    Returns
-    -------
-    score : float, or ndarray of float, shape (n_queries,)
+    {returns}
         Hits among the first k, divided by k, however many items were ranked.
 
-    Raises
-    ------
     {raises}
 
-    Examples
-    --------
-    >>> from skmatch.metrics import precision_at_k
     {example}
-    >>> precision_at_k(y_true, y_pred, k=3, average=False)
+    >>> metrics.precision_at_k(y_true, y_pred, k=3, average=False)
     array([0.33333333, 0.33333333])
     """
     return _score("precision", y_true, y_pred, k, average)
 
 
-@_with_shared_docs
+@_shared_docs
 def map_at_k(
     y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
 ) -> float | np.ndarray:
-    """Compute the average precision of the first k, and over queries its mean (MAP).
+    """Compute the average precision of the first k; its mean over queries is MAP.
 
-    Parameters
-    ----------
     {parameters}
-    {average}
 
-    Returns
-    -------
-    score : float, or ndarray of float, shape (n_queries,)
+    {returns}
         Sum of the precision at each hit's rank, divided by ``min(k, number of relevant items)``.
 
-    Raises
-    ------
     {raises}
 
     Notes
     -----
-    The denominator makes 1 the score of the best ranking at every k, as in `ndcg_at_k`. Some
-    programs (``trec_eval``, ``ranx``) divide by the number of relevant items instead, which is
-    the same up to k relevant items and lower beyond.
+    With this denominator an ideal ranking scores 1 at every k. Some programs (``trec_eval``,
+    ``ranx``) divide by the number of relevant items instead, which gives a lower score where there
+    are more than k relevant items.
 
     References
     ----------
     .. [1] C. D. Manning, P. Raghavan and H. Schütze, "Introduction to Information Retrieval",
        chapter 8, Cambridge University Press, 2008.
 
-    Examples
-    --------
-    >>> from skmatch.metrics import map_at_k
     {example}
-    >>> map_at_k(y_true, y_pred, k=3, average=False)
+    >>> metrics.map_at_k(y_true, y_pred, k=3, average=False)
     array([0.25, 1.  ])
     """
     return _score("map", y_true, y_pred, k, average)

@@ -25,7 +25,7 @@ class _Scores(NamedTuple):
 
     def means(self) -> dict[str, float]:
         """Average over the queries."""
-        # Validation inside `fit` meets the queries in another order.
+        # Validation inside `fit` has the queries in another order.
         average = np.mean if isinstance(self.held_out.item, pd.Series) else mean
         return {str(name): float(average(self.values[name].to_numpy())) for name in self.values}
 
@@ -37,6 +37,7 @@ class TopKScorer:
         self,
         metrics: str | Iterable[str] = ("recall", "hit", "ndcg"),
         k: int | Iterable[int] = (10,),
+        *,
         exclude_seen: bool | None = None,
         candidates: Any = None,
         gain: Hashable | None = None,
@@ -48,8 +49,8 @@ class TopKScorer:
         self.gain = gain
         if gain is not None and "ndcg" not in self.metrics:
             raise ValueError(
-                f"gain={gain!r} has no effect on {list(self.metrics)}: only 'ndcg' is graded, so "
-                "add it to metrics or say gain=None."
+                f"gain={gain!r} has no effect on {list(self.metrics)}: only 'ndcg' uses gains, so "
+                "add it to metrics or set gain=None."
             )
 
     def __repr__(self) -> str:
@@ -75,7 +76,7 @@ class TopKScorer:
         Returns
         -------
         score : float or dict of str to float
-            The only score, or all of them under names such as ``"ndcg@10"``.
+            The score, or a dict with keys such as ``"ndcg@10"`` if there are several.
         """
         scores = self.score_queries(estimator, X).means()
         return scores if len(scores) > 1 else next(iter(scores.values()))
@@ -92,9 +93,8 @@ class TopKScorer:
         n_queries = len(held_out.users)
         if ranking.ndim != 2 or len(ranking) != n_queries or ranking.shape[1] < 1:
             raise ValueError(
-                f"estimator.predict(X, k={k}) gave shape {ranking.shape} for {n_queries} "
-                "queries: it must give the item ids of each query, shape (n_queries, k), and pad a "
-                "missing answer with None."
+                f"estimator.predict(X, k={k}) returned shape {ranking.shape} for {n_queries} "
+                "queries: it must return item ids of shape (n_queries, k), padded with None."
             )
         hits, n_relevant = find_hits(held_out.query, held_out.item, ranking, gain)
         values = {f"{m}@{k}": METRICS[m](hits, n_relevant, k) for m in self.metrics for k in self.k}
@@ -111,40 +111,40 @@ def make_topk_scorer(
 ) -> TopKScorer:
     """Make a scorer of top-k recommendations, for the ``scoring`` of scikit-learn.
 
-    The scorer asks one query per distinct user of the held-out events: one ranking of ``max(k)``
-    items, as ``estimator.predict`` returns it. Every metric at every k comes from that ranking, and
-    is averaged over the users. The relevant items of a user are the distinct items of their
-    held-out events. The retrievers' `score`, the validation inside their `fit` and `evaluate` are
-    computed by the same code.
+    The scorer makes one query per distinct user of the held-out events: one ranking of ``max(k)``
+    items, as returned by ``estimator.predict``. Every metric at every k is computed from that
+    ranking and averaged over the users. The relevant items of a user are the distinct items of
+    their held-out events. The retrievers' `score`, the validation inside their `fit` and `evaluate`
+    use the same code.
 
     Parameters
     ----------
     metrics : str or sequence of str, default=("recall", "hit", "ndcg")
-        Among "recall", "hit", "ndcg", "mrr", "precision" and "map"; see the functions of
-        `skmatch.metrics` for what each is.
+        Among "recall", "hit", "ndcg", "mrr", "precision" and "map", defined by the functions of
+        `skmatch.metrics`.
     k : int or sequence of int, default=(10,)
-        Number of items, from the top, that count.
+        Number of top-ranked items that count.
     exclude_seen : bool or None, default=None
         Whether rankings leave out what the user has interacted with; None takes the parameter of
         the retriever. With True a held-out item that repeats is a miss.
     candidates : list of item ids, mapping or None, default=None
         The only items that are ranked, as for the retrievers' `predict`.
     gain : label or None, default=None
-        Column of `X` with the gain of each held-out event for "ndcg", such as a rating or a weight:
-        finite numbers of at least 0, one of each user above 0. Of a user's events of one item the
-        largest counts. None stands for 1 each. Other metrics are not graded.
+        Column of `X` with the gain of each held-out event, such as a rating: finite numbers of at
+        least 0, with at least one above 0 per user. Of a user's events of one item the largest
+        gain counts. None means 1 each. Only "ndcg" uses it.
 
     Returns
     -------
     scorer : callable
-        ``scorer(estimator, X, y=None)`` gives a float where there is one metric at one k, and a
-        dict such as ``{"recall@10": 0.21, "ndcg@10": 0.12}`` otherwise.
+        ``scorer(estimator, X, y=None)`` returns a float for one metric at one k, and a dict such
+        as ``{"recall@10": 0.21, "ndcg@10": 0.12}`` otherwise.
 
     Raises
     ------
     ValueError
-        If a metric is unknown, a k is no integer of at least 1, there is none of either, or `gain`
-        is given without "ndcg".
+        If a metric is unknown, if a k is not an integer of at least 1, if `metrics` or `k` is
+        empty, or if `gain` is set without "ndcg".
 
     See Also
     --------
@@ -153,32 +153,31 @@ def make_topk_scorer(
     Notes
     -----
     With several scores, a search needs ``refit`` to name one of them, such as ``"ndcg@10"``.
-    Successive halving takes a single score only, one metric at one k. Let its resource be the
-    epochs, such as ``resource="dssmretriever__max_epochs", max_resources=20``: by default it draws
-    events at random, which tears holes into histories, leaves few users to test or none, and needs
-    a time column, since the order of the rows is lost. When the scoring itself fails, scikit-learn
-    puts ``error_score`` in place of a float but not of a dict; with several scores
-    ``error_score="raise"`` shows what went wrong.
+    Successive halving needs a single score, one metric at one k. Set its resource to the epochs,
+    such as ``resource="dssmretriever__max_epochs", max_resources=20``: by default it samples
+    events, which tears holes into histories, leaves few or no users to test, and needs a time
+    column, since the order of the rows is lost. When scoring fails, scikit-learn replaces a float
+    by ``error_score``, but not a dict; with several scores ``error_score="raise"`` shows the error.
 
-    A user's query is as of the earliest of the user's held-out events, and knows the stored events
-    before it: those of earlier times, those of the same time, and, where the held-out event is
-    stored itself, of its time only those before it. Later events are unknown to it, and so are the
-    held-out items. Where there are no times it is as of the user's first row, and knows all that is
-    stored. A column ``history`` is dropped. An estimator that is no retriever of skmatch gets the
-    user and the other columns of the user's first row: the item and time columns of a frame are
-    dropped, those of an array are None.
+    A user's query is made as of the earliest of the user's held-out events, and knows the stored
+    events of earlier or equal time; where the held-out event itself is stored, only those stored
+    before it. Without times it is made as of the user's first row, and knows all stored events. It
+    never knows later events or the held-out items. A column ``history`` is dropped. An estimator
+    that is not a retriever of skmatch gets the user's first row without its item and time: these
+    columns are dropped from a frame and set to None in an array.
 
-    A user without training events is scored like every other. A held-out item that training has
-    not met counts as relevant, once however often it occurs, although no ranking can hold it. Of
-    items with equal scores those that come first in the catalogue rank first, as in `predict`.
-    Scores on training events (``return_train_score=True``) mean little.
+    Users without training events are scored, too. A held-out item that is not in the catalogue
+    counts as one relevant item, although no ranking can contain it. Items with equal scores rank in
+    the order of the catalogue, as in `predict`. Scores on training events
+    (``return_train_score=True``) mean little.
 
-    `Samples` are scored, too, each user's earliest row with the history before it: with
+    `Samples` are scored on each user's earliest row with the history before it: with
     ``ScoringMonitor(scoring={"ndcg@10": make_topk_scorer("ndcg", k=10)})`` as a callback of a
-    retriever, every epoch is scored on each user's last training event. Several scores go without
-    the dict.
+    retriever, every epoch is scored on each user's last training event. Pass a scorer with several
+    scores without the dict.
 
-    Metrics on a sample of the catalogue can rank models differently [1]_; here all of it is ranked.
+    Metrics on a sample of the catalogue can rank models differently [1]_; here the whole catalogue
+    is ranked.
 
     References
     ----------
@@ -193,7 +192,7 @@ def make_topk_scorer(
     >>> make_topk_scorer(["recall", "ndcg"], k=[10, 50])
     make_topk_scorer(['recall', 'ndcg'], k=[10, 50])
     """
-    return TopKScorer(metrics, k, exclude_seen, candidates, gain)
+    return TopKScorer(metrics, k, exclude_seen=exclude_seen, candidates=candidates, gain=gain)
 
 
 def evaluate(
@@ -209,9 +208,7 @@ def evaluate(
     candidates: Any = None,
     gain: Hashable | None = None,
 ) -> pd.DataFrame:
-    """Tabulate the top-k scores of a fitted retriever on held-out events.
-
-    The scores are those of `make_topk_scorer`.
+    """Tabulate the scores of `make_topk_scorer` for a fitted retriever on held-out events.
 
     Parameters
     ----------
@@ -219,38 +216,34 @@ def evaluate(
         A fitted retriever, a pipeline that ends in one or a search over one.
     X : DataFrame or array-like, shape (n_events, n_columns)
         Held-out events, with the columns that the estimator was fitted on.
-    metrics : str or sequence of str, default=("recall", "hit", "ndcg")
-        Among "recall", "hit", "ndcg", "mrr", "precision" and "map".
-    k : int or sequence of int, default=(10,)
-        Number of items, from the top, that count.
-    average : bool, default=True
-        Whether to average over the users; otherwise one row per user.
-    confidence : float, default=None
-        Level of a bootstrap percentile interval of each average, such as 0.95: 1000 resamples of
-        the users. None gives no interval. It tells how much the average depends on which users
-        were tested, not on the seed of the training.
-    random_state : int, Generator or None, default=None
-        Seed of the bootstrap; None draws a fresh one.
-    exclude_seen, candidates, gain
+    metrics, k, exclude_seen, candidates, gain
         As for `make_topk_scorer`.
+    average : bool, default=True
+        Whether to average over the users; otherwise the table has one row per user.
+    confidence : float or None, default=None
+        Level of a bootstrap percentile interval of each average, such as 0.95, from 1000 resamples
+        of the users; None computes no interval. It shows how much the average depends on the users
+        tested, not on the seed of the training.
+    random_state : int, Generator or None, default=None
+        Seed of the bootstrap; None draws a new one.
 
     Returns
     -------
     table : DataFrame
-        With ``average=True`` one row per metric and k, and the columns ``metric``, ``k``,
-        ``value``, with `confidence` ``low`` and ``high``, then ``n_queries``,
-        ``n_unknown_users`` (without training events) and ``n_unknown_items`` (held-out pairs of
-        user and item whose item has none). With ``average=False`` one row per user, in order of
-        first appearance: the id under its own label, ``unknown_user``, ``n_relevant``,
-        ``n_unknown_items`` and one column per score, such as ``ndcg@10``.
+        With ``average=True`` one row per metric and k, with the columns ``metric``, ``k``,
+        ``value``, ``low`` and ``high`` (with `confidence`), ``n_queries``, ``n_unknown_users``
+        (without training events) and ``n_unknown_items`` (held-out pairs of user and item whose
+        item has no training events). With ``average=False`` one row per user, in order of first
+        appearance: the user's id, ``unknown_user``, ``n_relevant``, ``n_unknown_items`` and one
+        column per score, such as ``ndcg@10``.
 
     Raises
     ------
     ValueError
-        If `X` has no rows, lacks the user or item column or a value in it, or if a parameter is
-        out of range.
+        If `X` has no rows, if its user or item column is missing or holds missing values, or if a
+        parameter is out of range.
     TypeError
-        If `estimator` is no fitted retriever.
+        If `estimator` is not a fitted retriever.
 
     References
     ----------
@@ -259,7 +252,7 @@ def evaluate(
 
     Examples
     --------
-    A stand-in for a retriever that recommends the same three items to everyone:
+    A minimal estimator that recommends the same three items to every user:
 
     >>> import numpy as np
     >>> import pandas as pd
@@ -284,15 +277,17 @@ def evaluate(
     0      u1         False           1                0       1.0
     1      u2          True           1                1       0.0
     """
-    scorer = TopKScorer(metrics, k, exclude_seen, candidates, gain)
+    scorer = make_topk_scorer(
+        metrics, k, exclude_seen=exclude_seen, candidates=candidates, gain=gain
+    )
     if confidence is not None:
         if not isinstance(confidence, Real) or not 0 < confidence < 1:
             raise ValueError(
-                f"confidence={confidence!r} is no level: use one between 0 and 1, such as 0.95."
+                f"confidence={confidence!r} must be a level between 0 and 1, such as 0.95."
             )
         if not average:
             raise ValueError(
-                f"confidence={confidence!r} needs averages: use average=True, or confidence=None."
+                f"confidence={confidence!r} needs averages: set average=True or confidence=None."
             )
     scores = scorer.score_queries(estimator, X)
     users, query, item = scores.held_out.users, scores.held_out.query, scores.held_out.item
@@ -329,10 +324,10 @@ def evaluate(
 def _bootstrap(
     values: np.ndarray, confidence: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give percentile intervals of the column means; rows are drawn for all columns alike."""
+    """Return percentile intervals of the column means; all columns share the resamples."""
     n_queries = len(values)
     means = np.empty((N_RESAMPLES, values.shape[1]))
-    for resample in range(N_RESAMPLES):  # one at a time: the draws of all would fill the memory
+    for resample in range(N_RESAMPLES):  # one at a time, to bound the memory
         count = np.bincount(rng.integers(n_queries, size=n_queries), minlength=n_queries)
         means[resample] = count @ values / n_queries
     tail = (1 - confidence) / 2

@@ -5,17 +5,17 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 
 from skmatch._columns import FIRST_KNOWN, UNKNOWN, Column, RaggedArray, Vocabulary
-from skmatch._data import Feature
 from skmatch._files import blocks
+from skmatch._schema import Feature, Kind
 from skmatch._validation import as_series
 
-KINDS = ("categorical", "numeric", "multi_valued")
+KINDS = get_args(Kind)
 CELLS = (list, tuple, set, frozenset, np.ndarray)  # what holds several values
 MAX_NUMBER = 1e150  # its square is finite
 MAX_STANDARDISED = 1e6  # no number of fewer than 1e12 is so many deviations from their mean
@@ -179,7 +179,7 @@ def _put(column: Column, places: np.ndarray, values: Column) -> Column:
     return column.concatenate(values).gather(rows)
 
 
-def kind_of(column: pd.Series) -> str:
+def kind_of(column: pd.Series) -> Kind:
     """Return the kind of a feature by the dtype of its column; raise where it holds vectors."""
     if pd.api.types.is_float_dtype(column.dtype):
         return "numeric"

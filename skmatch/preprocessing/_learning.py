@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from skmatch._columns import FIRST_KNOWN, Column, Columns, Vocabulary
-from skmatch._data import Feature, Schema
 from skmatch._files import collect
+from skmatch._schema import Feature, Schema
 from skmatch._validation import Roles, check_columns, read_times, require_column, require_rows
 from skmatch.preprocessing._features import (
     FeatureValues,

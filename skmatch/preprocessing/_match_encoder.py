@@ -13,18 +13,11 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skmatch._columns import PADDING, UNKNOWN, Column, Columns, RaggedArray, Vocabulary
-from skmatch._data import (
-    HISTORY,
-    CatalogueRows,
-    Events,
-    Feature,
-    Samples,
-    is_coded_frame,
-    where_rows,
-)
+from skmatch._columns import PADDING, UNKNOWN, Column, Columns, RaggedArray, Vocabulary, where_rows
+from skmatch._data import HISTORY, CatalogueRows, Events, Samples, is_coded_frame
 from skmatch._files import collect
 from skmatch._growth import replaced
+from skmatch._schema import Feature
 from skmatch._validation import (
     DEFAULT_TIME,
     Roles,

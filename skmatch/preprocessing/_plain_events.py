@@ -7,7 +7,8 @@ from typing import Any, cast
 import pandas as pd
 from sklearn.utils.validation import validate_data
 
-from skmatch._data import CatalogueRows, Events, Schema, as_coded
+from skmatch._data import CatalogueRows, Events, as_coded
+from skmatch._schema import Schema
 from skmatch._validation import read_array, read_frame
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._match_encoder import MatchEncoder

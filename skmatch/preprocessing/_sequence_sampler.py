@@ -23,13 +23,13 @@ from skmatch._data import (
     Events,
     NegativeSampling,
     Samples,
-    Schema,
     as_coded,
     concatenate_ranges,
     index_dtype,
 )
 from skmatch._files import allocate, blocks, collect
 from skmatch._growth import replaced
+from skmatch._schema import Schema
 from skmatch._typing import EventTable
 from skmatch._validation import check_choice, require_rows
 from skmatch.persistence import VersionedMixin
@@ -83,6 +83,16 @@ class SequenceSampler(
         Whether an event's negatives exclude the items of its history, as `recommend` excludes
         seen items. Set it to False, together with ``exclude_seen=False`` in the retriever, if
         users interact with items repeatedly and recommendations may repeat them.
+    gap : "visit", duration or None, default="visit"
+        What separates a visit from the one before. "visit": pauses of the length that separates all
+        pauses between events into short and long ones; where pauses are of one kind, there are no
+        visits. A duration, in the unit of the times or as a timedelta for datetimes: that much time
+        before an event. None: no visits. Neural retrievers train on histories that end with the
+        last event and on those that end before the visit, and know which a query has: recommending
+        within a visit and for the next one are different tasks.
+    gap_rate : float, default=0.5
+        Share of the events that are trained on with the history before their visit, drawn anew in
+        every epoch, where there is such a history. 1 fits for the next visit only.
     random_state : int, RandomState instance or None, default=None
         Seed of the draws of negatives; with None, the retriever's `random_state` is used.
 
@@ -92,6 +102,9 @@ class SequenceSampler(
         The items of all events, ordered by user, then time.
     item_counts_ : ndarray of shape (n_items,)
         Number of events of each known item.
+    visits_ : Visits or None
+        The pause between visits, ``visits_.pause``, in the unit of the times (nanoseconds for
+        datetimes); None without visits.
     n_features_in_ : int
         Number of columns seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)

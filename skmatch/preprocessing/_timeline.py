@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from skmatch._columns import UNKNOWN, Column, RaggedArray, check_offsets, count_codes
-from skmatch._data import Feature, gather_rows, where_rows
+from skmatch._columns import (
+    UNKNOWN,
+    Column,
+    RaggedArray,
+    check_offsets,
+    count_codes,
+    gather_rows,
+    where_rows,
+)
 from skmatch._files import allocate
+from skmatch._schema import Feature
 from skmatch.preprocessing._time_order import (
     count_before,
     in_blocks,

@@ -1,4 +1,4 @@
-"""Estimators that learn to retrieve items for users."""
+"""Retrievers: estimators that recommend items to users."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, since the neural retrievers import torch.
+    # Lazy imports, since the neural retrievers import torch.
     if name in _MODULES:
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -260,7 +260,7 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
             return without_seen
         users, schema = samples.original_users(), self.schema_
         return read_filter(
-            candidates, exclude, without_seen.never, users, schema.users, schema.items
+            candidates, exclude, without_seen.exclude, users, schema.users, schema.items
         )
 
 

@@ -10,16 +10,16 @@ from skmatch.retrieval._shared_docs import with_shared_docs
 class DSSMRetriever(NeuralRetriever):
     """Retrieve with two towers: one for users and their histories, one for items [1]_.
 
-    Both towers read ids and features of all three kinds; their vectors are L2-normalised, and the
-    score is their cosine (divided by the temperature in training). An item's vector comes from its
-    features, too, so that rare items profit from what they share with others.
+    Both towers read ids and features; their vectors are L2-normalised, and the score is their
+    cosine (divided by the temperature in training). Items share the weights of their features, so
+    that rare and new items get useful vectors.
 
     Parameters
     ----------
     embedding_dim : int, default=64
-        Width of the embeddings of ids.
+        Width of the id embeddings.
     dims : sequence of int, default=(256, 64)
-        Sizes of the layers of either tower; the last is linear and gives the vectors.
+        Layer sizes of both towers; the last layer is linear and outputs the vectors.
     {parameters}
 
     Attributes
@@ -28,7 +28,7 @@ class DSSMRetriever(NeuralRetriever):
 
     See Also
     --------
-    YoutubeDNNRetriever : A user tower against a table of items.
+    YoutubeDNNRetriever : A user tower and a table of items, without an item tower.
 
     References
     ----------

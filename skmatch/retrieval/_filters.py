@@ -1,4 +1,4 @@
-"""What callers say may be answered: `candidates` and `exclude` become an `ItemFilter`."""
+"""Convert `candidates` and `exclude` to an `ItemFilter`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_scalar
 
-from skmatch._data import FIRST_KNOWN, Vocabulary
+from skmatch._columns import FIRST_KNOWN, Vocabulary
 from skmatch._validation import as_pandas, as_series
 from skmatch.neighbors import ItemFilter, ItemLists
 
 
 class _Rule(NamedTuple):
-    """A list of codes for all queries, or lists of some queries' own."""
+    """One list of codes for all queries, or one list per query."""
 
     codes: np.ndarray
-    lists: ItemLists | None  # None: the codes hold for all queries
+    lists: ItemLists | None  # None: the codes apply to all queries
     has_list: np.ndarray | None  # (n_queries,) bool
-    ignored: tuple[str, ...]  # what a warning should say
+    ignored: tuple[str, ...]  # descriptions of the unknown ids, for a warning
 
     def positions(self) -> np.ndarray:
         return self.codes[self.codes >= FIRST_KNOWN] - FIRST_KNOWN
@@ -32,50 +32,50 @@ class _Rule(NamedTuple):
 def read_filter(
     candidates: Any,
     exclude: Any,
-    never: tuple[ItemLists, ...],
+    excluded: tuple[ItemLists, ...],
     queries: pd.Series,
-    names: Vocabulary,
+    known: Vocabulary,
     items: Vocabulary,
 ) -> ItemFilter:
-    """Give what may answer each query: candidates, less what is excluded, less `never`.
+    """Return the filter of each query: its candidates without `exclude` and `excluded`.
 
-    `queries` holds the ids by which a mapping names the queries, `names` those that are known.
+    `queries` holds the ids that are the keys of a mapping, `known` all ids that may be.
     """
-    anyone, only, limited = None, None, None
+    mask, lists, has_list = None, None, None
     ignored: tuple[str, ...] = ()
     if candidates is not None:
-        rule = _read_rule(candidates, "candidates", queries, names, items)
+        rule = _read_rule(candidates, "candidates", queries, known, items)
         ignored += rule.ignored
         if rule.lists is None:
-            anyone = np.zeros(len(items.values), dtype=bool)
-            anyone[rule.positions()] = True
-        only, limited = rule.lists, rule.has_list
+            mask = np.zeros(len(items.values), dtype=bool)
+            mask[rule.positions()] = True
+        lists, has_list = rule.lists, rule.has_list
     if exclude is not None:
-        rule = _read_rule(exclude, "exclude", queries, names, items)
+        rule = _read_rule(exclude, "exclude", queries, known, items)
         ignored += rule.ignored
         if rule.lists is None:
-            anyone = np.ones(len(items.values), dtype=bool) if anyone is None else anyone
-            anyone[rule.positions()] = False
+            mask = np.ones(len(items.values), dtype=bool) if mask is None else mask
+            mask[rule.positions()] = False
         else:
-            never += (rule.lists,)
+            excluded += (rule.lists,)
     if ignored:
         warnings.warn(f"Ignored {' and '.join(ignored)}.", UserWarning, stacklevel=4)
-    return ItemFilter(anyone, only, limited, never)
+    return ItemFilter(mask, lists, has_list, excluded)
 
 
 def _read_rule(
-    values: Any, parameter: str, queries: pd.Series, names: Vocabulary, items: Vocabulary
+    values: Any, parameter: str, queries: pd.Series, known: Vocabulary, items: Vocabulary
 ) -> _Rule:
     if isinstance(values, Mapping):
-        foreign = _foreign_keys(values, parameter, queries, names)
+        unknown = _unknown_keys(values, parameter, queries, known)
         cells = [values.get(query) for query in queries]
-        return _rule_of_cells(cells, parameter, queries, items, foreign)
+        return _rule_of_cells(cells, parameter, queries, items, unknown)
     values = as_pandas(values)
     if not _is_list(values):
         raise ValueError(
-            f"{parameter}={reprlib.repr(values)} is no list of item ids; give a list, also for a "
-            "single one, a mapping from the ids of queries to lists, or a column of lists, one a "
-            "query."
+            f"{parameter}={reprlib.repr(values)} is not a list of item ids; pass a list, also for "
+            "a single id, a mapping from the ids of queries to lists, or a column of lists, one "
+            "per query."
         )
     values = list(values) if isinstance(values, (set, frozenset)) else values
     if not len(values) and len(queries):
@@ -86,8 +86,8 @@ def _read_rule(
         return _Rule(codes, None, None, ignored)
     if len(values) != len(queries):
         raise ValueError(
-            f"{parameter} holds {len(values):,} lists for {len(queries):,} queries; give one a "
-            "query, None where there is none."
+            f"{parameter} holds {len(values):,} lists for {len(queries):,} queries; pass one per "
+            "query, None for a query without a list."
         )
     return _rule_of_cells(list(values), parameter, queries, items)
 
@@ -99,26 +99,26 @@ def _rule_of_cells(
     for query, cell, has in zip(queries, cells, has_list, strict=True):
         if has and not _is_list(cell):
             raise ValueError(
-                f"{parameter} holds {reprlib.repr(cell)} for {query!r}, which is no list of item "
-                "ids; give a list, also for a single one, and None for none."
+                f"{parameter} holds {reprlib.repr(cell)} for {query!r}, which is not a list of "
+                "item ids; pass a list, also for a single id, or None."
             )
         if has and not len(cell):
             _reject_empty(parameter, f" for {query!r}")
     lists = [cell for cell, has in zip(cells, has_list, strict=True) if has]
     codes, unknown = _read_codes(_concatenate(lists), parameter, items)
     lengths = np.zeros(len(cells), dtype=np.int64)
-    lengths[has_list] = [len(one) for one in lists]
+    lengths[has_list] = [len(cell) for cell in lists]
     stop = np.cumsum(lengths)
     return _Rule(codes, ItemLists(codes, stop - lengths, stop), has_list, ignored + unknown)
 
 
 def _read_codes(ids: Any, parameter: str, items: Vocabulary) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Give the codes of item ids, and what is to be said of unknown ones."""
+    """Return the codes of item ids, and a description of the unknown ids."""
     if not len(ids):
         return np.empty(0, dtype=np.int32), ()
     is_plain = not hasattr(ids, "dtype") or ids.dtype == object
     if is_plain and items.index.dtype == object:
-        # pandas would make text a dtype of its own, out of which each id had to be unpacked again.
+        # Faster than pandas' string dtype, from which each id would be converted back.
         column = pd.Series(ids, name=parameter, dtype=object)
     else:
         column = as_series(ids, parameter)
@@ -134,35 +134,33 @@ def _read_codes(ids: Any, parameter: str, items: Vocabulary) -> tuple[np.ndarray
 
 
 def _concatenate(lists: list) -> Any:
-    """Give the ids of all lists, one after another and each as it is."""
-    dtypes = {one.dtype if isinstance(one, np.ndarray) else None for one in lists}
+    """Concatenate lists of ids without converting the ids."""
+    dtypes = {ids.dtype if isinstance(ids, np.ndarray) else None for ids in lists}
     if len(dtypes) == 1 and None not in dtypes:
-        return np.concatenate(lists)  # several times as fast as id by id
+        return np.concatenate(lists)  # several times faster than id by id
     return list(chain.from_iterable(lists))
 
 
-def _foreign_keys(
-    rule: Mapping, parameter: str, queries: pd.Series, names: Vocabulary
+def _unknown_keys(
+    rule: Mapping, parameter: str, queries: pd.Series, known: Vocabulary
 ) -> tuple[str, ...]:
-    """Give what is to be said of keys that name neither a query nor anybody known."""
-    asked = set(queries)
-    keys = as_series([key for key in rule if key not in asked])
-    if keys.empty:
-        return ()
-    foreign = keys[names.lookup(keys) < FIRST_KNOWN]
-    if foreign.empty:
+    """Return a description of the keys that are neither queries nor known ids."""
+    ids = set(queries)
+    keys = as_series([key for key in rule if key not in ids])
+    unknown = keys[known.lookup(keys) < FIRST_KNOWN] if len(keys) else keys
+    if unknown.empty:
         return ()
     return (
-        f"{len(foreign):,} key(s) of {parameter} that are no {queries.name!r}, such as "
-        f"{foreign.tolist()[0]!r}",
+        f"{len(unknown):,} key(s) of {parameter} that are not in {queries.name!r}, such as "
+        f"{unknown.tolist()[0]!r}",
     )
 
 
-def _reject_empty(parameter: str, whose: str) -> None:
+def _reject_empty(parameter: str, query: str) -> None:
     if parameter == "candidates":
         raise ValueError(
-            f"candidates{whose} is empty, so that nothing may be answered; give at least one item "
-            "id, or None for every item."
+            f"candidates{query} is empty, so that no item can be recommended; pass at least one "
+            "item id, or None for all items."
         )
 
 
@@ -171,7 +169,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_cell(value: Any) -> bool:
-    """Tell whether a value is a list of ids; a tuple may be an id itself."""
+    """Return whether a value is a list of ids; a tuple may be an id itself."""
     return _is_list(value) and not isinstance(value, (tuple, frozenset))
 
 

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition, available_if
 
 from skmatch._data import CatalogueRows, Samples
-from skmatch._growth import GrowingMixin
+from skmatch._growth import GrowingMixin, replaced
 from skmatch._validation import check_choice, check_k
 from skmatch.neighbors import ItemFilter
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
@@ -297,10 +297,9 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
         return copy._with_members("_add_items", rows), rows
 
     def _with_members(self, verb: str, *args: Any) -> FusionRetriever:
-        """Set the members to copies that know new rows; this is a copy itself."""
+        """Return a copy whose members know new rows."""
         grown = [getattr(one, verb)(*args)[0] for one in self.retrievers_]
-        vars(self).update(self._fitted(list(self.named_retrievers_), grown))
-        return self
+        return replaced(self, **self._fitted(list(self.named_retrievers_), grown))
 
     def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
         counts = count_items(samples, weight)

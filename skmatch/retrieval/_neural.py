@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import softmax
@@ -96,7 +96,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         precision: str = "float32",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
-        index: str = "exact",
+        index: Literal["exact", "auto", "pynndescent"] = "exact",
         k: int = 10,
         exclude_seen: bool = True,
     ):

@@ -9,12 +9,13 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skmatch._columns import count_codes
-from skmatch._data import FIRST_KNOWN, Feature, Samples, Schema, index_dtype
+from skmatch._data import FIRST_KNOWN, Samples, index_dtype
 from skmatch._growth import replaced
 from skmatch._nn import distributed
 from skmatch._nn.encoders import NetworkConfig
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.features import FeatureSpec
+from skmatch._schema import Feature, Schema
 from skmatch.neighbors import ItemIndex
 from skmatch.retrieval._base import count_items, popularity_of
 from skmatch.retrieval._training_state import TrainingState, settings_of
@@ -114,15 +115,15 @@ class NeuralFit:
         """Compute the score of the held-out events, as the fitted retriever would."""
         engine = Engine(self.engine.network.config, weights=self.engine.weights(), shared=True)
         self._reset_untrained(engine)
-        fitted = self.attributes(engine, index="exact", copy=False) | {"_engine": engine}
+        fitted = self.attributes(engine, exact=True, copy=False) | {"_engine": engine}
         return distributed.broadcast(replaced(self.estimator, **fitted).score(self.held_out))
 
     def attributes(
-        self, engine: Engine | None = None, index: str | None = None, copy: bool = True
+        self, engine: Engine | None = None, *, exact: bool = False, copy: bool = True
     ) -> dict[str, Any]:
         """Return the fitted attributes as of now; without a copy, weights change with a step."""
         engine = engine or self.engine
-        item_index = ItemIndex(index or self.estimator.index, self.state.seed)
+        item_index = ItemIndex("exact" if exact else self.estimator.index, self.state.seed)
         return {
             **self.encoding,
             **fitted_attributes(
@@ -136,7 +137,7 @@ class NeuralFit:
     def unfinished(self) -> dict[str, Any]:
         """Return the fitted attributes of a fit that a later one can continue."""
         state = vars(self.state) | {"trainer": self.trainer.state()}
-        return self.attributes(index="exact", copy=False) | {"training_state_": state}
+        return self.attributes(exact=True, copy=False) | {"training_state_": state}
 
     def _first_state(self) -> TrainingState:
         """Start a fit; under `warm_start` continue an interrupted one, or after the last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from numbers import Integral
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval
 
 from skmatch._data import CatalogueRows, Samples
+from skmatch._validation import read_duration
 from skmatch.neighbors import ItemIndex
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._growing import GrowthMixin
@@ -24,8 +26,11 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
 
     Parameters
     ----------
+    half_life : duration or None, default=None
+        Length of time after which an event counts half, in the unit of the times or as a timedelta
+        for datetimes: what is popular now. None counts all events alike.
     k : int, default=10
-        Number of items that `predict` and `recommend` give for a query.
+        Number of items that `predict` and `recommend` return per query.
     exclude_seen : bool, default=True
         Whether recommendations leave out what the user has interacted with; the default of
         `predict`, `recommend` and `score`.
@@ -33,7 +38,7 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
     Attributes
     ----------
     counts_ : ndarray of shape (n_items,)
-        Number of events of each item, or their weight.
+        Number of events of each item, or the sum of their weights, as of the latest event.
     popularity_ : ndarray of shape (n_items,)
         Each item's share of the (weighted) events.
     item_vectors_ : ndarray of shape (n_items, 1)
@@ -64,21 +69,48 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
     """
 
     _parameter_constraints: dict = {
+        "half_life": "no_validation",
         "k": [Interval(Integral, 1, None, closed="left")],
         "exclude_seen": ["boolean"],
     }
 
-    def __init__(self, k: int = 10, exclude_seen: bool = True):
+    def __init__(
+        self,
+        half_life: float | str | timedelta | None = None,
+        *,
+        k: int = 10,
+        exclude_seen: bool = True,
+    ):
+        self.half_life = half_life
         self.k = k
         self.exclude_seen = exclude_seen
 
     def _fit_samples(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
-        return self._index(count_items(samples, weight))
+        return self._counted(samples, weight, np.zeros(0), -np.inf)
 
     def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
-        counts = count_items(samples, weight)
-        counts[: len(self.counts_)] += self.counts_
-        return self._index(counts)
+        return self._counted(samples, weight, self.counts_, self.latest_)
+
+    def _counted(
+        self, samples: Samples, weight: np.ndarray | None, counts: np.ndarray, latest: float
+    ) -> dict[str, Any]:
+        """Return the fitted attributes with further events, given the counts as of `latest`."""
+        if self.half_life is not None:
+            if samples.time is None:
+                raise ValueError(
+                    f"half_life={self.half_life!r} needs times, and the events have none: name "
+                    "their column in MatchEncoder(time=...), or set half_life=None."
+                )
+            is_datetime = samples.schema.time_kind == "datetime"
+            half_life = read_duration("half_life", self.half_life, is_datetime)
+            time = samples.time.astype(float)
+            before, latest = latest, max(latest, float(time.max()))
+            counts = counts * 0.5 ** ((latest - before) / half_life)
+            age = 0.5 ** ((latest - time) / half_life)
+            weight = age if weight is None else weight * age
+        total = count_items(samples, weight)
+        total[: len(counts)] += counts
+        return self._index(total) | {"latest_": latest}
 
     def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
         n_new = len(rows.schema.items.values) - len(self.counts_)

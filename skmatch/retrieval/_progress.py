@@ -1,4 +1,4 @@
-"""What a fit tells while it runs: callbacks, and what `verbose` shows."""
+"""Callbacks of a running fit, and the progress bar of `verbose`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from skmatch._nn import distributed
 
 
 class EpochBar:
-    """Callback that shows the epochs of one fit.
+    """Progress bar over epochs, also inside a Pipeline.
 
-    scikit-learn's own `ProgressBar` starts at the outermost estimator only; this one shows
-    inside a Pipeline, too.
+    scikit-learn's own `ProgressBar` starts at the outermost estimator only.
     """
 
     def setup(self, estimator: Any, context: Any) -> None:
@@ -40,28 +39,28 @@ class EpochBar:
         self._progress.stop()
 
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Do nothing: an epoch counts when it ends."""
+        """Do nothing: the bar advances when an epoch ends."""
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        """Count an epoch."""
+        """Advance the bar by an epoch."""
         if context.task_name == "epoch":
             self._progress.advance(self._task)
 
 
 @contextmanager
 def reporting(estimator: Any) -> Iterator[None]:
-    """Set the callbacks of a fit: the user's, and a bar where somebody is there to see it.
+    """Set the callbacks of a fit: the user's, and with `verbose` a progress bar.
 
-    A bar that the user has set on the estimator or on an outer one is left alone. Of processes
-    that train together the first one tells, and no other.
+    There is no second bar if the user has set one on this or an outer estimator. In distributed
+    training only the first process has callbacks.
     """
     callbacks = list(getattr(estimator, "_skl_callbacks", []))
-    telling = callbacks
+    active = callbacks
     if distributed.rank() > 0:
-        telling = []
-    elif estimator.verbose and not _has_bar(estimator) and _is_watched():
-        telling = [*callbacks, EpochBar()]
-    estimator.set_callbacks(*telling)
+        active = []
+    elif estimator.verbose and not _has_bar(estimator) and _is_interactive():
+        active = [*callbacks, EpochBar()]
+    estimator.set_callbacks(*active)
     try:
         yield
     finally:
@@ -77,8 +76,8 @@ def _has_bar(estimator: Any) -> bool:
     return any(isinstance(callback, ProgressBar) for callback in callbacks)
 
 
-def _is_watched() -> bool:
-    # Workers of a search share one terminal: their bars would overwrite one another.
+def _is_interactive() -> bool:
+    # Workers of a search share one terminal, where their bars would overwrite one another.
     is_worker = parent_process() is not None or current_thread() is not main_thread()
     is_notebook = "ipykernel" in sys.modules
     return not is_worker and (is_notebook or sys.stdout.isatty())

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_hashable
 
-from skmatch._data import FIRST_KNOWN, Events, RaggedArray, Samples, Schema, concatenate_ranges
+from skmatch._data import FIRST_KNOWN, Events, RaggedArray, Samples, concatenate_ranges
+from skmatch._schema import Schema
 from skmatch._validation import as_pandas, as_series
 
 HISTORY, FEATURES, POPULARITY = "history", "features", "popularity"  # sources of recommendations

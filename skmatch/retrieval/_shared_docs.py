@@ -1,113 +1,108 @@
-"""What the docstrings of the neural retrievers have in common."""
+"""The parts that the docstrings of the neural retrievers share."""
 
-from __future__ import annotations
-
-import textwrap
+from skmatch._docs import fill_docs
 
 PARAMETERS = """\
 activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
-    Activation after each layer but the last.
+    Activation after each layer except the last.
 dropout : float, default=0.1
-    Share of what is dropped from the pooled history and after each hidden layer.
+    Dropout rate of the pooled history and of each hidden layer.
 id_dropout : float, default=0.02
-    Share of the ids and of the values of features that training takes for unknown [4]_, so that
-    whoever and whatever is unknown later gets a trained answer. It concerns users, items of
-    histories, all features and, where items have any, the items of the item tower. Users and items
-    of the catalogue that have no event to learn from then count as unknown, too.
+    Share of ids and feature values that training replaces by the unknown id [4]_, which trains the
+    vectors of cold users, new items and unseen values. It applies to users, to items of histories,
+    to all features and, if items have features, to the ids of the item tower.
 batch_norm : bool, default=False
     Whether hidden layers are batch-normalised.
 skip_connection : bool, default=True
-    Whether a linear map of what a tower reads is added to what its layers make of it [6]_.
+    Whether to add a linear map of each tower's input to its output [6]_.
 init : {"cooccurrence", "random"}, default="cooccurrence"
-    Where the embeddings of items begin. "cooccurrence": near those of the items that users touch
-    shortly before or after them, by a factorisation of their counts [7]_; the 100,000 items of
-    most events begin so, all others at random. Training then takes fewer epochs.
+    Initialisation of the item embeddings. "cooccurrence" factorises the counts of items that users
+    interact with shortly after one another [7]_, for the 100,000 most frequent items; all others
+    start at random. Training then needs fewer epochs.
 pooling : {"mean", "sum", "max", "concat", "decay", "attention"} or callable, default="decay"
-    How a history becomes one vector. "decay": weighted means whose weights fall exponentially
-    with the number of events since, side by side, at four rates that are learned. "attention":
-    six of these, and beside them the answer of up to four heads of attention that the means ask
-    [5]_; it learns more, and takes more time. "mean", "sum" and "max": of the embeddings;
-    "concat": the embeddings, newest first. A callable ``(dim, max_length) -> module`` makes a
-    `torch.nn.Module` that maps a history to one vector per row; the guide on towers shows one.
+    How a history becomes one vector. "mean", "sum" and "max" pool the embeddings. "concat"
+    concatenates them, newest first. "decay" concatenates four weighted means whose weights fall
+    exponentially with the number of events since, at learned rates. "attention" concatenates six of
+    these means and up to four attention heads that have the means as queries [5]_; it learns more
+    and trains slower. A callable ``(dim, max_length) -> module`` returns a `torch.nn.Module` that
+    maps a history to one vector per row; the guide on towers shows one.
 n_estimators : int, default=1
-    Number of networks that train, each from weights, in an order and on draws of its own [8]_.
-    Their vectors are concatenated, so that a score is the mean of the members' cosines. Two rank
-    better than one, and take twice the time.
+    Number of networks trained with different seeds [8]_. Their vectors are concatenated, so that a
+    score is the mean of their cosines. Two rank better than one and take twice the time.
 temperature : float, default=0.05
-    What cosines are divided by, in every loss.
+    Divisor of the cosines in every loss.
 loss : {"softmax", "bpr", "bce"}, default="softmax"
-    "softmax" is list-wise: the step's positives share 256 times `neg_ratio` negatives, with logQ
-    correction. "bpr" is pair-wise [2]_ and "bce" point-wise, with `neg_ratio` negatives for each
-    positive. `SequenceSampler` says how negatives are drawn.
+    "softmax" is list-wise: the positives of a batch share 256 times `neg_ratio` negatives, with
+    logQ correction. "bpr" is pair-wise [2]_ and "bce" point-wise, with `neg_ratio` negatives per
+    positive. `SequenceSampler` sets how negatives are drawn.
 max_epochs : int, default=6
     Number of passes over the events.
 batch_size : int or "auto", default="auto"
-    Number of positives in a step. "auto" makes 400 steps per epoch, within the bounds of 64 and
-    2,048 positives.
+    Number of positives per step. "auto" makes about 400 steps per epoch, of 64 to 2,048 positives.
 lr : float, default=0.006
-    Highest learning rate of AdamW [3]_: it rises for a tenth of the steps, then falls along a
-    cosine. `partial_fit` trains at 0.15 of it.
+    Peak learning rate of AdamW [3]_: linear warm-up over the first tenth of the steps, then cosine
+    decay. `partial_fit` trains at 0.15 of it.
 weight_decay : float, default=0.0
     Decoupled weight decay of matrices and embeddings; biases, scales and half-lives do not decay.
 early_stopping : bool, default=False
-    Whether to hold out the last event of some users, measure NDCG@10 on it after each epoch, stop
-    when that no longer improves and keep the best weights.
+    Whether to hold out the last event of some users, compute NDCG@10 on it after each epoch, stop
+    when it no longer improves and restore the best weights.
 validation_fraction : float, default=0.1
     Share of the users whose last event is held out.
 n_iter_no_change : int, default=5
-    Number of epochs without improvement after which training stops.
+    Number of epochs without improvement before training stops.
 warm_start : bool, default=False
-    Whether `fit` continues from the weights of the last fit. The ids and features must be the
-    same. What a `Checkpoint` saved goes on with the epoch after.
+    Whether `fit` continues from the weights of the last fit, on the same ids and features. A
+    retriever loaded from a `Checkpoint` continues with the next epoch.
 device : {"auto", "cpu", "cuda", "mps"}, default="auto"
-    Where to train; "auto" takes a GPU where there is one. Answers come from the CPU.
+    Device to train on; "auto" takes a GPU if there is one. Recommendations run on the CPU.
 precision : {"float32", "bfloat16"}, default="float32"
-    Of the matrix products of training. Weights, losses and all vectors that are given out are
-    float32 in any case. "bfloat16" is for GPUs; a CPU without units for it gets slower.
+    Precision of the matrix products in training; weights, losses and returned vectors are always
+    float32. "bfloat16" is for GPUs and for CPUs that support it.
 random_state : int, RandomState instance or None, default=None
-    Seeds weights, draws and dropout. An int gives the same result bit for bit on one machine
-    with one number of threads.
+    Seed of weights, sampling and dropout. An int makes results bit-identical on one machine with
+    one number of threads.
 verbose : bool or int, default=False
     Whether to show a progress bar, in a terminal or a notebook.
 index : {"exact", "auto", "pynndescent"}, default="exact"
-    How the nearest items are found; see `skmatch.neighbors.ItemIndex`. "auto" is "exact" up to
-    100,000 items and "pynndescent" above. The graph of "pynndescent" is not saved: the first search
-    after loading builds it anew.
+    Search method, see `skmatch.neighbors.ItemIndex`. "auto" is "exact" up to 100,000 items and
+    "pynndescent" above. The graph of "pynndescent" is not saved: the first search after loading
+    builds it again.
 k : int, default=10
     Number of items that `predict` and `recommend` return per query.
 exclude_seen : bool, default=True
-    Whether recommendations leave out what the user has interacted with: the default of `predict`,
-    `recommend`, `score` and of what early stopping validates."""
+    Whether recommendations exclude items that the user has interacted with: the default of
+    `predict`, `recommend` and `score`, and the rule of the validation for early stopping."""
 
 ATTRIBUTES = """\
 item_vectors_ : ndarray of shape (n_items, n_dims), float32
-    Vectors of the catalogue.
+    Item vectors.
 item_ids_ : ndarray of shape (n_items,)
-    Ids of the catalogue, in the order of `item_vectors_`.
+    Item ids, in the order of `item_vectors_`.
 counts_ : ndarray of shape (n_items,)
     Number of events of each item, or the sum of their weights.
 popularity_ : ndarray of shape (n_items,)
-    Share of each item in `counts_`; the scores of queries about which nothing is known.
+    Share of each item in `counts_`: the scores for queries of which nothing is known.
 n_iter_ : int
     Number of epochs trained.
 loss_curve_ : list of float
-    Mean loss of each epoch.
+    Mean training loss of each epoch.
 validation_curve_ : list of float or None
     NDCG@10 on the held-out events after each epoch, with `early_stopping`.
 weights_ : dict of str to ndarray
     Weights of the network.
 training_state_ : dict or None
-    In what a `Checkpoint` saved, all that the epochs to come depend on; None after a whole fit.
+    State from which a fit that a `Checkpoint` saved continues; None after a complete fit.
 network_config_ : dict
-    Sizes and options that the network was built with.
+    Sizes and options of the network.
 index_ : ItemIndex
     Index of `item_vectors_`.
 schema_ : Schema
     Roles, ids and features of the events.
 n_features_in_ : int
-    Number of columns seen during fit, where it got plain events.
+    Number of columns of `X`, if `fit` got plain events.
 feature_names_in_ : ndarray of shape (`n_features_in_`,)
-    Names of the columns seen during fit, where it got a frame of plain events."""
+    Column names of `X`, if `fit` got a frame of plain events."""
 
 REFERENCES = """\
 .. [2] S. Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback",
@@ -125,11 +120,4 @@ REFERENCES = """\
 .. [8] B. Lakshminarayanan, A. Pritzel and C. Blundell, "Simple and scalable predictive
    uncertainty estimation using deep ensembles", NeurIPS 2017."""
 
-
-def with_shared_docs(cls: type) -> type:
-    """Put what the retrievers share into the places that a docstring leaves for it."""
-    shared = {"parameters": PARAMETERS, "attributes": ATTRIBUTES, "references": REFERENCES}
-    for name, text in shared.items():
-        indented = textwrap.indent(text, "    ").lstrip()
-        cls.__doc__ = (cls.__doc__ or "").replace(f"{{{name}}}", indented)
-    return cls
+with_shared_docs = fill_docs(parameters=PARAMETERS, attributes=ATTRIBUTES, references=REFERENCES)

@@ -10,16 +10,16 @@ from skmatch.retrieval._shared_docs import with_shared_docs
 class YoutubeDNNRetriever(NeuralRetriever):
     """Retrieve with a user tower against a table of item vectors [1]_.
 
-    An item's vector is the encoding of its id and features that histories read, too. Vectors are
-    L2-normalised, and the score is their cosine (divided by the temperature in training).
+    Histories and candidates share one vector per item, computed from its id and features. Vectors
+    are L2-normalised, and the score is their cosine (divided by the temperature in training).
 
     Parameters
     ----------
     embedding_dim : int, default=64
-        Width of the embeddings of ids, and of the vectors.
+        Width of the id embeddings and of the vectors.
     dims : sequence of int, default=(256, 64)
-        Sizes of the layers of the user tower; the last is linear. Where it is not `embedding_dim`,
-        a linear layer to that width follows.
+        Layer sizes of the user tower; the last layer is linear. If its size is not `embedding_dim`,
+        a linear layer of that size follows.
     {parameters}
 
     Attributes
@@ -28,7 +28,7 @@ class YoutubeDNNRetriever(NeuralRetriever):
 
     See Also
     --------
-    DSSMRetriever : A tower for items, too.
+    DSSMRetriever : A user tower and an item tower.
 
     References
     ----------

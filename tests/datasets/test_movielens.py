@@ -99,7 +99,7 @@ def write_zip(path, files, prefix=""):
 
 @pytest.fixture(params=["zip", "zip with subfolder", "folder", "folder with subfolder"])
 def store(request, tmp_path):
-    """Write files in each of the forms that an archive may lie about in; gives the path."""
+    """Write files in each form of an archive and return the path."""
     return {
         "zip": lambda files: write_zip(tmp_path / "ml.zip", files),
         "zip with subfolder": lambda files: write_zip(tmp_path / "ml.zip", files, "ml-x/"),
@@ -230,7 +230,7 @@ def test_foreign_archive(form, tmp_path):
 def test_no_zip(tmp_path):
     path = tmp_path / "ratings.dat"
     path.write_bytes(layout_1m()["ratings.dat"])
-    with pytest.raises(ValueError, match=r"ratings\.dat.* is no zip file and no folder"):
+    with pytest.raises(ValueError, match=r"ratings\.dat.* is neither a zip file nor a folder"):
         load_movielens(path)
 
 
@@ -273,7 +273,7 @@ def test_zip_that_this_python_cannot_read(damage, tmp_path):
     data = bytearray(path.read_bytes())
     damage(data)
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"ml\.zip.*(anew from|whole as GroupLens)"):
+    with pytest.raises(ValueError, match=r"ml\.zip.*(again from|complete MovieLens)"):
         load_movielens(path)
 
 
@@ -410,7 +410,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 
 class _Server:
-    """A GroupLens of our own on this machine."""
+    """A local server of archives."""
 
     def __init__(self):
         self.files, self.seen = {}, []
@@ -450,13 +450,13 @@ def archive(tmp_path):
 
 @pytest.fixture
 def fetch(server, archive, tmp_path, monkeypatch):
-    """Fetch from our own server, with the checksum of our own archive and without retries."""
+    """Fetch from the local server, with the checksum of the test archive and without retries."""
     monkeypatch.setitem(_movielens._MD5, "ml-1m", hashlib.md5(archive).hexdigest())
     monkeypatch.setattr(_movielens, "_RETRIES", 0)
     return functools.partial(fetch_movielens, data_home=tmp_path / "cache", base_url=server.url)
 
 
-def test_fetch_downloads_once_and_tells_the_terms_once(fetch, server, archive, tmp_path, capfd):
+def test_fetch_downloads_once_and_prints_the_terms_once(fetch, server, archive, tmp_path, capfd):
     server.give("ml-1m.zip", archive)
     events = fetch("ml-1m")
     out, err = capfd.readouterr()
@@ -471,7 +471,7 @@ def test_fetch_downloads_once_and_tells_the_terms_once(fetch, server, archive, t
     assert server.seen == ["/sets/ml-1m.zip"]
 
 
-def test_fetch_keeps_archives_where_the_environment_says(
+def test_fetch_keeps_archives_in_the_folder_of_the_environment_variable(
     server, archive, fetch, tmp_path, monkeypatch
 ):
     server.give("ml-1m.zip", archive)
@@ -522,14 +522,16 @@ def test_fetch_refuses_the_latest_with_a_wrong_checksum(fetch, server, archive, 
 
 def test_fetch_keeps_nothing_of_a_download_cut_short(fetch, server, archive, tmp_path):
     server.give("ml-1m.zip", archive[: len(archive) // 2], claimed=len(archive))
-    with pytest.raises(ValueError, match=r"ml-1m\.zip \(md5 [0-9a-f]{32} expected\) broke off"):
+    with pytest.raises(
+        ValueError, match=r"ml-1m\.zip \(md5 [0-9a-f]{32} expected\) was interrupted"
+    ):
         fetch("ml-1m")
     _assert_nothing_kept(tmp_path / "cache")
     server.give("ml-1m.zip", archive)
     assert len(fetch("ml-1m")) == len(RATINGS)
 
 
-def test_fetch_says_that_the_server_refuses_or_is_away(fetch, server, tmp_path):
+def test_fetch_raises_if_the_server_refuses_or_is_unreachable(fetch, server, tmp_path):
     with pytest.raises(OSError, match=r"ml-1m\.zip cannot be downloaded: 404.*load_movielens"):
         fetch("ml-1m")
     with pytest.raises(OSError, match="cannot be downloaded"):
@@ -550,6 +552,6 @@ def test_fetch_replaces_a_kept_archive_that_was_damaged(fetch, server, archive, 
     assert len(fetch("ml-1m")) == len(RATINGS)
 
 
-def test_fetch_knows_its_names():
+def test_fetch_of_an_unknown_name_raises():
     with pytest.raises(ValueError, match=r"name='ml-2m'.*ml-latest-small"):
         fetch_movielens("ml-2m")

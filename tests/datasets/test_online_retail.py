@@ -143,7 +143,7 @@ def test_a_number_that_is_not_whole_is_an_error(column, before, after, tmp_path)
     text = PURCHASES.replace(before, after)
     (tmp_path / "purchases.csv.gz").write_bytes(gzip.compress(text.encode()))
     with pytest.raises(
-        ValueError, match=rf"column {column} holds .*, which is no whole number below 2"
+        ValueError, match=rf"column {column} holds .*, which is not an integer below 2"
     ):
         load_online_retail(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Made-up events: what they promise to hold."""
+"""The structure of synthetic events."""
 
 import numpy as np
 import pandas as pd
@@ -13,14 +13,14 @@ def events():
 
 
 def _by_user(events):
-    """Give the events in each user's order, and where the next row is the same user's."""
+    """Return the events in order of user and time, and whether the next row has the same user."""
     ordered = events.sort_values(["user_id", "timestamp"])
     user = ordered["user_id"].to_numpy()
     return ordered, user[1:] == user[:-1]
 
 
 def _same_next(events):
-    """Give how often the next item of a user has the category of the one before."""
+    """Return the share of events whose item has the category of the user's last item."""
     ordered, together = _by_user(events)
     category = ordered["category"].cat.codes.to_numpy()
     return (category[1:] == category[:-1])[together].mean()
@@ -62,7 +62,7 @@ def test_same_seed_same_events(events):
     assert not make_events(random_state=1).equals(events)
 
 
-def test_global_generator_is_left_alone():
+def test_global_generator_is_not_changed():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     make_events(10, 10, 20)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
@@ -107,8 +107,8 @@ def test_drift_turns_interest_sooner():
     assert never > 0.8
 
 
-def test_order_says_more_than_the_user_does(events):
-    """The cluster of the last item foretells the next better than the user's commonest one."""
+def test_the_last_item_predicts_better_than_the_user(events):
+    """The last item's cluster predicts the next better than the user's most frequent one."""
     ordered, together = _by_user(events)
     codes = ordered["category"].cat.codes
     commonest = codes.groupby(ordered["user_id"]).transform(lambda c: c.mode()[0]).to_numpy()
@@ -143,14 +143,14 @@ def test_repeats_are_few_where_a_cluster_has_many_items():
     assert events.duplicated(["user_id", "item_id"]).mean() < 0.05
 
 
-def test_features_of_the_user_tell_the_clusters_of_the_items(events):
+def test_user_features_predict_the_clusters_of_items(events):
     clusters = events["category"].cat.codes
     matches = events["segment"].cat.codes == clusters
     assert matches.mean() > 3 / 10  # by chance 1 in 10
     assert events["age"].corr(clusters) > 0.2
 
 
-def test_features_of_the_item_tell_its_cluster(events):
+def test_item_features_predict_the_cluster(events):
     items = events.drop_duplicates("item_id")
     of_tags = items["tags"].astype("str").str.extract(r"tag_(\d+)_", expand=False).astype(int)
     assert (of_tags == items["category"].cat.codes).mean() > 0.7
@@ -168,14 +168,14 @@ def test_tags_are_one_or_two(events):
     [
         ({"n_users": 0}, "n_users=0"),
         ({"n_items": -3}, "n_items=-3"),
-        ({"n_events": 10.5}, "n_events=10.5: give an integer"),
+        ({"n_events": 10.5}, "n_events=10.5 must be an integer"),
         ({"n_events": 999}, "n_events=999 is less than n_users=1000"),
         ({"n_clusters": 501}, "n_clusters=501 is more than n_items=500"),
         ({"popularity_skew": -1}, "popularity_skew=-1"),
         ({"popularity_skew": float("nan")}, "popularity_skew=nan"),
-        ({"drift": 1.5}, "drift=1.5: give a number from 0 to 1"),
+        ({"drift": 1.5}, "drift=1.5 must be a number from 0 to 1"),
         ({"drift": "slow"}, "drift='slow'"),
-        ({"random_state": "dice"}, "random_state='dice': give an integer from 0"),
+        ({"random_state": "dice"}, "random_state='dice' must be an integer from 0"),
     ],
 )
 def test_parameters_out_of_range(parameters, message):

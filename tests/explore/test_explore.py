@@ -1,4 +1,4 @@
-"""The server behind the page, what it says to wrong questions, and the page in a browser."""
+"""The server, its errors, and the page in a browser."""
 
 import json
 import socket
@@ -44,7 +44,7 @@ ITEMS = pd.DataFrame(
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Give the paths of two models and a table of items."""
+    """Return the paths of two models and a table of items."""
     folder = tmp_path_factory.mktemp("explore")
     encoder = MatchEncoder(item_features=["category"])
     small = {"embedding_dim": 4, "dims": (8, 4), "max_epochs": 1, "random_state": 0}
@@ -59,7 +59,7 @@ def files(tmp_path_factory):
 
 @contextmanager
 def serving(*arguments):
-    """Run the server of the command's arguments on a free port; give its address."""
+    """Run the server of the command's arguments on a free port; return its address."""
     explorer, port = read_arguments([*map(str, arguments), "--port", "0"])
     server = uvicorn.Server(uvicorn.Config(make_app(explorer), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [port]}, daemon=True)
@@ -96,7 +96,7 @@ def ask(address):
 
 @pytest.fixture
 def refusal(ask):
-    """Give the parameter and message of an answer that is an error."""
+    """Return the parameter and message of an error response."""
 
     def run(path, *parameters, **more):
         with pytest.raises(HTTPError) as caught:
@@ -112,7 +112,7 @@ def ids(answer):
     return [item["id"] for item in answer["items"]]
 
 
-def test_overview_tells_models_and_filters(ask):
+def test_overview_lists_models_and_filters(ask):
     overview = ask("overview")
     assert overview["models"] == [
         {"name": "dssm", "kind": "DSSMRetriever"},
@@ -154,7 +154,7 @@ def test_recommendations_are_those_of_the_models(ask, files):
         assert one["source"] == table["source"].iloc[0]
 
 
-def test_a_session_stands_for_a_user(ask, files):
+def test_a_session_replaces_a_user(ask, files):
     answer = ask("recommend", ("session", "5"), ("session", "9"), k=3)
     assert [item["id"] for item in answer["history"]] == ["9", "5"]
     query = pd.DataFrame({"user_id": [None], "history": [[5, 9]]}, dtype=object)
@@ -198,23 +198,28 @@ def test_a_feature_of_the_model_is_a_filter_too(ask):
 @pytest.mark.parametrize(
     ("path", "parameters", "parameter", "message"),
     [
-        ("users", {"limit": "0"}, "limit", "'0' is no number of rows; give an integer from 1"),
-        ("users", {"limit": "²"}, "limit", "is no number of rows"),
-        ("users", {"query": "a"}, "query", "query is not known here; there is q, limit"),
+        ("users", {"limit": "0"}, "limit", "'0' must be an integer from 1"),
+        ("users", {"limit": "²"}, "limit", "must be an integer from 1"),
+        ("users", {"query": "a"}, "query", "query is unknown; the parameters are: q, limit"),
         ("recommend", {}, "user", "either user or session"),
         ("recommend", {"user": "3", "session": "5"}, "user", "either user or session"),
-        ("recommend", {"user": "99"}, "user", "user='99' is not known"),
-        ("recommend", {"session": "99"}, "session", "session='99' is no item"),
-        ("recommend", {"user": "3", "k": "many"}, "k", "k='many' is no number"),
+        ("recommend", {"user": "99"}, "user", "user='99' is unknown"),
+        ("recommend", {"session": "99"}, "session", "session='99' is unknown"),
+        ("recommend", {"user": "3", "k": "many"}, "k", "k='many' must be an integer"),
         ("recommend", {"user": "3", "k": "9" * 99}, "k", "from 1 to 1000"),
         ("similar", {}, "item", "item is missing"),
-        ("similar", {"item": "<x>"}, "item", "item='<x>' is no item"),
-        ("similar", {"item": "5", "feature": "size"}, "feature", "there is 'category', 'colour'"),
+        ("similar", {"item": "<x>"}, "item", "item='<x>' is unknown"),
+        (
+            "similar",
+            {"item": "5", "feature": "size"},
+            "feature",
+            "the filters are: 'category', 'colour'",
+        ),
         ("similar", {"item": "5", "value": "red"}, "value", "value needs feature"),
         ("similar", {"item": "5", "feature": "colour"}, "value", "needs value"),
         ("similar", {"item": "5", "feature": "colour", "value": "x"}, "value", "No item has 'x'"),
         ("similar", {"item": "5", "feature": "year"}, "min", "needs min, max or both"),
-        ("similar", {"item": "5", "feature": "year", "min": "nan"}, "min", "is no number"),
+        ("similar", {"item": "5", "feature": "year", "min": "nan"}, "min", "is not a number"),
         ("similar", {"item": "5", "feature": "year", "min": "9", "max": "1"}, "min", "above max=1"),
     ],
 )
@@ -261,9 +266,9 @@ def test_ids_of_any_type_and_models_of_different_catalogues():
     assert [ids(answer) for answer in answers] == [["2024-05-01 00:00:00"], []]
 
 
-def test_ids_that_read_the_same_are_refused():
+def test_ids_with_the_same_text_raise():
     events = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": pd.Series([1, "1"], dtype=object)})
-    with pytest.raises(ValueError, match="The ids 1 and '1' read the same"):
+    with pytest.raises(ValueError, match="The ids 1 and '1' have the same text"):
         Explorer({"one": PopularityRetriever().fit(events)})
 
 
@@ -293,17 +298,20 @@ def test_infinite_numbers_of_items_pass_the_filters_that_they_fit(files, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["dssm.joblib"] * 3, "3 models; give one or two"),
+        (["dssm.joblib"] * 3, "3 models; pass one or two"),
         (["none.joblib"], "none.joblib"),
-        (["items.csv"], "is no file of joblib or pickle"),
+        (["items.csv"], "is not a joblib or pickle file"),
         (["alone.joblib"], "fitted on Samples, without its MatchEncoder"),
         (["unfitted.joblib"], "has no item_vectors_"),
         (["dssm.joblib", "--items", "other.csv"], "has no column 'item_id'"),
-        (["dssm.joblib", "--items", "foreign.csv"], "knows no item of the models by 'item_id'"),
+        (
+            ["dssm.joblib", "--items", "foreign.csv"],
+            "holds no item of the models in the column 'item_id'",
+        ),
         (["dssm.joblib", "--port", "70000"], "--port 70000"),
     ],
 )
-def test_the_command_says_what_is_wrong(files, monkeypatch, capsys, arguments, message):
+def test_the_command_reports_errors(files, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(files)
     joblib.dump(load("popular.joblib")[-1], "alone.joblib")
     joblib.dump(DSSMRetriever(), "unfitted.joblib")
@@ -314,7 +322,7 @@ def test_the_command_says_what_is_wrong(files, monkeypatch, capsys, arguments, m
     assert message in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_told(files, capsys):
+def test_a_port_in_use_is_reported(files, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with pytest.raises(SystemExit):
@@ -333,7 +341,7 @@ def test_without_the_extra_the_error_names_the_command(monkeypatch):
 
 @pytest.fixture(params=[(1200, 900), (375, 700)], ids=["desktop", "phone"])
 def page(request, browser, address):
-    """Give the open page; what it complains about, and what overflows it, fails the test."""
+    """Open the page; console errors and overflowing elements fail the test."""
     width, height = request.param
     opened = browser.new_page(viewport={"width": width, "height": height})
     complaints = []
@@ -416,7 +424,7 @@ def test_page_suggests_users(page, ask):
 
 @pytest.fixture
 def hold(page):
-    """Keep questions back: those whose address ends so wait in the returned list."""
+    """Hold requests back: those whose URL ends with a text wait in the returned list."""
 
     def run(path, **parameters):
         held = []
@@ -434,7 +442,7 @@ def wait_for(page, held, n=1):
 
 
 def release(page, held):
-    """Let the server answer the questions that were held back, and the page read the answers."""
+    """Release the requests that were held back, and wait until the page has read the responses."""
     for route in held:
         route.continue_()
     page.evaluate("fetch('/api/overview').then(response => response.json())")

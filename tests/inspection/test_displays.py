@@ -1,4 +1,4 @@
-"""The pictures: what their axes hold, and how they look beside plain matplotlib."""
+"""The displays: content of their axes, and comparison with plain matplotlib."""
 
 import builtins
 import subprocess
@@ -94,17 +94,17 @@ def test_topk_curves_of_estimators_are_those_of_evaluate(pipe, popular):
     ]
 
 
-def test_topk_asks_each_estimator_for_one_ranking_a_user(popular, monkeypatch):
-    asked = []
-    predict = type(popular).predict
+def test_topk_queries_each_estimator_once_per_user(popular, monkeypatch):
+    calls = []
+    rank = PopularityRetriever._rank
 
-    def counted(self, X, **parameters):
-        asked.append((len(X), parameters))
-        return predict(self, X, **parameters)
+    def counted(self, samples, **parameters):
+        calls.append((len(samples), parameters))
+        return rank(self, samples, **parameters)
 
-    monkeypatch.setattr(type(popular), "predict", counted)
+    monkeypatch.setattr(PopularityRetriever, "_rank", counted)
     TopKCurveDisplay.from_estimator(popular, TEST, k=[1, 5, 10])
-    assert asked == [(TEST["user_id"].nunique(), {"k": 10})]
+    assert calls == [(TEST["user_id"].nunique(), {"k": 10})]
 
 
 def test_a_single_estimator_is_named_after_its_class(popular):
@@ -162,7 +162,7 @@ def test_topk_curves_look_like_those_drawn_by_hand(tmp_path):
         ({"y_pred": {}}, "y_pred={} is empty"),
     ],
 )
-def test_topk_says_what_is_wrong(parameters, message):
+def test_topk_raises_on_invalid_parameters(parameters, message):
     with pytest.raises(ValueError, match=message):
         TopKCurveDisplay.from_predictions(Y_TRUE, **{"y_pred": RANKINGS} | parameters)
 
@@ -216,9 +216,9 @@ def test_training_curves_need_a_training(popular):
         TrainingCurveDisplay.from_estimator(popular)
 
 
-def test_estimators_that_are_compared_have_names(pipe, popular):
+def test_compared_estimators_need_names(pipe, popular):
     for display in (TopKCurveDisplay, TrainingCurveDisplay):
-        with pytest.raises(TypeError, match="estimator is a list of 2; give a dict"):
+        with pytest.raises(TypeError, match="estimator is a list of 2; pass a dict"):
             display.from_estimator([pipe, popular], *([TEST] * (display is TopKCurveDisplay)))
 
 
@@ -317,13 +317,16 @@ def test_map_looks_like_that_drawn_by_hand(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"feature": "colour"}, "feature='colour' is no item feature .* has 'category', 'price'"),
-        ({"feature": pd.Series({"x": 1})}, "feature knows no item of the catalogue"),
+        (
+            {"feature": "colour"},
+            "feature='colour' is not an item feature .* has 'category', 'price'",
+        ),
+        ({"feature": pd.Series({"x": 1})}, "feature holds no item of the catalogue"),
         ({"labels": pd.Series(["a", "b"], index=[1, 1])}, "labels has several values for .* 1"),
-        ({"labels": {1: "a"}}, "labels is a dict; give a Series"),
+        ({"labels": {1: "a"}}, "labels is a dict; pass a Series"),
     ],
 )
-def test_map_says_what_is_wrong(pipe, parameters, message):
+def test_map_raises_on_invalid_parameters(pipe, parameters, message):
     with pytest.raises(ValueError, match=message):
         ItemMapDisplay.from_estimator(pipe, **parameters)
 
@@ -357,7 +360,7 @@ def test_without_matplotlib_the_error_names_the_command(display, monkeypatch):
         display.plot()
 
 
-def test_the_displays_are_there_without_matplotlib():
+def test_the_displays_are_importable_without_matplotlib():
     program = (
         "import sys, skmatch; skmatch.TopKCurveDisplay, skmatch.ItemMapDisplay; "
         "assert 'matplotlib' not in sys.modules and 'torch' not in sys.modules"

@@ -1,4 +1,4 @@
-"""Validation, `score`, the scorer and `evaluate` give one figure for the same rows and rules."""
+"""Validation, `score`, the scorer and `evaluate` agree for the same rows and rules."""
 
 import numpy as np
 import pandas as pd
@@ -147,7 +147,7 @@ def test_the_figure_is_that_of_the_recommendations_as_of_the_held_out_events(mod
     assert model.score(test) == pytest.approx(ndcg_at_k(relevant, lists, 10), rel=1e-12)
 
 
-def test_the_future_is_never_let_in():
+def test_queries_do_not_know_later_events():
     later = pd.DataFrame({"user_id": "ann", "item_id": ["a", "b", "c"], "timestamp": [1, 5, 9]})
     others = pd.DataFrame({"user_id": "bob", "item_id": ["a", "b", "c", "d"], "timestamp": 0})
     model = PopularityRetriever(k=4).fit(pd.concat([later, others]))
@@ -167,7 +167,7 @@ def test_the_future_is_never_let_in():
     assert value == 1
 
 
-def test_an_unknown_item_that_stands_twice_counts_once(model):
+def test_an_unknown_item_held_out_twice_counts_once(model):
     held_out = pd.DataFrame({"user_id": [3, 3, 3], "item_id": [7777, 7777, 8888], "timestamp": 99})
     table = evaluate(model, held_out, "recall", average=False)
     assert table["n_relevant"].tolist() == [2]
@@ -177,7 +177,7 @@ def test_an_unknown_item_that_stands_twice_counts_once(model):
     assert model.score(held_out) == pytest.approx(1 / (1 + 1 / np.log2(3)))
 
 
-def test_a_stand_alone_pipeline_of_scikit_learn_scores_alike():
+def test_a_plain_pipeline_of_scikit_learn_scores_alike():
     train, test = split()
     ours = MODELS["dssm"].fit(train)
     theirs = make_pipeline(MatchEncoder(), SequenceSampler(), DSSMRetriever(**SMALL)).fit(train)
@@ -214,7 +214,7 @@ def test_gains_weigh_the_held_out_events():
 
 
 @pytest.mark.filterwarnings("ignore:Ignored 2 id")
-def test_ids_of_another_dtype_are_told(model):
+def test_ids_of_another_dtype_warn(model):
     _, test = split()
     with pytest.warns(UserWarning, match=r"'item_id' holds '.*', and fit got .* Convert it to int"):
         assert evaluate(model, test.astype({"item_id": str}))["value"].eq(0).all()
@@ -224,7 +224,7 @@ def test_ids_of_another_dtype_are_told(model):
         model.predict(test[:3], candidates=["0", "2"])
 
 
-def test_features_of_another_dtype_are_told():
+def test_features_of_another_dtype_warn():
     encoder = MatchEncoder(user_features=["rating", "tags"])
     events = EVENTS.assign(tags=[[rating, 9] for rating in EVENTS["rating"]])
     encoder.fit(events)

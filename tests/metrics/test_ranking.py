@@ -1,4 +1,4 @@
-"""The metric functions against hand counts, against ranx and against what they must never do."""
+"""The metric functions against values counted by hand, ranx, and invalid input."""
 
 import json
 import os
@@ -44,26 +44,26 @@ def test_values_counted_by_hand(name, expected):
 
 @pytest.mark.parametrize("name", [name for name in METRICS if name not in ("recall", "precision")])
 @pytest.mark.parametrize("k", [1, 2, 5])
-def test_the_best_ranking_scores_one(name, k):
-    """Also where there are more relevant items than k, and fewer."""
+def test_the_ideal_ranking_scores_one(name, k):
+    """With more and with fewer relevant items than k."""
     assert FUNCTIONS[name]([[1, 2, 3]], [[3, 1, 2, 8, 9]], k) == 1
 
 
 @every_metric
-def test_a_repeated_answer_counts_where_it_stands_first(name):
+def test_a_repeated_recommendation_counts_at_its_first_rank(name):
     metric = FUNCTIONS[name]
     assert metric([["a", "b"]], [["a", "a", "b"]], 3) == metric([["a", "b"]], [["a", "x", "b"]], 3)
 
 
 @every_metric
-def test_a_repeated_relevant_item_is_one_item(name):
+def test_a_repeated_relevant_item_counts_once(name):
     metric = FUNCTIONS[name]
     assert metric([["a", "b", "a"]], [["a", "x"]], 2) == metric([["a", "b"]], [["a", "x"]], 2)
 
 
 @every_metric
 @pytest.mark.parametrize("nothing", [None, np.nan, pd.NA])
-def test_missing_answers_are_misses(name, nothing):
+def test_missing_recommendations_are_misses(name, nothing):
     metric = FUNCTIONS[name]
     padded = [["b", nothing, nothing], ["a", "c", "b"]]
     assert metric([["a", "b"], ["c"]], padded, 3) == metric(
@@ -71,7 +71,7 @@ def test_missing_answers_are_misses(name, nothing):
     )
 
 
-def test_missing_answers_never_match_missing_relevant_items():
+def test_missing_recommendations_never_match_missing_relevant_items():
     assert public.hit_at_k([["a", None]], [[None, "b"]], 2) == 0
     assert public.recall_at_k(np.array([[1, np.nan]]), np.array([[1, np.nan]]), 2) == 1
 
@@ -120,7 +120,7 @@ def test_any_hashable_is_an_id(name, make_id):
 @pytest.mark.parametrize(
     "wrap", [np.array, pd.DataFrame, list, lambda rows: np.array(rows, dtype=object)]
 )
-def test_any_container_will_do(y_true, wrap):
+def test_any_container_is_accepted(y_true, wrap):
     y_pred = wrap([[1, 3], [4, 2]])
     np.testing.assert_array_equal(public.mrr_at_k(y_true, y_pred, 2, average=False), [0.5, 1])
 
@@ -130,7 +130,7 @@ def test_strings_are_single_ids():
     assert public.recall_at_k(["ab", "cd"], [["ab"], ["c"]], 1) == 0.5
 
 
-def test_inputs_are_left_as_they_were():
+def test_inputs_are_not_changed():
     y_true, y_pred = [[1, 2], [3]], np.array([[1, 5], [3, 1]])
     public.map_at_k(y_true, y_pred, 2)
     assert y_true == [[1, 2], [3]]
@@ -150,9 +150,9 @@ def test_k_may_be_a_numpy_integer():
 @pytest.mark.parametrize(
     ("y_true", "y_pred", "message"),
     [
-        ([[1], [], [2]], [[1], [1], [1]], r"no relevant item for query 1 .*leave it out"),
+        ([[1], [], [2]], [[1], [1], [1]], r"no relevant item for query 1 .*drop them"),
         ([[1], [None]], [[1], [1]], r"no relevant item for query 1"),
-        ([], np.empty((0, 3)), "holds no query"),
+        ([], np.empty((0, 3)), "y_true is empty"),
         ([[1]], [[1], [2]], "ranks for 2 queries and y_true holds 1"),
         ([[1]], np.array([1]), r"shape \(1,\).*one row of ranked item ids per query"),
         ([[1]], [1], r"shape \(1,\)"),
@@ -177,7 +177,7 @@ LISTS = [["a", "b"], ["c"]]
         (LISTS, {1: ["a"], 2: ["c"]}, "y_pred is a dict: give one row of ranked item ids"),
         (LISTS, [{"a": 1, "b": 2}, {"c": 1}], "y_pred holds a dict, not a list"),
         (LISTS, [{"a", "b"}, {"c"}], "y_pred holds a set, not a list"),
-        ([{"a": 1}, {"c": 2}], LISTS, "y_true holds a mapping.*gains in relevance"),
+        ([{"a": 1}, {"c": 2}], LISTS, "y_true holds a mapping.*gains as relevance"),
         (LONG, LONG, r"y_true is a frame with the columns \['user_id', 'item_id'\].*agg\(list\)"),
         (LISTS, LONG.assign(rank=1), r"y_pred is a frame with the columns .*groupby"),
         (LISTS, pd.DataFrame({"item_id": ["a", "c"]}), "y_pred is a frame with the columns"),
@@ -187,7 +187,7 @@ LISTS = [["a", "b"], ["c"]]
         (np.ones((2, 1, 1)), LISTS, r"y_true has shape \(2, 1, 1\)"),
     ],
 )
-def test_what_is_no_row_a_query_is_told(name, y_true, y_pred, message):
+def test_input_without_one_row_per_query_raises(name, y_true, y_pred, message):
     with pytest.raises(ValueError, match=message):
         FUNCTIONS[name](y_true, y_pred, 1)
 
@@ -215,7 +215,7 @@ def test_gains_counted_by_hand():
 
 @st.composite
 def rankings(draw):
-    """Queries with relevant items and rankings without repetition, as real ones are."""
+    """Draw queries with relevant items and rankings without repetition."""
     n_items = draw(st.integers(2, 12))
     n_queries = draw(st.integers(1, 5))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -285,11 +285,11 @@ def test_graded_gains_agree_with_scikit_learn(case, seed):
         ([[1, -1], [1]], "the gain -1"),
         ([[1, np.inf], [1]], "the gain inf"),
         ([[1, None], [1]], "the gain nan"),
-        ([[1, "x"], [1]], "holds what is no gain"),
+        ([[1, "x"], [1]], "relevance is not numeric"),
         ([[1, 2], [0]], "no relevant item with a gain above 0 for query 1"),
     ],
 )
-def test_gains_that_are_none_are_told(gains, message):
+def test_invalid_gains_raise(gains, message):
     with pytest.raises(ValueError, match=message):
         public.ndcg_at_k(LISTS, [["a"], ["c"]], 1, relevance=gains)
 
@@ -313,7 +313,7 @@ print(json.dumps({name: list(values) for name, values in scores.items()}))
 
 @pytest.mark.skipif(find_spec("ranx") is None, reason="ranx is not installed")
 def test_agrees_with_ranx():
-    """In a process of its own, where ranx runs as plain Python: compiling it takes a minute."""
+    """In a separate process, where ranx runs as plain Python: compiling it takes a minute."""
     rng = np.random.default_rng(0)
     y_true = [rng.permutation(40)[: rng.integers(1, 9)] for _ in range(300)]
     y_pred = np.array([rng.permutation(40)[:30] for _ in y_true])

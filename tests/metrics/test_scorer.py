@@ -1,4 +1,4 @@
-"""The scorer and its table, on a retriever that is a table of counts."""
+"""The scorer and `evaluate`, on a retriever that counts events."""
 
 import pickle
 from copy import deepcopy
@@ -40,7 +40,7 @@ class Ids:
 
 
 class Popular(BaseEstimator):
-    """Recommends the items of most events, to the power of `sign`, that the user has not seen."""
+    """Recommends unseen items by their number of events, to the power of `sign`."""
 
     __metadata_request__predict = {"k": True}
 
@@ -150,7 +150,7 @@ def test_an_array_of_numbers_scores_as_the_frame(events):
     assert scorer(Popular().fit(values[train]), values[test]) == on_frame
 
 
-def test_the_callers_frame_is_left_as_it_was(split):
+def test_the_frame_is_not_changed(split):
     train, test = split
     before = test.copy(deep=True)
     evaluate(Popular().fit(train), test, confidence=0.9)
@@ -400,7 +400,7 @@ def test_cross_validate(events, routing):
     np.testing.assert_array_equal(nested["test_one"], result["test_hit@3"])
 
 
-def test_scorer_travels(split):
+def test_scorer_can_be_pickled_and_cloned(split):
     train, test = split
     model = Popular().fit(train)
     scorer = make_topk_scorer(ALL, k=(1, 5))
@@ -448,7 +448,7 @@ def test_schema_is_found_inside(events):
     ],
     ids=lambda estimator: repr(estimator)[:20],
 )
-def test_what_is_no_fitted_retriever_is_told(estimator, events):
+def test_estimator_that_is_not_a_fitted_retriever_raises(estimator, events):
     for call in (make_topk_scorer(), evaluate):
         with pytest.raises(TypeError, match=r"estimator=.* has no schema_: give a fitted"):
             call(estimator, events)
@@ -517,10 +517,10 @@ def test_no_events_are_an_error(events):
 def test_rankings_of_the_wrong_shape_are_an_error(events, shape):
     model = Popular().fit(events)
     model.predict = lambda X, k: np.zeros(shape)
-    with pytest.raises(ValueError, match=r"predict\(X, k=10\) gave shape .* for 30 queries"):
+    with pytest.raises(ValueError, match=r"predict\(X, k=10\) returned shape .* for 30 queries"):
         make_topk_scorer()(model, events)
 
 
-def test_weights_are_refused_rather_than_ignored(events):
+def test_sample_weight_raises(events):
     with pytest.raises(TypeError, match="sample_weight"):
         make_topk_scorer()(Popular().fit(events), events, sample_weight=np.ones(len(events)))

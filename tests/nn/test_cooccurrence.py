@@ -36,9 +36,9 @@ def test_sums_of_what_is_near_are_products_with_the_counts(lengths, near, chunk)
     vectors = rng.normal(size=(items.max() + 1, 3)).astype(np.float32)
     weights = rng.random((items.max() + 1, 1), dtype=np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cooccurrence, "NEAR", near)
-        patch.setattr(cooccurrence, "CHUNK", chunk)
-        near_items = cooccurrence._count_near(users, items, weights, vectors)
+        patch.setattr(cooccurrence, "WINDOW", near)
+        patch.setattr(cooccurrence, "CHUNK_SIZE", chunk)
+        near_items = cooccurrence._sum_nearby(users, items, weights, vectors)
     expected = counts_of(users, items, near) @ (weights * vectors)
     np.testing.assert_allclose(near_items, expected, rtol=0, atol=1e-4)
 
@@ -47,7 +47,7 @@ def test_vectors_are_the_main_directions_of_the_scaled_counts():
     users, items = make_log([30] * 20, 25)
     codes, vectors = cooccurrence_vectors(users, items, dim=25, seed=0)
     assert codes.tolist() == list(range(2, 27))
-    counts = counts_of(users, items, cooccurrence.NEAR)[2:, 2:]
+    counts = counts_of(users, items, cooccurrence.WINDOW)[2:, 2:]
     n_near = counts.sum(1)
     scaled = counts / np.sqrt(np.outer(n_near, n_near))
     # All directions together give the square of the matrix, but for the scale.
@@ -80,7 +80,7 @@ def test_items_without_neighbours_and_rare_ones_are_not_placed(monkeypatch):
     codes, vectors = cooccurrence_vectors(users, items, dim=8, seed=0)
     assert codes.tolist() == [5, 7, 9]  # 3 is the only event of its user
     assert np.isfinite(vectors).all()
-    monkeypatch.setattr(cooccurrence, "MOST_ITEMS", 2)
+    monkeypatch.setattr(cooccurrence, "MAX_ITEMS", 2)
     assert cooccurrence_vectors(users, items, dim=8, seed=0)[0].tolist() == [5, 7]
 
 
@@ -131,4 +131,4 @@ def test_many_items_take_the_memory_of_a_few_copies_of_their_vectors():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(vectors) == 20_000
-    assert peak < 4 * len(vectors) * (48 + cooccurrence.N_MORE) * vectors.itemsize
+    assert peak < 4 * len(vectors) * (48 + cooccurrence.N_OVERSAMPLES) * vectors.itemsize

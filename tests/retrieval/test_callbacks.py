@@ -33,7 +33,7 @@ def make_pipe(retriever, make=make_pipeline):
 
 
 class Recorder:
-    """Keeps (estimator, task, number of epochs or tasks that the task has) of all that begins."""
+    """Records (estimator, task, number of subtasks) of every task that begins."""
 
     max_propagation_depth = None
 
@@ -82,7 +82,7 @@ def test_callbacks_of_a_pipeline_reach_every_step_and_epoch(cls):
 
 
 @pytest.mark.parametrize("step", [MatchEncoder(), SequenceSampler(), PopularityRetriever()])
-def test_every_estimator_tells_of_its_fit_and_keeps_nothing(step):
+def test_every_estimator_reports_its_fit_and_stores_no_callback(step):
     recorder = Recorder()
     fitted = clone(step).set_callbacks(recorder).fit(EVENTS).set_callbacks()
     assert recorder.tasks == [(type(step).__name__, "fit", 0)]
@@ -90,7 +90,7 @@ def test_every_estimator_tells_of_its_fit_and_keeps_nothing(step):
 
 
 def bars(text):
-    """Give the last state of each bar: its line without digits of time, "name" to percent."""
+    """Return the last state of each bar, from its name to the percentage."""
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
     return {
         name: int(percent)
@@ -100,7 +100,7 @@ def bars(text):
 
 @pytest.fixture
 def wide(monkeypatch):
-    """Give scikit-learn's bars room for whole lines."""
+    """Make the terminal wide enough for scikit-learn's bars."""
     import rich
 
     monkeypatch.setattr(rich.get_console(), "_width", 250)
@@ -173,7 +173,7 @@ def test_a_callback_stops_the_fit_inside_a_pipeline_and_a_search(cls):
 
 
 @BOTH
-def test_a_stopped_fit_is_that_of_the_epochs_before(cls):
+def test_a_stopped_fit_equals_a_shorter_fit(cls):
     seen = []
 
     class Keep(StopAfter):
@@ -187,7 +187,7 @@ def test_a_stopped_fit_is_that_of_the_epochs_before(cls):
 
 
 class Screen(io.StringIO):
-    """Stands in for a terminal."""
+    """A fake terminal."""
 
     def isatty(self):
         return True
@@ -195,7 +195,7 @@ class Screen(io.StringIO):
 
 @pytest.fixture
 def look(monkeypatch):
-    """Give a function that runs another before a terminal, and says what that shows."""
+    """Return a function that runs another in a fake terminal and returns the output."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -236,7 +236,7 @@ def test_not_verbose_shows_nothing_in_a_terminal(look):
     assert look(DSSMRetriever(**SMALL).fit, EVENTS) == ""
 
 
-def test_verbose_leaves_the_screen_to_a_bar_that_is_there(look, wide, capsys):
+def test_verbose_adds_no_second_bar(look, wide, capsys):
     retriever = DSSMRetriever(**SMALL, verbose=True)
     pipe = make_pipe(retriever).set_callbacks(ProgressBar(max_propagation_depth=0))
     assert ", epochs" not in look(pipe.fit, EVENTS)
@@ -254,7 +254,7 @@ def test_verbose_in_workers_shows_nothing(look):
             assert look(search.fit, EVENTS) == ""
 
 
-def test_a_failing_fit_takes_its_bar_away(look):
+def test_a_failing_fit_removes_its_bar(look):
     retriever = DSSMRetriever(**SMALL, verbose=True, temperature=1e-40)
 
     def fit():

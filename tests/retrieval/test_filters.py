@@ -1,4 +1,4 @@
-"""`candidates` and `exclude`: what may be answered, and what never is."""
+"""`candidates` and `exclude`."""
 
 import numpy as np
 import pandas as pd
@@ -52,8 +52,8 @@ def pipe():
     return pipeline(DSSMRetriever(**SMALL)).fit(EVENTS)
 
 
-def lists_of(answer, queries, by="user_id", column="item_id"):
-    return [answer.loc[answer[by] == query, column].tolist() for query in queries]
+def lists_of(table, queries, by="user_id", column="item_id"):
+    return [table.loc[table[by] == query, column].tolist() for query in queries]
 
 
 ids = st.sets(st.sampled_from([*ITEMS, UNKNOWN]))
@@ -62,7 +62,7 @@ some_ids = st.sets(st.sampled_from(ITEMS), min_size=1)
 
 @st.composite
 def rules(draw, lists, queries, others):
-    """Draw a rule in one of its forms, and the list that it has for each query."""
+    """Draw a rule in one of its forms, and its list for each query."""
     form = draw(st.sampled_from(["none", "all", "by id", "by row"]))
     if form == "none":
         return None, [None] * len(queries)
@@ -77,7 +77,7 @@ def rules(draw, lists, queries, others):
 
 
 def filtered(rankings, candidates, left_out, k):
-    """Give what should be answered, by a look at every item."""
+    """Return the expected items by a scan of all items."""
     rows = zip(rankings, candidates, left_out, strict=True)
     return [
         [item for item in ranking if (only is None or item in only) and item not in never][:k]
@@ -88,7 +88,7 @@ def filtered(rankings, candidates, left_out, k):
 @pytest.mark.filterwarnings("ignore:Ignored")
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_an_answer_is_the_full_ranking_without_what_is_ruled_out(model, data):
+def test_recommendations_are_the_filtered_full_ranking(model, data):
     everybody = [*USERS, NOBODY]
     users = data.draw(st.lists(st.sampled_from(everybody), min_size=1, max_size=4, unique=True))
     candidates, only = data.draw(rules(some_ids, users, everybody))
@@ -99,8 +99,8 @@ def test_an_answer_is_the_full_ranking_without_what_is_ruled_out(model, data):
     everything = model.recommend(users, k=100, exclude_seen=False)
     expected = filtered(lists_of(everything, users), only, left_out, k)
     rule = {"candidates": candidates, "exclude": exclude}
-    answer = model.recommend(users, k=k, exclude_seen=exclude_seen, **rule)
-    assert lists_of(answer, users) == expected
+    table = model.recommend(users, k=k, exclude_seen=exclude_seen, **rule)
+    assert lists_of(table, users) == expected
     if exclude_seen:
         found = model.predict(pd.DataFrame({"user_id": users}), k=k, **rule)
         assert found.shape == (len(users), min(k, len(ITEMS)))
@@ -110,14 +110,14 @@ def test_an_answer_is_the_full_ranking_without_what_is_ruled_out(model, data):
 @pytest.mark.filterwarnings("ignore:Ignored")
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_neighbours_are_the_full_ranking_without_what_is_ruled_out(pipe, data):
+def test_neighbours_are_the_filtered_full_ranking(pipe, data):
     items = data.draw(st.lists(st.sampled_from(ITEMS), min_size=1, max_size=3, unique=True))
     candidates, only = data.draw(rules(some_ids, items, ITEMS))
     exclude, never = data.draw(rules(ids, items, ITEMS))
     rankings = lists_of(pipe.similar_items(items, k=100), items, "item_id", "similar")
-    answer = pipe.similar_items(items, k=3, candidates=candidates, exclude=exclude)
+    table = pipe.similar_items(items, k=3, candidates=candidates, exclude=exclude)
     expected = filtered(rankings, only, [one or () for one in never], 3)
-    assert lists_of(answer, items, "item_id", "similar") == expected
+    assert lists_of(table, items, "item_id", "similar") == expected
 
 
 FORMS = {
@@ -146,31 +146,31 @@ def test_lists_of_every_form(pipe, form):
 @pytest.mark.parametrize(
     "dtype", [object, pd.ArrowDtype(pa.list_(pa.int64()))], ids=["objects", "arrow"]
 )
-def test_a_column_of_the_queries_rules_row_by_row(pipe, dtype):
+def test_a_column_of_lists_applies_row_by_row(pipe, dtype):
     queries = pd.DataFrame({"user_id": [USERS[0], USERS[0], NOBODY]}, index=[7, 7, 3])
     shelf = pd.Series([ITEMS[:2], None, ITEMS[2:3]], dtype=object).tolist()
     queries["shelf"] = pd.Series(pd.array(shelf, dtype=dtype), index=queries.index)
-    answer = pipe.recommend(queries, k=99, exclude_seen=False, candidates=queries["shelf"])
-    assert set(answer["item_id"][:2]) == set(ITEMS[:2])
-    assert set(answer["item_id"][2:-1]) == set(ITEMS)
-    assert answer["item_id"].tolist()[-1] == ITEMS[2]
+    table = pipe.recommend(queries, k=99, exclude_seen=False, candidates=queries["shelf"])
+    assert set(table["item_id"][:2]) == set(ITEMS[:2])
+    assert set(table["item_id"][2:-1]) == set(ITEMS)
+    assert table["item_id"].tolist()[-1] == ITEMS[2]
 
 
 def test_a_list_of_each_query_may_be_an_array(pipe):
     rules = [np.array(ITEMS[:2]), None, np.array(ITEMS[2:5])]
-    answer = pipe.recommend(USERS[:3], k=99, exclude_seen=False, exclude=rules)
-    for found, rule in zip(lists_of(answer, USERS[:3]), rules, strict=True):
+    table = pipe.recommend(USERS[:3], k=99, exclude_seen=False, exclude=rules)
+    for found, rule in zip(lists_of(table, USERS[:3]), rules, strict=True):
         assert set(found) == set(ITEMS) - set(() if rule is None else rule.tolist())
 
 
 def test_ids_of_one_query_do_not_change_those_of_another(pipe):
     rules = [np.array(ITEMS[:2]), np.array(["x"])]  # one array of both holds strings only
     with pytest.warns(UserWarning, match="1 id.s. in exclude"):
-        answer = pipe.recommend(USERS[:2], k=99, exclude_seen=False, exclude=rules)
-    assert set(lists_of(answer, USERS[:1])[0]) == set(ITEMS[2:])
+        table = pipe.recommend(USERS[:2], k=99, exclude_seen=False, exclude=rules)
+    assert set(lists_of(table, USERS[:1])[0]) == set(ITEMS[2:])
 
 
-def test_a_column_without_any_list_rules_nothing_out(pipe):
+def test_a_column_of_missing_lists_has_no_effect(pipe):
     expected = pipe.recommend(USERS[:2])
     for rule in ([None, None], pd.Series([np.nan, None], dtype=object), {}):
         rules = {"candidates": rule, "exclude": rule}
@@ -190,25 +190,27 @@ def test_ids_may_be_tuples():
 def test_ids_may_be_text(form):
     model = PopularityRetriever().fit(EVENTS.assign(item_id=EVENTS["item_id"].astype(str)))
     shelf = [str(item) for item in ITEMS[:3]]
-    answer = model.recommend([NOBODY], k=99, candidates=form([*shelf, shelf[0]]))
-    assert sorted(answer["item_id"]) == sorted(shelf)
+    table = model.recommend([NOBODY], k=99, candidates=form([*shelf, shelf[0]]))
+    assert sorted(table["item_id"]) == sorted(shelf)
     with pytest.warns(UserWarning, match=r"2 id.s. in exclude.*such as 'x'"):
-        answer = model.recommend([NOBODY], k=99, exclude=form(["x", *shelf, "y", "x"]))
-    assert not set(answer["item_id"]) & set(shelf)
+        table = model.recommend([NOBODY], k=99, exclude=form(["x", *shelf, "y", "x"]))
+    assert not set(table["item_id"]) & set(shelf)
 
 
 def test_unknown_ids_are_counted_in_one_warning(pipe):
     with pytest.warns(
         UserWarning, match=r"2 id.s. in candidates.*-7.*and 1 id.s. in exclude"
     ) as seen:
-        answer = pipe.recommend(
+        table = pipe.recommend(
             USERS[:2], candidates=[ITEMS[0], UNKNOWN, UNKNOWN, "x", None], exclude=[[UNKNOWN], None]
         )
     assert len(seen) == 1
-    assert set(answer["item_id"]) <= {ITEMS[0]}
+    assert set(table["item_id"]) <= {ITEMS[0]}
     with pytest.warns(UserWarning, match=r"1 id.s. in candidates"):
         assert pipe.recommend(USERS[:2], candidates=[UNKNOWN]).empty
-    with pytest.warns(UserWarning, match=r"1 key.s. of exclude that are no 'user_id', such as '0'"):
+    with pytest.warns(
+        UserWarning, match=r"1 key.s. of exclude that are not in 'user_id', such as '0'"
+    ):
         pipe.recommend(USERS[:2], exclude={"0": ITEMS, USERS[3]: ITEMS, USERS[0]: ITEMS[:1]})
 
 
@@ -216,25 +218,25 @@ def test_unknown_ids_are_counted_in_one_warning(pipe):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("shelf", r"='shelf' is no list of item ids"),
-        (5, r"=5 is no list of item ids"),
-        (EVENTS, "is no list of item ids"),
-        (np.ones((2, 2)), "is no list of item ids"),
-        ({USERS[0]: "tea"}, rf"holds 'tea' for {USERS[0]}, which is no list"),
-        ([[1], 5], rf"holds 5 for {USERS[1]}, which is no list"),
+        ("shelf", r"='shelf' is not a list of item ids"),
+        (5, r"=5 is not a list of item ids"),
+        (EVENTS, "is not a list of item ids"),
+        (np.ones((2, 2)), "is not a list of item ids"),
+        ({USERS[0]: "tea"}, rf"holds 'tea' for {USERS[0]}, which is not a list"),
+        ([[1], 5], rf"holds 5 for {USERS[1]}, which is not a list"),
         ([5, [1]], "unhashable"),
         ([[[1]], [1]], "unhashable"),
         ([[1], [1], [1]], "3 lists for 2 queries"),
         ([None], "1 lists for 2 queries"),
     ],
 )
-def test_what_is_no_list_of_ids(pipe, parameter, rule, message):
+def test_rules_that_are_not_lists_raise(pipe, parameter, rule, message):
     with pytest.raises(ValueError, match=rf"{parameter}.*{message}|{message}"):
         pipe.recommend(USERS[:2], **{parameter: rule})
 
 
 @pytest.mark.parametrize("rule", [[], np.array([]), {USERS[0]: []}, [None, []]], ids=repr)
-def test_candidates_are_not_empty(pipe, rule):
+def test_empty_candidates_raise(pipe, rule):
     with pytest.raises(ValueError, match=r"candidates.* is empty.*or None"):
         pipe.recommend(USERS[:2], candidates=rule)
     pd.testing.assert_frame_equal(

@@ -1,4 +1,4 @@
-"""What retrievers answer to queries of every kind."""
+"""Recommendations of all retrievers to queries of every kind."""
 
 import numpy as np
 import pandas as pd
@@ -31,21 +31,21 @@ def test_popularity_counts_weights():
 
 
 @BOTH
-def test_features_of_an_unknown_user_change_the_answer(cls):
+def test_features_of_an_unknown_user_change_the_ranking(cls):
     pipe = make_match_pipeline(
         MatchEncoder(user_features=["segment", "age"]), SequenceSampler(), cls(**SMALL)
     ).fit(EVENTS)
     first, second = EVENTS["segment"].cat.categories[:2]
     queries = pd.DataFrame({"user_id": [-1, -1, -1], "segment": [first, second, None]})
-    answers = pipe.recommend(queries, k=40)["item_id"].to_numpy().reshape(3, 40)
-    assert (answers[0] != answers[1]).any()
-    # Of the last nothing is known: popularity answers.
+    rankings = pipe.recommend(queries, k=40)["item_id"].to_numpy().reshape(3, 40)
+    assert (rankings[0] != rankings[1]).any()
+    # Nothing is known of the last query, which gets popular items.
     counts = EVENTS["item_id"].value_counts()
-    assert counts[answers[2]].is_monotonic_decreasing
+    assert counts[rankings[2]].is_monotonic_decreasing
 
 
 SOURCES = [
-    # user, time, history, segment, age -> what answers
+    # user, time, history, segment, age -> source
     (EVENTS["user_id"][0], None, None, None, None, "history"),
     (EVENTS["user_id"][0], -1e9, None, "segment_0", None, "features"),
     (EVENTS["user_id"][0], -1e9, None, None, None, "popularity"),  # nothing was known by then
@@ -61,31 +61,31 @@ SOURCES = [
 
 
 @ALL
-def test_every_row_says_what_answered(retriever):
+def test_every_row_has_its_source(retriever):
     pipe = make_match_pipeline(
         MatchEncoder(user_features=["segment", "age"]), SequenceSampler(), retriever
     ).fit(EVENTS)
     columns = ["user_id", "timestamp", "history", "segment", "age", "source"]
     queries = pd.DataFrame(SOURCES, columns=columns).astype({"timestamp": float, "age": float})
     expected = queries.pop("source").to_numpy()
-    answer = pipe.recommend(queries, k=3)
-    assert len(answer) == 3 * len(queries)
-    by_query = answer["source"].to_numpy().reshape(-1, 3)
+    table = pipe.recommend(queries, k=3)
+    assert len(table) == 3 * len(queries)
+    by_query = table["source"].to_numpy().reshape(-1, 3)
     if isinstance(retriever, PopularityRetriever):
         expected[:] = "popularity"
     np.testing.assert_array_equal(by_query, np.broadcast_to(expected[:, None], by_query.shape))
-    # A query is answered alike whoever stands beside it, by popularity where nothing is known.
+    # A query does not depend on others; without known features it gets popular items.
     counts = EVENTS["item_id"].value_counts()
     for row, source in enumerate(expected):
         alone = pipe.recommend(queries[row : row + 1], k=3)
-        beside = answer[3 * row : 3 * row + 3].reset_index(drop=True)
+        beside = table[3 * row : 3 * row + 3].reset_index(drop=True)
         pd.testing.assert_frame_equal(alone, beside, atol=1e-6)  # scores are cosines
         if source == "popularity":
             assert counts[alone["item_id"]].is_monotonic_decreasing
 
 
 @ALL
-def test_who_has_seen_everything_gets_nothing(retriever):
+def test_users_who_have_seen_all_items_get_none(retriever):
     items = EVENTS["item_id"].unique()
     everything = pd.DataFrame({"user_id": -5, "item_id": items, "timestamp": 0})
     columns = ["user_id", "item_id", "timestamp"]
@@ -96,7 +96,7 @@ def test_who_has_seen_everything_gets_nothing(retriever):
 
 
 @BOTH
-def test_weights_of_one_say_nothing(cls):
+def test_weights_of_one_have_no_effect(cls):
     plain = cls(**SMALL).fit(EVENTS)
     weighted = cls(**SMALL).fit(EVENTS, sample_weight=np.ones(len(EVENTS)))
     np.testing.assert_array_equal(weighted.item_vectors_, plain.item_vectors_)
@@ -125,7 +125,7 @@ def test_early_stopping_ends_with_the_weights_of_the_best_epoch(cls):
 
 
 @ALL
-def test_tables_do_not_stand_beside_samples(retriever):
+def test_tables_with_samples_raise(retriever):
     samples = SequenceSampler().fit_transform(EVENTS)
     with pytest.raises(ValueError, match=r"MatchEncoder.*matchencoder__users"):
         retriever.fit(samples, users=EVENTS[["user_id"]].drop_duplicates())
@@ -141,7 +141,7 @@ def test_k_is_a_number_of_items(retriever, k):
 
 
 @pytest.mark.parametrize("users", ["ann", 5, {1, 2}, {1: 2}])
-def test_users_come_in_a_list(users):
+def test_a_single_user_that_is_not_in_a_list_raises(users):
     with pytest.raises(ValueError, match="give a list"):
         PopularityRetriever().fit(EVENTS).recommend(users)
 

@@ -1,4 +1,4 @@
-"""Serving: answers batch by batch, and to several threads at once."""
+"""Serving: recommendations in batches and in several threads."""
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +33,7 @@ RETRIEVERS = {
 
 
 class Graph:
-    """Stand-in for pynndescent's, which takes a minute to compile: test_neighbors has that."""
+    """Replacement of pynndescent, which takes a minute to compile; see test_neighbors."""
 
     def __init__(self, vectors, random_state):
         self.vectors = vectors
@@ -52,7 +52,7 @@ def pipe(request):
 
 
 @pytest.mark.parametrize("batch_size", [1, 40, 45, 1000])
-def test_the_frames_of_all_batches_are_the_answer(pipe, batch_size):
+def test_batches_are_the_whole_recommendation(pipe, batch_size):
     items = EVENTS["item_id"].unique()
     filters = {"candidates": items[:50], "exclude": {EVENTS["user_id"][3]: items[:40].tolist()}}
     frames = pipe.recommend_batches(k=3, batch_size=batch_size, **filters)
@@ -61,38 +61,38 @@ def test_the_frames_of_all_batches_are_the_answer(pipe, batch_size):
     assert len(frames) == -(-90 // batch_size)
     assert all(frame.index.equals(pd.RangeIndex(len(frame))) for frame in frames)
     assert max(frame["user_id"].nunique() for frame in frames) <= batch_size
-    answer = pipe.recommend(k=3, **filters)
+    table = pipe.recommend(k=3, **filters)
     pd.testing.assert_frame_equal(
-        pd.concat(frames, ignore_index=True), answer, rtol=1e-4, check_exact=False
+        pd.concat(frames, ignore_index=True), table, rtol=1e-4, check_exact=False
     )
 
 
-def test_batches_take_queries_of_every_form_and_a_list_a_query(pipe):
+def test_batches_of_every_form_of_queries_with_lists(pipe):
     users = EVENTS["user_id"].unique()[:7]
     lists = [[item] for item in EVENTS["item_id"][:7]]
     queries = pd.DataFrame({"user_id": users, "history": [None, *lists[1:]]})
-    for asked in (users, queries, pipe[:-1].transform(queries)):
-        retriever = pipe if asked is not None and not hasattr(asked, "log") else pipe[-1]
+    for X in (users, queries, pipe[:-1].transform(queries)):
+        retriever = pipe if X is not None and not hasattr(X, "log") else pipe[-1]
         options = {"k": 2, "candidates": lists, "exclude_seen": False}
-        frames = [*retriever.recommend_batches(asked, batch_size=3, **options)]
+        frames = [*retriever.recommend_batches(X, batch_size=3, **options)]
         assert [len(frame) for frame in frames] == [3, 3, 1]
-        answer = pd.concat(frames, ignore_index=True)
-        assert answer["item_id"].tolist() == EVENTS["item_id"][:7].tolist()
-        assert answer["user_id"].tolist() == users.tolist()
+        table = pd.concat(frames, ignore_index=True)
+        assert table["item_id"].tolist() == EVENTS["item_id"][:7].tolist()
+        assert table["user_id"].tolist() == users.tolist()
 
 
-def test_nobody_asks_and_one_empty_frame_answers(pipe):
+def test_no_queries_return_one_empty_frame(pipe):
     (frame,) = pipe.recommend_batches([])
     assert frame.shape == (0, 5)
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, True, 2.5, None])
-def test_a_batch_holds_a_number_of_queries(pipe, batch_size):
+def test_batch_size_is_a_positive_integer(pipe, batch_size):
     with pytest.raises(ValueError, match=r"batch_size=.*integer number of queries"):
         pipe.recommend_batches(batch_size=batch_size)
 
 
-def test_eight_threads_get_what_one_gets(pipe):
+def test_eight_threads_recommend_the_same_as_one(pipe):
     users = EVENTS["user_id"].unique()
     queries = [
         pd.DataFrame({"user_id": users[start : start + 5]}) for start in range(0, len(users), 5)
@@ -100,15 +100,15 @@ def test_eight_threads_get_what_one_gets(pipe):
     expected = [pipe.recommend(query, k=4) for query in queries]
     similar = pipe.similar_items(EVENTS["item_id"][:3], k=4)
     for _ in range(3):
-        # As loaded: whatever is built when first needed is built while others ask, too.
+        # Newly loaded, so that lazy parts are built during concurrent queries.
         loaded = pickle.loads(pickle.dumps(pipe))
         with ThreadPoolExecutor(8) as pool:
-            answers = pool.map(lambda query, of=loaded: of.recommend(query, k=4), queries * 4)
+            tables = pool.map(lambda query, of=loaded: of.recommend(query, k=4), queries * 4)
             others = pool.map(
                 lambda _, of=loaded: of.similar_items(EVENTS["item_id"][:3], k=4), "ab"
             )
-        for answer, wanted in zip(answers, expected * 4, strict=True):
-            pd.testing.assert_frame_equal(answer, wanted)
+        for table, wanted in zip(tables, expected * 4, strict=True):
+            pd.testing.assert_frame_equal(table, wanted)
         for other in others:
             pd.testing.assert_frame_equal(other, similar)
 

@@ -1,4 +1,4 @@
-"""Who asks: every kind of query in one frame, what answers it, and with how many items."""
+"""Every kind of query in one frame: the source and the number of its recommendations."""
 
 import numpy as np
 import pandas as pd
@@ -34,12 +34,12 @@ SEEN = EVENTS.groupby("user_id")["item_id"].agg(set)
 ANN, BOB = PEOPLE["user_id"][:2]
 END = EVENTS["timestamp"].max()
 
-# One query of each kind, and what answers it.
-ASKERS = pd.DataFrame(
+# One query of each kind and its source.
+CASES = pd.DataFrame(
     [
         # name, user_id, history, group, wealth, tastes, source
         ("known", ANN, None, None, None, None, "history"),
-        ("known, with fresh events", BOB, list(ITEMS[:3]), None, None, None, "history"),
+        ("known, with a session", BOB, list(ITEMS[:3]), None, None, None, "history"),
         ("unknown, with features", "new", None, "a", 0.5, ["x"], "features"),
         ("unknown, with one feature", "newer", None, None, 1.5, None, "features"),
         ("anonymous session", None, list(ITEMS[3:5]), None, None, None, "history"),
@@ -50,8 +50,8 @@ ASKERS = pd.DataFrame(
     ],
     columns=["name", "user_id", "history", *FEATURES, "source"],
 )
-QUERIES = ASKERS.drop(columns=["name", "source"])
-every_asker = pytest.mark.parametrize("row", ASKERS.index, ids=ASKERS["name"])
+QUERIES = CASES.drop(columns=["name", "source"])
+every_case = pytest.mark.parametrize("row", CASES.index, ids=CASES["name"])
 
 
 @pytest.fixture(
@@ -63,50 +63,50 @@ def pipe(request):
     return pipe.fit(EVENTS.merge(PEOPLE))
 
 
-def answers(pipe, queries, k=5, **rules):
-    """Give the answer to each query: the rows of one query follow one another from rank 1."""
-    answer = pipe.recommend(queries, k=k, **rules)
-    return [part for _, part in answer.groupby((answer["rank"] == 1).cumsum())]
+def recommend_each(pipe, queries, k=5, **rules):
+    """Return the recommendations of each query, whose rows start at rank 1."""
+    table = pipe.recommend(queries, k=k, **rules)
+    return [part for _, part in table.groupby((table["rank"] == 1).cumsum())]
 
 
-def seen_by(asker):
-    fresh = asker["history"] if isinstance(asker["history"], list) else []
-    return SEEN.get(asker["user_id"], set()) | set(fresh)
+def seen_by(case):
+    session_items = case["history"] if isinstance(case["history"], list) else []
+    return SEEN.get(case["user_id"], set()) | set(session_items)
 
 
-def test_everybody_may_stand_in_one_frame(pipe):
-    found = answers(pipe, QUERIES)
+def test_one_frame_holds_queries_of_every_kind(pipe):
+    found = recommend_each(pipe, QUERIES)
     assert len(found) == len(QUERIES)
-    for part, (_, asker) in zip(found, ASKERS.iterrows(), strict=True):
-        assert part["source"].unique().tolist() == [asker["source"]], asker["name"]
+    for part, (_, case) in zip(found, CASES.iterrows(), strict=True):
+        assert part["source"].unique().tolist() == [case["source"]], case["name"]
         assert part["rank"].tolist() == [1, 2, 3, 4, 5]
         same = (
             part["user_id"].isna()
-            if pd.isna(asker["user_id"])
-            else part["user_id"] == asker["user_id"]
+            if pd.isna(case["user_id"])
+            else part["user_id"] == case["user_id"]
         )
         assert same.all()
-        seen = seen_by(asker)
+        seen = seen_by(case)
         assert not seen & set(part["item_id"])
         assert part["item_id"].is_unique
 
 
-@every_asker
-def test_nobody_is_answered_otherwise_for_who_asks_beside_them(pipe, row):
-    together = answers(pipe, QUERIES)[row].reset_index(drop=True)
-    alone = answers(pipe, QUERIES.iloc[[row]])[0].reset_index(drop=True)
-    # Cosines, of which one next to 0 is rounded as much as any other.
+@every_case
+def test_a_query_does_not_depend_on_other_queries(pipe, row):
+    together = recommend_each(pipe, QUERIES)[row].reset_index(drop=True)
+    alone = recommend_each(pipe, QUERIES.iloc[[row]])[0].reset_index(drop=True)
+    # Absolute tolerance, since cosines near 0 are rounded like larger ones.
     pd.testing.assert_frame_equal(together, alone, check_dtype=False, atol=1e-6)
 
 
-def test_columns_that_nobody_needs_may_be_left_out(pipe):
+def test_unused_columns_can_be_dropped(pipe):
     for row, columns in {0: ["user_id"], 4: ["user_id", "history"], 6: ["user_id"]}.items():
-        whole = answers(pipe, QUERIES.iloc[[row]])[0]
-        least = answers(pipe, QUERIES.loc[[row], columns])[0]
+        whole = recommend_each(pipe, QUERIES.iloc[[row]])[0]
+        least = recommend_each(pipe, QUERIES.loc[[row], columns])[0]
         pd.testing.assert_frame_equal(least, whole, check_dtype=False)
 
 
-def test_a_feature_that_is_missing_in_a_query_is_the_one_known_of_the_user(pipe):
+def test_missing_features_are_those_known_of_the_user(pipe):
     own = PEOPLE[PEOPLE["user_id"].isin([ANN, BOB])]
     expected = pipe.transform(own)
     queries = own.assign(**{name: pd.Series([None, None], dtype=object) for name in FEATURES})
@@ -118,22 +118,24 @@ def test_a_feature_that_is_missing_in_a_query_is_the_one_known_of_the_user(pipe)
         np.testing.assert_array_equal(pipe.transform(own.assign(**{name: cells})), expected)
 
 
-def test_fresh_events_answer_in_place_of_the_stored_and_both_count_as_seen(pipe):
-    fresh = [item for item in ITEMS if item not in SEEN[ANN]][:4]
-    queries = pd.DataFrame({"user_id": [ANN, ANN], "history": [fresh, None]})
-    first, stored = answers(pipe, queries, k=len(ITEMS))
-    assert set(first["item_id"]) == set(ITEMS) - SEEN[ANN] - set(fresh)
+def test_a_session_replaces_the_history_and_both_count_as_seen(pipe):
+    session_items = [item for item in ITEMS if item not in SEEN[ANN]][:4]
+    queries = pd.DataFrame({"user_id": [ANN, ANN], "history": [session_items, None]})
+    first, stored = recommend_each(pipe, queries, k=len(ITEMS))
+    assert set(first["item_id"]) == set(ITEMS) - SEEN[ANN] - set(session_items)
     assert set(stored["item_id"]) == set(ITEMS) - SEEN[ANN]
     vectors = pipe.transform(queries)
     assert not np.allclose(vectors[0], vectors[1])
 
 
-def test_a_query_is_answered_as_of_its_time(pipe):
+def test_a_query_is_made_as_of_its_time(pipe):
     own = EVENTS[EVENTS["user_id"] == ANN].sort_values("timestamp")
     times = [own["timestamp"].iloc[0], own["timestamp"].iloc[2], END + 1, None]
     queries = pd.DataFrame({"user_id": ANN, "timestamp": pd.array(times, dtype="Int64")})
     items = own["item_id"].tolist()
-    for part, n in zip(answers(pipe, queries, k=99), (0, 2, len(own), len(own)), strict=True):
+    for part, n in zip(
+        recommend_each(pipe, queries, k=99), (0, 2, len(own), len(own)), strict=True
+    ):
         assert set(part["item_id"]) == set(ITEMS) - set(items[:n])
     newest = pipe.transform(queries[2:])
     np.testing.assert_allclose(newest[0], newest[1], atol=1e-6)
@@ -145,10 +147,10 @@ def test_the_time_of_a_session_does_not_cut_its_history(pipe):
     np.testing.assert_array_equal(pipe.transform(session), without)
 
 
-def test_exactly_k_while_enough_items_remain_and_else_all_that_do(pipe):
+def test_k_items_or_all_that_remain(pipe):
     for k in (1, 7, len(ITEMS) - 2, len(ITEMS), 100):
-        for part, (_, asker) in zip(answers(pipe, QUERIES, k), ASKERS.iterrows(), strict=True):
-            assert len(part) == min(k, len(set(ITEMS) - seen_by(asker)))
+        for part, (_, case) in zip(recommend_each(pipe, QUERIES, k), CASES.iterrows(), strict=True):
+            assert len(part) == min(k, len(set(ITEMS) - seen_by(case)))
             assert part["item_id"].is_unique
 
 
@@ -173,20 +175,20 @@ def test_integer_ids_with_a_missing_one():
     assert found["user_id"].isna()[::2].tolist() == [False, True, False, True]
 
 
-def test_popularity_answers_everybody_by_popularity():
+def test_source_of_a_popularity_retriever():
     found = PopularityRetriever().fit(EVENTS).recommend(QUERIES[["user_id", "history"]], k=3)
     assert set(found["source"]) == {"popularity"}
     assert len(found) == 3 * len(QUERIES)
 
 
-def test_who_asks_is_read_from_coded_frames_too(pipe):
+def test_source_of_queries_in_pandas_output(pipe):
     expected = pipe.recommend(QUERIES, k=3)["source"].tolist()
     with config_context(transform_output="pandas"):
         assert pipe.recommend(QUERIES, k=3)["source"].tolist() == expected
 
 
 @pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
-def test_features_tell_what_a_user_touches_first(cls):
+def test_features_predict_the_first_item(cls):
     rng = np.random.default_rng(0)
     events = pd.DataFrame({"user_id": np.repeat(np.arange(200), 5), "item_id": 0})
     events["group"] = np.where(events["user_id"] % 2, "odd", "even")
@@ -196,22 +198,22 @@ def test_features_tell_what_a_user_touches_first(cls):
     retriever = cls(embedding_dim=8, dims=(8,), batch_size=64, random_state=0)
     encoder = MatchEncoder(user_features=["group"])
     pipe = make_match_pipeline(encoder, SequenceSampler(), retriever).fit(events)
-    strangers = pd.DataFrame({"user_id": [-1, -2], "group": ["even", "odd"]})
-    assert pipe.predict(strangers, k=1).ravel().tolist() == [0, 1]
+    unknown_users = pd.DataFrame({"user_id": [-1, -2], "group": ["even", "odd"]})
+    assert pipe.predict(unknown_users, k=1).ravel().tolist() == [0, 1]
 
 
-def test_a_history_too_short_to_learn_from_is_no_error():
+def test_too_short_histories_warn():
     sampler = SequenceSampler(min_history=1)
     once = EVENTS.drop_duplicates("user_id")
     with pytest.warns(UserWarning, match=r"No event has min_history=1.*min_history=0"):
         make_match_pipeline(MatchEncoder(), sampler, DSSMRetriever(**SMALL)).fit(once)
 
 
-# Users and items of whom training has no event
+# Users and items without training events
 
 
 def fit_with_tables(retriever):
-    """Fit where odd users touch odd items, with a table of items and one of users beyond those."""
+    """Fit on odd users with odd items; the tables hold further users and items."""
     rng = np.random.default_rng(0)
     user = np.repeat(np.arange(100), 8)
     events = pd.DataFrame({"user_id": user, "item_id": 2 * rng.integers(0, 15, 800) + user % 2})
@@ -230,8 +232,8 @@ def test_an_item_without_events_is_known_by_its_features(cls):
     for item in (36, 38):
         np.testing.assert_allclose(vector[item], vector[34], rtol=1e-5)
         np.testing.assert_allclose(vector[item + 1], vector[35], rtol=1e-5)
-    answer = pipe.recommend([0, 1, 2, 3], k=1, candidates=[34, 35])
-    assert answer["item_id"].tolist() == [34, 35, 34, 35]
+    table = pipe.recommend([0, 1, 2, 3], k=1, candidates=[34, 35])
+    assert table["item_id"].tolist() == [34, 35, 34, 35]
 
 
 def test_an_item_without_events_or_features_keeps_a_vector_of_its_own():
@@ -242,7 +244,7 @@ def test_an_item_without_events_or_features_keeps_a_vector_of_its_own():
 
 
 @pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
-def test_a_user_without_events_is_answered_as_an_unknown_one(cls):
+def test_a_user_without_events_is_an_unknown_user(cls):
     pipe = fit_with_tables(cls(**SMALL))
     queries = pd.DataFrame({"user_id": [100, 102, -1], "kind_of_user": "even"})
     vectors = pipe.transform(queries)

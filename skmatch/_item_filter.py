@@ -1,0 +1,154 @@
+"""The items that a search may return for each query."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from skmatch._data import FIRST_KNOWN, Samples, concatenate_ranges
+
+
+class ItemLists(NamedTuple):
+    """A list of item codes per query: query `i` has ``items[start[i]:stop[i]]``.
+
+    Parameters
+    ----------
+    items : ndarray of int, shape (n_codes,)
+        Item codes, which are positions in the catalogue plus 2. The codes 0 (padding) and 1
+        (unknown) are ignored.
+    start, stop : ndarray of int, shape (n_queries,)
+        Bounds of each query's list.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmatch.neighbors import ItemLists
+    >>> lists = ItemLists(np.array([2, 3, 4]), start=np.array([0, 1]), stop=np.array([1, 3]))
+    >>> lists.gather(np.array([1])).start
+    array([1])
+    """
+
+    items: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+    @classmethod
+    def seen_by(cls, samples: Samples) -> ItemLists:
+        """Return the items that the users of samples have interacted with."""
+        return cls(samples.log.items, samples.seen, samples.stop)
+
+    def gather(self, queries: np.ndarray) -> ItemLists:
+        """Return the lists of the given queries, by index."""
+        return ItemLists(self.items, self.start[queries], self.stop[queries])
+
+    def _flat_index(
+        self, a: int, b: int, n_columns: int, column_of: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return flat indices of the lists of queries a to b - 1, in rows of n_columns."""
+        index, offsets = concatenate_ranges(self.start[a:b], self.stop[a:b])
+        first = np.repeat(np.arange(b - a) * n_columns, np.diff(offsets))
+        columns = _columns(self.items[index], column_of)
+        return (first + columns)[columns >= 0]
+
+    def _table(self, n_items: int, n_columns: int) -> np.ndarray:
+        """Return the sorted, distinct positions of each list as rows, padded with -1."""
+        index = np.sort(self._flat_index(0, len(self.start), n_items))  # faster than np.unique
+        rows, positions = np.divmod(index[np.diff(index, prepend=-1) > 0], n_items)
+        lengths = np.bincount(rows, minlength=len(self.start))
+        table = np.full((len(self.start), n_columns), -1)
+        table[np.arange(n_columns) < lengths[:, None]] = positions
+        return table
+
+
+class ItemFilter(NamedTuple):
+    """The items that `ItemIndex.search` may return for each query.
+
+    All rules hold together; a rule that is None allows every item.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (n_items,), or None, default=None
+        Whether each item may be returned for any query.
+    candidates : ItemLists or None, default=None
+        The only items that may be returned for the queries marked by `has_candidates`.
+    has_candidates : ndarray of bool, shape (n_queries,), or None, default=None
+        The queries that `candidates` applies to.
+    exclude : tuple of ItemLists, default=()
+        Items that are not returned, such as those that a user has seen.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
+    >>> seen = ItemLists(np.array([1]) + 2, start=np.array([0]), stop=np.array([1]))
+    >>> index = ItemIndex().fit(np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
+    >>> index.search(np.array([[0.0, 1.0]]), k=1, allowed=ItemFilter(exclude=(seen,)))[0]
+    array([[2]])
+    """
+
+    mask: np.ndarray | None = None
+    candidates: ItemLists | None = None
+    has_candidates: np.ndarray | None = None
+    exclude: tuple[ItemLists, ...] = ()
+
+    @classmethod
+    def without_seen(cls, samples: Samples, exclude_seen: bool) -> ItemFilter:
+        """Return a filter that excludes the items seen by the users of samples, or nothing."""
+        return cls(exclude=(ItemLists.seen_by(samples),) if exclude_seen else ())
+
+    def gather(self, queries: np.ndarray) -> ItemFilter:
+        """Return the filter of the given queries, by index."""
+        return ItemFilter(
+            mask=self.mask,
+            candidates=None if self.candidates is None else self.candidates.gather(queries),
+            has_candidates=None if self.has_candidates is None else self.has_candidates[queries],
+            exclude=tuple(lists.gather(queries) for lists in self.exclude),
+        )
+
+    def apply(self, scores: np.ndarray, a: int, column_of: np.ndarray | None = None) -> None:
+        """Set the scores of filtered items for queries a, a + 1, ... to -inf, in place.
+
+        `scores` is C-contiguous. With `column_of`, which maps item codes to columns, all columns
+        already satisfy `mask`.
+        """
+        b, n_columns = a + len(scores), scores.shape[1]
+        if self.candidates is not None and self.has_candidates is not None:
+            # Added as one row that stays in the cache. Codes without a column index its end.
+            penalty = np.empty(n_columns + FIRST_KNOWN, dtype=np.float32)
+            for i in np.flatnonzero(self.has_candidates[a:b]):
+                start, stop = self.candidates.start[a + i], self.candidates.stop[a + i]
+                penalty.fill(-np.inf)
+                penalty[_columns(self.candidates.items[start:stop], column_of)] = 0
+                scores[i] += penalty[:n_columns]
+        for lists in self.exclude:
+            scores.reshape(-1)[lists._flat_index(a, b, n_columns, column_of)] = -np.inf
+        if self.mask is not None and column_of is None:
+            # Adding is faster than writing through a mask.
+            scores += np.where(self.mask, np.float32(0), np.float32(-np.inf))
+
+    def _permits(self, found: np.ndarray, n_items: int) -> np.ndarray:
+        """Return whether each position found for a query, (n_queries, n_found), is allowed."""
+        index = np.arange(len(found))[:, None] * n_items + found
+        permitted = np.ones(found.shape, dtype=bool) if self.mask is None else self.mask[found]
+        for lists in self.exclude:
+            permitted &= ~is_in(index, lists._flat_index(0, len(found), n_items))
+        if self.candidates is not None and self.has_candidates is not None:
+            listed = self.candidates._flat_index(0, len(found), n_items)
+            permitted &= ~self.has_candidates[:, None] | is_in(index, listed)
+        return permitted
+
+
+def _columns(codes: np.ndarray, column_of: np.ndarray | None) -> np.ndarray:
+    """Return the column of each item code, negative for codes without a column."""
+    if column_of is not None:
+        return column_of[codes]
+    return np.subtract(codes, FIRST_KNOWN, dtype=np.int64)  # faster to index with than int32
+
+
+def is_in(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Compute np.isin(values, others), several times faster."""
+    if not len(others):
+        return np.zeros(values.shape, dtype=bool)
+    others = np.sort(others)
+    return others[np.minimum(np.searchsorted(others, values), len(others) - 1)] == values
