@@ -44,8 +44,7 @@ def assert_same_bits(model, expected):
 
 
 @BOTH
-@pytest.mark.parametrize("batch_size", [16, 128])
-def test_events_of_tiny_weight_train_as_those_of_none(cls, batch_size):
+def test_events_of_tiny_weight_train_as_those_of_none(cls):
     """Half of the events say that users go on with one half of the catalogue, half the other."""
     rng = np.random.default_rng(0)
     n_users, n_events = 120, 64
@@ -56,14 +55,14 @@ def test_events_of_tiny_weight_train_as_those_of_none(cls, batch_size):
     samples = SequenceSampler(negatives="uniform").fit_transform(events)
     gap = {}
     for tiny in (1.0, 1e-6, 0.0):
-        model = cls(**SMALL | {"batch_size": batch_size})
+        model = cls(**SMALL, init="random")
         model.fit(samples, sample_weight=np.where(weighs, 1.0, tiny))
         scores = model.transform(samples[::7]) @ model.item_vectors_.T
         is_weighted = model.item_ids_ < 16
         gap[tiny] = scores[:, is_weighted].mean() - scores[:, ~is_weighted].mean()
-    assert abs(gap[1.0]) < 0.1
-    assert gap[0.0] > 0.3
-    assert gap[1e-6] == pytest.approx(gap[0.0], rel=0.2)
+    assert abs(gap[1.0]) < 0.02
+    assert gap[0.0] > 0.1
+    assert gap[1e-6] > 0.8 * gap[0.0]  # in more steps, which hold half as many rows that count
 
 
 @BOTH
@@ -392,6 +391,33 @@ def test_a_vast_max_length_costs_what_histories_hold(cls, monkeypatch):
     model.predict(samples)
     assert max(width for is_training, width in widths if is_training) <= longest + 31
     assert max(width for is_training, width in widths if not is_training) <= longest
+
+
+# Validation
+
+
+@BOTH
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_validation_ranks_as_recommendations_do(cls, exclude_seen):
+    samples = SequenceSampler().fit_transform(EVENTS[PLAIN])
+    options = SMALL | {"max_epochs": 1, "early_stopping": True, "validation_fraction": 1.0}
+    model = cls(**options, exclude_seen=exclude_seen).fit(samples)
+    held_out = samples.take(
+        np.flatnonzero(pd.Series(samples.stop).groupby(samples.user).rank(ascending=False) == 1)
+    )
+    gains, n_seen = [], 0
+    scores = model.transform(held_out) @ model.item_vectors_.T
+    for score, target, seen, stop in zip(
+        scores, held_out.item - 2, held_out.seen, held_out.stop, strict=True
+    ):
+        if exclude_seen:
+            score[samples.log.items[seen:stop] - 2] = -np.inf
+            n_seen += score[target] == -np.inf
+        rank = 1 + (score > score[target]).sum()
+        gains.append(1 / np.log2(1 + rank) if rank <= 10 and score[target] > -np.inf else 0.0)
+    assert model.validation_curve_ == [pytest.approx(np.mean(gains), abs=1e-6)]
+    assert model.score(held_out) == model.validation_curve_[0]
+    assert n_seen > 10 or not exclude_seen
 
 
 # Content
