@@ -1,4 +1,4 @@
-"""A fit that dies goes on from its last checkpoint, as if nothing had stopped it."""
+"""A fit that dies continues from its last checkpoint, as if nothing had stopped it."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from skmatch import (
     make_topk_scorer,
     persistence,
 )
-from skmatch._nn import tables
+from skmatch._nn import embedding
 from skmatch.datasets import make_events
 
 EVENTS = make_events(n_users=60, n_items=100, n_events=500, random_state=0)
@@ -39,7 +39,7 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def _large_tables(monkeypatch):
     """Let tables learn by row, as large ones do."""
-    monkeypatch.setattr(tables, "SMALL", 8)
+    monkeypatch.setattr(embedding, "SMALL", 8)
 
 
 def make_pipe(retriever, make=make_match_pipeline, **params):
@@ -69,7 +69,7 @@ class Failing(Checkpoint):
 
 
 def interrupted(model, path, events=EVENTS, every=1, at=2, **params):
-    """Give what the checkpoint of a fit that failed after some epochs holds."""
+    """Return what the checkpoint of a fit holds that failed after some epochs."""
     model.set_callbacks(Failing(path, every, at))
     with pytest.raises(PowerCutError):
         model.fit(events, **params)
@@ -91,10 +91,10 @@ KILLING = """if True:
     import json, os, random, signal, sys, time
     from pathlib import Path
     from skmatch import Checkpoint, DSSMRetriever, persistence
-    from skmatch._nn import tables
+    from skmatch._nn import embedding
     from skmatch.datasets import make_events
 
-    tables.SMALL = 8
+    embedding.SMALL = 8
     events = make_events(n_users=60, n_items=100, n_events=500, random_state=0)
     small = json.loads(sys.argv[1])
     path, result = Path(sys.argv[2]) / "fit.joblib", Path(sys.argv[2]) / "result.json"
@@ -153,7 +153,7 @@ SETTINGS = {
     "youtube_dnn": YoutubeDNNRetriever(**SMALL),
     "early_stopping": DSSMRetriever(**SMALL, early_stopping=True, n_iter_no_change=2, lr=0.1),
     "other_layers": DSSMRetriever(**SMALL, batch_norm=True, activation="prelu", pooling="max"),
-    "members": DSSMRetriever(**SMALL, n_members=2),
+    "ensemble": DSSMRetriever(**SMALL, n_estimators=2),
     "bfloat16": DSSMRetriever(**SMALL, precision="bfloat16"),
 }
 
@@ -282,7 +282,7 @@ def test_other_events_are_refused(tmp_path):
     for name, value in {"timestamp": 0, "age": 0.5}.items():
         events = EVENTS.copy()
         events.loc[events.index[-1], name] = value
-        with pytest.raises(ValueError, match=r"other events.*begin anew|features or the sizes"):
+        with pytest.raises(ValueError, match=r"other events.*start anew|features or the sizes"):
             saved.fit(events)
     with pytest.raises(ValueError, match=r"ids.*differ"):
         saved.fit(EVENTS[:-100])

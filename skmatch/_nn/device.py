@@ -67,10 +67,15 @@ def isolated() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, is_needed: bool = True) -> Iterator[None]:
-    """Seed torch's global generators, and restore their states afterwards."""
+    """Seed torch's global generators and draw float32; restore all of that afterwards."""
     if not is_needed:
         yield
         return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float32)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_default_dtype(default)

@@ -189,6 +189,7 @@ class Engine:
 
     # Serving
 
+    @isolated()
     @torch.no_grad()
     def user_vectors(self, samples: Samples) -> np.ndarray:
         """Return the vectors of the users of rows, in blocks of bounded memory."""
@@ -208,6 +209,7 @@ class Engine:
                 vectors.append(self.network.encode_users(batch, token_features))
             return torch.cat(vectors).cpu().numpy()
 
+    @isolated()
     @torch.no_grad()
     def item_vectors(self, schema: Schema, codes: np.ndarray | None = None) -> np.ndarray:
         """Return the vectors of items, of the whole catalogue where no codes are given."""

@@ -67,7 +67,7 @@ class SumPooling(nn.Module):
 
     def forward(self, history: History) -> Tensor:
         """Return sums, (R, D)."""
-        return _weighted_sum(history, torch.zeros(1, device=history.tokens.device))
+        return _weighted_sum(history, no_decay(history))
 
 
 class MeanPooling(nn.Module):
@@ -78,7 +78,7 @@ class MeanPooling(nn.Module):
 
     def forward(self, history: History) -> Tensor:
         """Return means, (R, D)."""
-        return _weighted_mean(history, torch.zeros(1, device=history.tokens.device))
+        return _weighted_mean(history, no_decay(history))
 
 
 class MaxPooling(nn.Module):
@@ -195,6 +195,11 @@ def make_pooling(pooling: str | Callable, dim: int, max_length: int) -> tuple[nn
             "one vector per history, (n_rows, width)."
         )
     return module, pooled.shape[1]
+
+
+def no_decay(history: History) -> Tensor:
+    """Return the rate of weights that are all alike, (1,)."""
+    return torch.zeros(1, dtype=torch.float32, device=history.tokens.device)
 
 
 def _weighted_sum(history: History, rates: Tensor) -> Tensor:

@@ -338,7 +338,9 @@ def sampling_counts(
     if samples.sampling.negatives == "in_batch":
         own = None if weight is None else weight[training]
         counts = count_codes(samples.item[training], len(samples.schema.items), own)[FIRST_KNOWN:]
-    return counts if weight is None else counts / weight[weight > 0].min()
+    if weight is None:
+        return counts
+    return counts / max(weight[weight > 0].min(), 1e-30 * weight.max())  # no overflow
 
 
 def fitted_attributes(

@@ -31,7 +31,7 @@ def assert_same(ours, theirs):
 
 FITS = [
     "dssm", "youtube_dnn", "batch_norm", "any_seed", "early_stopping", "sample_weight", "few_rows",
-    "partial_fit", "waited_for",
+    "partial_fit", "async",
 ]  # fmt: skip
 
 
@@ -42,12 +42,12 @@ def test_all_processes_end_with_the_same_weights(results, name):
     assert first[name]["losses"][-1] < first[name]["losses"][0] or name == "few_rows"
 
 
-def test_on_devices_that_are_waited_for_the_weights_are_the_same(results):
+def test_asynchronous_devices_end_with_the_same_weights(results):
     fits, _ = results["fits"]
-    waited_for, not_waited_for = fits["waited_for"], fits["not_waited_for"]
-    assert waited_for["losses"] == pytest.approx(not_waited_for["losses"], rel=1e-4)
-    for name, weight in waited_for["weights"].items():
-        np.testing.assert_allclose(weight, not_waited_for["weights"][name], rtol=1e-3, atol=1e-4)
+    is_async, not_async = fits["async"], fits["not_async"]
+    assert is_async["losses"] == pytest.approx(not_async["losses"], rel=1e-4)
+    for name, weight in is_async["weights"].items():
+        np.testing.assert_allclose(weight, not_async["weights"][name], rtol=1e-3, atol=1e-4)
 
 
 def test_quality_is_that_of_one_process(results):
@@ -56,7 +56,7 @@ def test_quality_is_that_of_one_process(results):
     assert first == pytest.approx(alone, rel=0.25)
 
 
-def test_the_first_process_tells_and_decides(results):
+def test_callbacks_of_the_first_process_alone_are_called_and_decide(results):
     (seen, n_epochs, kept), (seen_by_second, n_of_second, kept_by_second) = results["stopped"]
     assert (seen, seen_by_second) == (2, 0)
     assert n_epochs == n_of_second == 2
@@ -89,6 +89,6 @@ def test_one_process_alone_changes_nothing():
     codes, rows = torch.tensor([3, 5]), torch.ones(2, 4)
     assert (distributed.rank(), distributed.size()) == (0, 1)
     assert distributed.sum_rows(codes, rows) == (codes, rows)
-    assert distributed.sum_(rows) is rows
+    assert distributed.all_reduce(rows) is rows
     assert torch.equal(rows, torch.ones(2, 4))
-    assert distributed.agreed("value") == "value"
+    assert distributed.broadcast("value") == "value"

@@ -6,10 +6,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from skmatch._nn.tables import Table
 from torch import nn
 
+from skmatch._nn.embedding import EmbeddingTable
+from skmatch._nn.layers import BatchNorm
 from skmatch._nn.optimizer import AdamW
+from skmatch._nn.pooling import AttentionPooling, DecayPooling
 
 
 def test_weights_change_as_with_the_optimizer_of_torch():
@@ -18,13 +20,16 @@ def test_weights_change_as_with_the_optimizer_of_torch():
     theirs = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     theirs.load_state_dict(ours.state_dict())
     optimizer = AdamW(ours, weight_decay=0.1)
-    oracle = torch.optim.AdamW(theirs.parameters(), lr=0.0, weight_decay=0.1)
+    matrices, biases = ([one for one in theirs.parameters() if one.dim() == n] for n in (2, 1))
+    groups = [{"params": matrices}, {"params": biases, "weight_decay": 0.0}]
+    oracle = torch.optim.AdamW(groups, lr=0.0, weight_decay=0.1)
     for lr in (0.1, 0.05, 0.2):
         x = torch.randn(5, 3)
         for network in (ours, theirs):
             network(x).square().sum().backward()
         optimizer.step(lr)
-        oracle.param_groups[0]["lr"] = lr
+        for group in oracle.param_groups:
+            group["lr"] = lr
         oracle.step()
         oracle.zero_grad()
     for weight, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -43,7 +48,7 @@ def row_by_hand(row, steps, weight_decay):
 
 
 def make_network(size=2000):
-    table = Table(size, 3)
+    table = EmbeddingTable(size, 3)
     table.initialise(torch.Generator().manual_seed(0))
     return table, nn.ModuleList([table.train(), nn.Linear(3, 1)])
 
@@ -97,6 +102,32 @@ def test_no_gradient_is_kept():
     optimizer.step(0.1)
     assert all(weight.grad is None for weight in network.parameters())
     assert table.touched == []
+
+
+def test_matrices_and_tables_decay_and_nothing_else():
+    network = nn.ModuleDict(
+        {
+            "linear": nn.Linear(3, 4),
+            "norm": BatchNorm(4),
+            "activation": nn.PReLU(),
+            "decay": DecayPooling(4, 5),
+            "attention": AttentionPooling(4, 5),
+            "table": EmbeddingTable(10, 3),
+        }
+    )
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.fill_(1.0)
+    optimizer = AdamW(network, weight_decay=2.0)
+    for _ in range(2):
+        optimizer.step(0.25)  # no gradients: nothing but decay
+    expected = {
+        "linear.weight", "attention.query.weight", "attention.key.weight",
+        "attention.value.weight", "table.weight",
+    }  # fmt: skip
+    values = dict(network.named_parameters())
+    assert {name for name, value in values.items() if (value != 1).any()} == expected
+    assert all((values[name][2:] == 0.25).all() for name in expected)
 
 
 def test_a_fit_does_not_load_the_compiler_of_torch():

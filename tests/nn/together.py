@@ -25,18 +25,18 @@ from skmatch import (
     make_match_pipeline,
     persistence,
 )
-from skmatch._nn import distinct, distributed, tables, training
+from skmatch._nn import distributed, embedding, features, training
 from skmatch.datasets import make_events
 
 EVENTS = make_events(n_users=60, n_items=100, n_events=1000, random_state=0)
 SMALL = {
     "embedding_dim": 4, "dims": (8, 4), "max_epochs": 3, "batch_size": 256, "random_state": 0
 }  # fmt: skip
-PLAIN = {"dropout": 0.0, "unknown_rate": 0.0}
+PLAIN = {"dropout": 0.0, "id_dropout": 0.0}
 
 
 def together(function, size=2):
-    """Call a function in each process of a group; give what each gave, or its error, or None."""
+    """Call a function in each process of a group; return their results, errors, or None."""
     with tempfile.TemporaryDirectory() as scratch:
         children = []
         for rank in range(size):
@@ -58,7 +58,7 @@ def together(function, size=2):
 
 
 def trained(model):
-    """Give what training gave, moments of the optimizer excepted."""
+    """Return weights and losses."""
     retriever = getattr(model, "steps", [(None, model)])[-1][1]
     return {"weights": retriever.weights_, "losses": retriever.loss_curve_}
 
@@ -80,7 +80,7 @@ class Stop:
 
 
 def fits(rank):
-    """Give what the fits of several settings came to."""
+    """Return the results of fits of several settings."""
     models = {
         "dssm": DSSMRetriever(**SMALL),
         "youtube_dnn": YoutubeDNNRetriever(**SMALL, loss="bpr"),
@@ -91,11 +91,11 @@ def fits(rank):
     results = {name: trained(model.fit(EVENTS)) for name, model in models.items()}
     weight = np.linspace(0.1, 1, len(EVENTS))
     results["sample_weight"] = trained(DSSMRetriever(**SMALL).fit(EVENTS, sample_weight=weight))
-    modules = (distinct, distributed, training)
-    patches = [patch.object(module, "is_waited_for", lambda device: True) for module in modules]
+    modules = (embedding, distributed, features)
+    patches = [patch.object(module, "is_async", lambda device: True) for module in modules]
     with patches[0], patches[1], patches[2]:
-        results["waited_for"] = trained(DSSMRetriever(**SMALL | PLAIN).fit(EVENTS))
-    results["not_waited_for"] = trained(DSSMRetriever(**SMALL | PLAIN).fit(EVENTS))
+        results["async"] = trained(DSSMRetriever(**SMALL | PLAIN).fit(EVENTS))
+    results["not_async"] = trained(DSSMRetriever(**SMALL | PLAIN).fit(EVENTS))
     few = EVENTS[EVENTS["user_id"].isin(EVENTS["user_id"].unique()[:2])]
     results["few_rows"] = trained(DSSMRetriever(**SMALL | {"batch_size": 1}).fit(few))
     partial = DSSMRetriever(**SMALL | {"random_state": None}).fit(EVENTS)
@@ -138,7 +138,7 @@ def die_in_epoch(number, of_rank, rank):
 
 
 def death(path):
-    """Give what a group comes to of which one dies, and what those do that go on."""
+    """Return what happens where a process dies, and where the group then continues."""
 
     def dying(of_rank):
         def fit(rank):
@@ -168,7 +168,7 @@ def death(path):
 
 
 def quality():
-    """Give the NDCG@10 of fits by one process and by two."""
+    """Return the NDCG@10 of fits by one process and by two."""
     events = make_events(n_users=300, n_items=150, n_events=6000, random_state=0)
     train, test = next(LeaveLastOut().split(events))
     params = SMALL | {"max_epochs": 6, "embedding_dim": 16, "dims": (32, 16)}
@@ -184,7 +184,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     (folder / "checkpoint").mkdir()
     alone = quality()
-    tables.SMALL = 8  # tables learn by row, as large ones do
+    embedding.SMALL = 8  # tables learn by row, as large ones do
     results = {
         "quality": alone,
         "fits": together(fits),

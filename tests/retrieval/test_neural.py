@@ -23,6 +23,7 @@ from skmatch import (
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.training import PRECISIONS, Trainer
 from skmatch.datasets import make_events
+from skmatch.retrieval._neural_fit import make_options
 
 EVENTS = make_events(n_users=80, n_items=60, n_events=2500, random_state=1)
 SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "batch_size": 256, "random_state": 0}
@@ -85,8 +86,8 @@ def test_every_pooling_and_activation(pooling, activation):
     ("n_rows", "expected"), [(10, 64), (40_000, 100), (100_004, 250), (10**6, 2048)]
 )
 def test_auto_makes_400_steps_of_an_epoch_within_bounds(n_rows, expected):
-    assert DSSMRetriever()._options(1, n_rows).batch_size == expected
-    assert DSSMRetriever(batch_size=7)._options(1, n_rows).batch_size == 7
+    assert make_options(DSSMRetriever(), 1, n_rows).batch_size == expected
+    assert make_options(DSSMRetriever(batch_size=7), 1, n_rows).batch_size == 7
 
 
 def test_auto_is_the_size_that_it_stands_for():
@@ -223,7 +224,7 @@ def test_bad_calls():
 def test_a_full_softmax_that_cannot_scale_is_told(monkeypatch):
     samples = SequenceSampler(negatives="all").fit_transform(EVENTS)
     DSSMRetriever(**SMALL).fit(samples)
-    monkeypatch.setattr("skmatch.retrieval._neural.FULL_SOFTMAX_BYTES", 1000)
+    monkeypatch.setattr("skmatch.retrieval._neural_fit.FULL_SOFTMAX_BYTES", 1000)
     n_items = EVENTS["item_id"].nunique()
     with pytest.warns(UserWarning, match=rf"64 rows against {n_items} items .* 0\.0 GiB"):
         DSSMRetriever(**SMALL | {"batch_size": "auto"}).fit(samples)
@@ -255,7 +256,7 @@ def test_bytes_of_an_event(monkeypatch):
             samples = sampler.fit_transform(encoder.fit_transform(events))
         with counting_bytes(fitted):
             DSSMRetriever(**SMALL).fit(samples)
-    # Of these 24 stay: codes of user and item, three places, and the item in the log.
+    # Of these 24 stay: codes of user and item, three indices, and the item in the log.
     for peaks, most in ((prepared, 60), (fitted, 36)):
         assert (peaks[1] - peaks[0]) / (n_events[1] - n_events[0]) < most
 

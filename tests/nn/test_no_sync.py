@@ -1,12 +1,12 @@
-"""No step of training waits for a GPU, tried without one.
+"""No step of training synchronises with a GPU, tried without one.
 
 Tensors on torch's device "meta" have shapes and no values: an operation that would read a value, or
-whose result is as large as values say, fails there, as it would wait for a GPU. That nothing is
-brought to the device step by step is watched.
+whose size depends on values, fails there, as it would wait for a GPU. A watch counts what is copied
+to the device.
 """
 
 from functools import cache
-from itertools import cycle
+from itertools import chain, cycle
 
 import numpy as np
 import pytest
@@ -17,13 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from skmatch import DSSMRetriever, MatchEncoder, SequenceSampler, YoutubeDNNRetriever
-from skmatch._nn import distinct, negatives, tables, training
-from skmatch._nn.engine import Engine
+from skmatch._nn import candidates, embedding, features, training
+from skmatch._nn.features import RaggedTensor
+from skmatch._nn.layers import ACTIVATIONS
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.optimizer import AdamW
 from skmatch._nn.pooling import POOLINGS
 from skmatch.datasets import make_events
-from skmatch.retrieval._neural import _rows_to_train
+from skmatch.retrieval._neural_fit import NeuralFit
 
 META = torch.device("meta")
 BOTH = pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
@@ -31,13 +32,13 @@ every_loss = pytest.mark.parametrize("loss", LOSSES)
 every_sampling = pytest.mark.parametrize(
     "sampling", ["uniform", "popularity", "log", "zipf", "in_batch", "all"]
 )
-PLAIN = {"dropout": 0.0, "unknown_rate": 0.0}  # draws are others where there are repeats
+PLAIN = {"dropout": 0.0, "id_dropout": 0.0}  # where repeats stay, other values are drawn
 SMALL = {"embedding_dim": 4, "dims": (8, 4), "batch_size": 128, "max_epochs": 2, "random_state": 0}
 
 
 @cache
 def make_samples(sampling="popularity"):
-    """Give samples with features of all kinds on both sides."""
+    """Make samples with features of all kinds on both sides."""
     events = make_events(n_users=20, n_items=30, n_events=250, random_state=0)
     rng = np.random.default_rng(0)
     user, item = events["user_id"], events["item_id"]
@@ -53,27 +54,25 @@ def make_samples(sampling="popularity"):
 
 
 def make_trainer(model, samples, weight=None):
-    config = model._network_config(samples, model._check_names())
-    rows, _ = _rows_to_train(samples, None)
-    options = model._options(model.max_epochs, len(rows))
-    (trainer,) = Engine(config, "cpu").trainer(samples, rows, weight, options).members
+    (trainer,) = NeuralFit(model, samples, weight, {}).trainer.members
     return trainer
 
 
 def to_meta(column):
-    if isinstance(column, BagTensor):
-        return BagTensor(column.values.to(META), column.offsets.to(META), column.longest)
+    if isinstance(column, RaggedTensor):
+        return RaggedTensor(column.values.to(META), column.offsets.to(META), column.longest)
     return column.to(META)
 
 
 def move_to_meta(trainer):
     """Bring all that a trainer holds to the device, as `Engine` does."""
-    rows, targets, sampler = trainer.rows, trainer.targets, trainer.sampler
-    for holder in (rows, targets, sampler, trainer):
+    batches, objective = trainer.batches, trainer.objective
+    sampler = objective.sampler
+    for holder in (batches.rows, batches.targets, sampler):
         for name, value in vars(holder).items():
             if isinstance(value, torch.Tensor):
                 setattr(holder, name, value.to(META))
-    for source in (*rows.features, *trainer.item_features):
+    for source in (*batches.rows.features, *objective.item_features):
         source.column = to_meta(source.column)
     sampler.device = META
     trainer.network.to(META)
@@ -108,53 +107,66 @@ class CountCopies(TorchFunctionMode):
 
 
 def run_epoch_on_meta(trainer):
-    """Run all steps of an epoch; give the dtypes that they met."""
+    """Run all steps of an epoch; return the dtypes that they met."""
     move_to_meta(trainer)
     with CountCopies() as copies:
-        groups = list(trainer._groups())  # brings the order of the epoch
-        trainer._groups = lambda: groups
-        # The first value that is read is the mean loss, after the last step.
-        read = pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta")
-        with Watch() as watch, read:
+        batches = trainer.batches.epoch()
+        first = next(batches)  # brings the order of the epoch
+        trainer.batches.epoch = lambda: chain([first], batches)
+        # The first values that are read are the sums of the epoch, after the last step.
+        read = pytest.raises(RuntimeError, match="Cannot copy out of meta tensor")
+        with read, Watch() as watch:
             trainer.run_epoch()
-    assert trainer.step == sum(len(shares) for *_, shares in groups) > 1
+    assert trainer.step == trainer.batches.n_steps > 1
     assert copies.n_copies == 1
     return watch.dtypes
 
 
 @pytest.fixture
-def by_row(monkeypatch):
-    monkeypatch.setattr(tables, "SMALL", 0)
+def _by_row(monkeypatch):
+    monkeypatch.setattr(embedding, "SMALL", 0)
 
 
 @BOTH
 @every_loss
 @every_sampling
-def test_no_step_waits(cls, loss, sampling, by_row):
+@pytest.mark.usefixtures("_by_row")
+def test_no_step_synchronises(cls, loss, sampling):
     run_epoch_on_meta(make_trainer(cls(**SMALL, loss=loss), make_samples(sampling)))
 
 
 @pytest.mark.parametrize(("pooling", "activation"), [*zip(POOLINGS, cycle(ACTIVATIONS))])
-def test_no_layer_waits(pooling, activation):
+def test_no_layer_synchronises(pooling, activation):
     model = DSSMRetriever(**SMALL, pooling=pooling, activation=activation, batch_norm=True)
     run_epoch_on_meta(make_trainer(model, make_samples()))
 
 
-def test_weights_are_not_waited_for():
-    samples = make_samples()
-    weight = np.linspace(0.1, 1, len(_rows_to_train(samples, None)[0]), dtype=np.float32)
-    run_epoch_on_meta(make_trainer(DSSMRetriever(**SMALL), samples, weight))
+@every_loss
+@pytest.mark.parametrize("sampling", ["popularity", "in_batch"])
+def test_weights_of_rows_do_not_synchronise(loss, sampling):
+    samples = make_samples(sampling)
+    weight = np.linspace(0.1, 1, len(samples))
+    run_epoch_on_meta(make_trainer(DSSMRetriever(**SMALL, loss=loss), samples, weight))
+
+
+def test_a_custom_pooling_does_not_synchronise():
+    class Newest(torch.nn.Module):
+        def forward(self, history):
+            return history.windows()[:, -1] * ~history.is_padding()[:, -1:]
+
+    model = DSSMRetriever(**SMALL, pooling=lambda dim, max_length: Newest())
+    run_epoch_on_meta(make_trainer(model, make_samples()))
 
 
 @every_sampling
 def test_a_device_without_float64_meets_none(sampling, monkeypatch):
-    for module in (negatives, training):
-        monkeypatch.setattr(module, "float_for_sums", lambda device: torch.float32)
+    for module in (candidates, training):
+        monkeypatch.setattr(module, "accumulation_dtype", lambda device: torch.float32)
     trainer = make_trainer(DSSMRetriever(**SMALL), make_samples(sampling))
     assert torch.float64 not in run_epoch_on_meta(trainer)
 
 
-WAITS = {
+SYNCHRONISING = {
     "value": lambda x: x.sum().item(),
     "condition": lambda x: 1 if x.any() else 0,
     "unique": lambda x: torch.unique(x),
@@ -170,8 +182,8 @@ WAITS = {
 }
 
 
-@pytest.mark.parametrize("operation", WAITS.values(), ids=WAITS)
-def test_what_waits_is_noticed(operation):
+@pytest.mark.parametrize("operation", SYNCHRONISING.values(), ids=SYNCHRONISING)
+def test_what_synchronises_is_noticed(operation):
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)), Watch():
         operation(torch.zeros(3, dtype=torch.int64, device=META))
 
@@ -179,7 +191,8 @@ def test_what_waits_is_noticed(operation):
 @BOTH
 @every_loss
 @every_sampling
-def test_weights_are_those_that_a_cpu_learns(cls, loss, sampling, by_row, monkeypatch):
+@pytest.mark.usefixtures("_by_row")
+def test_weights_are_those_that_a_cpu_learns(cls, loss, sampling, monkeypatch):
     samples = make_samples(sampling)
 
     def train():
@@ -188,8 +201,8 @@ def test_weights_are_those_that_a_cpu_learns(cls, loss, sampling, by_row, monkey
         return losses, trainer.network.state_dict()
 
     losses, weights = train()
-    for module in (distinct, training):
-        monkeypatch.setattr(module, "is_waited_for", lambda device: True)
+    for module in (embedding, features):
+        monkeypatch.setattr(module, "is_async", lambda device: True)
     same_losses, same_weights = train()
     assert same_losses == pytest.approx(losses, rel=1e-4)
     for name, weight in weights.items():
