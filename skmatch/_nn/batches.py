@@ -30,10 +30,10 @@ class Rows:
     user: Tensor  # (n,) codes, int32
     start: Tensor  # (n,) or (2n,), int32 where that is enough
     stop: Tensor  # (n,) or (2n,)
-    recency: Tensor  # (n,) or (2n,): 0 where the history ends before the visit, else 1
     log: Tensor  # (n_events,) codes of items
     features: list[FeatureSource]
     max_length: int  # most events that a network reads of a history: of these rows, L
+    recency: Tensor  # (n,) or (2n,): 0 where the history ends before the visit, else 1
 
     def __len__(self) -> int:
         return len(self.user)
@@ -150,9 +150,10 @@ class Batches:
             part = np.cumsum(is_first) - 1
         bounds = np.searchsorted(batch, np.arange(self.n_steps + 1))
         # Brought to the device once per epoch: a copy per step would wait for the step before.
-        device = self.rows.user.device
-        row, first = (torch.as_tensor(one, device=device) for one in (rows, rows[is_first]))
-        of_row = torch.as_tensor(part, device=device)
+        firsts = rows[is_first]
+        row, of_row, first = torch.as_tensor(
+            np.concatenate([rows, part.astype(rows.dtype), firsts]), device=self.rows.user.device
+        ).split([len(rows), len(rows), len(firsts)])
         n_parts = np.append(0, np.cumsum(is_first))[bounds]
         for (a, b), (c, d) in zip(pairwise(bounds), pairwise(n_parts), strict=True):
             yield self._read(first[c:d].long(), row[a:b].long(), of_row[a:b] - c)
@@ -194,7 +195,7 @@ def read_users(
     window = block * block_size + stop - first_stop[block]
     length = (stop - rows.start[row]).clamp(max=max_length)
     recency = rows.recency[row].long()
-    return UserBatch(user, features, tokens, window, length, recency, max_length, block)
+    return UserBatch(user, features, tokens, window, length, max_length, block, recency)
 
 
 def is_constant_in_blocks(column: FeatureTensor, is_first: np.ndarray) -> bool:

@@ -91,9 +91,9 @@ class UserBatch(NamedTuple):
     tokens: Tensor  # (B, S) codes of items, as `History` explains them
     window: Tensor  # (R,)
     length: Tensor  # (R,)
-    recency: Tensor  # (R,), 0 where the history ends before the visit, else 1
     max_length: int
     block: Tensor  # (R,), the block of each row
+    recency: Tensor  # (R,), 0 where the history ends before the visit, else 1
 
 
 class ItemEncoder(nn.Module):

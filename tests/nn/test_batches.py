@@ -131,7 +131,7 @@ def test_training_encodes_as_serving_does(pooling, batch_size):
     (trainer,) = fit.trainer.members
     training = user_vectors(trainer)
     assert 0 < len(training) == len(fit.training) < len(samples)
-    serving = fit.engine.user_vectors(samples.take(fit.training))
+    serving = fit.engine.user_vectors(samples.gather(fit.training))
     np.testing.assert_allclose(training, serving, rtol=0, atol=1e-5)
 
 
@@ -158,7 +158,7 @@ def test_what_depends_on_the_user_alone_is_read_once_a_block():
         lambda *call: read.append(len(call[2]))
     )
     trainer.objective(whole_epoch(trainer))
-    assert read == [len(trainer.batches.block_length)] != [len(trainer.batches.rows)]
+    assert read == [int(trainer.batches.block[-1]) + 1] != [len(trainer.batches.rows)]
 
 
 def test_a_feature_that_does_not_change_is_read_once_a_block():
@@ -173,7 +173,7 @@ def test_a_feature_that_does_not_change_is_read_once_a_block():
             lambda module, args, name=name: read[name].append(len(args[0][0]))
         )
         losses.append(trainer.objective(whole_epoch(trainer)))
-    n_rows, n_blocks = len(batches.rows), len(batches.block_length)
+    n_rows, n_blocks = len(batches.rows), int(batches.block[-1]) + 1
     assert read == {"changing": [n_rows], "steady": [n_blocks]}
     torch.testing.assert_close(*losses)
 

@@ -55,7 +55,9 @@ def make_users(tokens, features, users=None):
     """Make a batch of rows that are blocks of their own."""
     row, length = torch.arange(len(tokens)), (tokens != 0).sum(1)
     users = row + 1 if users is None else users
-    return UserBatch(users, features, tokens, row, length, tokens.shape[1], row)
+    return UserBatch(
+        users, features, tokens, row, length, tokens.shape[1], row, torch.ones_like(row)
+    )
 
 
 def token_features(tokens, columns):

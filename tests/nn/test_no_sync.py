@@ -11,7 +11,6 @@ from itertools import chain, cycle
 import numpy as np
 import pytest
 import torch
-from skmatch._nn.towers import ACTIVATIONS
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

@@ -81,7 +81,7 @@ def expected_attention(attention, summary, window, lag):
 def pool(pooling, table, start, stop, block_size=1, first=None, block=None):
     start, stop = torch.as_tensor(start), torch.as_tensor(stop)
     row = torch.arange(len(start))
-    rows = Rows(torch.zeros_like(row), start, stop, LOG, [], LENGTH)
+    rows = Rows(torch.zeros_like(row), start, stop, LOG, [], LENGTH, torch.ones_like(row))
     first = row if first is None else torch.as_tensor(first)
     block = row if block is None else torch.as_tensor(block)
     users = read_users(rows, rows.user, [], first, row, block, block_size)
@@ -127,7 +127,7 @@ def test_an_empty_window_is_pooled_to_zeros(name, table):
 @every_pooling
 def test_an_empty_log_is_pooled_to_zeros(name, table):
     row, zero = torch.arange(2), torch.zeros(2, dtype=torch.int64)
-    rows = Rows(zero, zero, zero, LOG[:0], [], LENGTH)
+    rows = Rows(zero, zero, zero, LOG[:0], [], LENGTH, zero)
     users = read_users(rows, zero, [], row, row, row, 1)
     history = History(table[users.tokens], users.window, users.length, LENGTH)
     assert (pooling_of(name)(history) == 0).all()

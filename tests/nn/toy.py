@@ -86,7 +86,7 @@ def make_trainer(
     return Trainer(
         model,
         Batches(
-            Rows(user, start, stop, log, [feature], max_length),
+            Rows(user, start, stop, log, [feature], max_length, torch.ones_like(user)),
             Targets(target, weight),
             batch_size,
             np.random.default_rng(seed),
@@ -109,7 +109,9 @@ def make_batch(positive, histories=None, weight=None):
     tokens = [[0] * (longest - len(history)) + list(history) for history in histories]
     row = torch.arange(n_rows)
     length = torch.tensor([len(history) for history in histories])
-    users = UserBatch(row + 2, [], torch.tensor(tokens), row, length, longest, row)
+    users = UserBatch(
+        row + 2, [], torch.tensor(tokens), row, length, longest, row, torch.ones_like(row)
+    )
     return Batch(users, torch.as_tensor(positive), weight)
 
 

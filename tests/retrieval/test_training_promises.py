@@ -402,7 +402,7 @@ def test_validation_ranks_as_recommendations_do(cls, exclude_seen):
     samples = SequenceSampler().fit_transform(EVENTS[PLAIN])
     options = SMALL | {"max_epochs": 1, "early_stopping": True, "validation_fraction": 1.0}
     model = cls(**options, exclude_seen=exclude_seen).fit(samples)
-    held_out = samples.take(
+    held_out = samples.gather(
         np.flatnonzero(pd.Series(samples.stop).groupby(samples.user).rank(ascending=False) == 1)
     )
     gains, n_seen = [], 0
