@@ -725,7 +725,7 @@ def test_bad_tables(items, message):
 
 
 def test_a_table_is_a_frame():
-    with pytest.raises(ValueError, match=r"users is a dict; give a DataFrame.*'user_id'"):
+    with pytest.raises(ValueError, match=r"users is a dict; pass a DataFrame.*'user_id'"):
         fit(users={"user_id": ["ann"]})
 
 
