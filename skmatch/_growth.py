@@ -86,8 +86,8 @@ class GrowingMixin:
         check_is_fitted(self)
         if as_coded(X, Samples) is not None:
             raise ValueError(
-                "X holds Samples, whose events a SequenceSampler has stored: give plain events to "
-                f"a {type(self).__name__} that was fitted on such, or to a pipeline."
+                "X holds Samples, whose events a SequenceSampler has stored: pass plain events "
+                f"to a {type(self).__name__} that was fitted on plain events, or to a pipeline."
             )
         propagate(self._growing_steps(), "_partial_fit", X, False)
         return self

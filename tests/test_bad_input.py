@@ -396,8 +396,8 @@ USERS = pd.DataFrame({"user_id": ["ann", "eve"], "city": ["x", "y"]})
             lambda t: t.assign(**{t.columns[0]: [1, 2]}),
             r"{p} has int64 in '{role}', such as 1, and the events have str.*convert",
         ),
-        "no frame": (lambda t: t.to_dict(), r"{p} is a dict; give a DataFrame"),
-        "array": (lambda t: t.to_numpy(), r"{p} is a ndarray; give a DataFrame"),
+        "no frame": (lambda t: t.to_dict(), r"{p} is a dict; pass a DataFrame"),
+        "array": (lambda t: t.to_numpy(), r"{p} is a ndarray; pass a DataFrame"),
     },
 )
 def test_wrong_tables(cls, form, parameter, change, message):
@@ -464,7 +464,7 @@ def fitted(request):
 QUERIES_WRONG = {
     "no user column": (
         EVENTS[["item_id"]],
-        r"user column 'user_id' is missing; X has 'item_id'.*nobody known.*holds None",
+        r"user column 'user_id' is missing; X has 'item_id'.*unknown user.*holds None",
     ),
     "no columns": (pd.DataFrame(), r"'user_id' is missing; X has no columns"),
     "user column twice": (pd.concat([QUERIES, QUERIES], axis=1), r"'user_id' occurs more than"),
@@ -511,7 +511,7 @@ def test_ids_of_users_in_another_dtype_are_told(form):
     texts = numbers.assign(user_id=numbers["user_id"].astype(str))
     for events, asked, dtype in ((numbers, ["1", "2"], "int64"), (texts, [1, 2], "str")):
         model = make(DSSMRetriever, form).fit(events)
-        message = rf"'user_id' holds {asked[0]!r}, and fit got .*nothing.*Convert it to {dtype}"
+        message = rf"'user_id' holds {asked[0]!r}, and fit got .*unknown.*Convert it to {dtype}"
         with pytest.warns(UserWarning, match=message):
             answer = model.recommend(asked)
         assert set(answer["source"]) == {"popularity"}
@@ -554,7 +554,7 @@ def test_wrong_k(fitted, k):
 @pytest.mark.parametrize("ids", ["ann", 5, {"ann"}, {"ann": 1}], ids=repr)
 def test_ids_come_in_a_list(fitted, ids):
     for call in (fitted.recommend, fitted.similar_items):
-        with says(r"is no list of ids; give a list, also for a single one"):
+        with says(r"is not a list of ids; give a list, also for a single id"):
             call(ids)
 
 
@@ -631,7 +631,7 @@ def test_queries_of_another_form_than_at_fit(cls):
     for none in (events[:0], samples[:0]):
         with says(r"0 sample.*at least one event"):
             cls(**SMALL).fit(none)
-    with says(r"encoded already \(Samples"):
+    with says(r"already encoded \(a Samples"):
         SequenceSampler().fit(samples)
 
 
@@ -641,19 +641,19 @@ def test_an_encoder_takes_no_codes(form):
     events = encoder.transform(EVENTS)
     coded = events if form == "alone" else events.to_frame()
     for call in (encoder.fit, encoder.transform):
-        with says(r"encoded already \(\w+ of an earlier step\): give MatchEncoder plain events"):
+        with says(r"already encoded \(a \w+ of an earlier step\): pass plain events"):
             call(coded)
-    with says(r"frame of codes lacks its column 'user_id'"):
+    with says(r"frame of codes lacks the column 'user_id'.*pass on all"):
         SequenceSampler().fit(events.to_frame().drop(columns="user_id"))
 
 
 @by_name(
     ("codes", "message"),
     {
-        "beyond the last": ([[99, 1]], r"99 is no code: they run from 0 to 4"),
-        "negative": ([[1, -5]], r"-5 is no code: they run from 0 to 5"),
-        "ids": (EVENTS, r"does not hold the codes.*'ann'.*what transform gave"),
-        "one column": ([[2]], r"does not hold the codes.*what transform gave"),
+        "beyond the last": ([[99, 1]], r"99 is not a code: codes are 0 to 4"),
+        "negative": ([[1, -5]], r"-5 is not a code: codes are 0 to 5"),
+        "ids": (EVENTS, r"does not hold the codes.*'ann'.*pass the output of transform"),
+        "one column": ([[2]], r"does not hold the codes.*pass the output of transform"),
         "one dimension": ([2, 2], r"one-dimensional|Reshape your data"),
     },
 )
@@ -897,7 +897,7 @@ def test_histories_of_any_kind(fitted):
 @alone_or_not
 @pytest.mark.parametrize("values", [["page"] * 7, [1] * 7, [["a"]] * 7, [None] * 7], ids=repr)
 def test_a_column_called_history_in_events_is_ignored_and_said_so(cls, form, values):
-    with pytest.warns(UserWarning, match="'history' of X is ignored.*Drop the column, or rename"):
+    with pytest.warns(UserWarning, match="'history' of X is ignored.*Drop or rename the column"):
         model = make(cls, form).fit(EVENTS.assign(history=objects(values)))
     expected = make(cls, form).fit(EVENTS)
     pd.testing.assert_frame_equal(model.recommend(QUERIES), expected.recommend(QUERIES))
@@ -1003,7 +1003,7 @@ def test_tables_of_columns_that_nobody_named(form, parameter):
     with says(
         rf"{parameter} has the columns \['city'\].*make_match_pipeline\(MatchEncoder\("
         rf"{role}_features=\['city'\]\), SequenceSampler\(\), DSSMRetriever\(\)\), "
-        rf"or give the column '{role}_id' alone"
+        rf"or pass only the column '{role}_id'"
     ):
         model.fit(EVENTS, **{prefix + parameter: table})
     model.fit(EVENTS, **{prefix + parameter: table[[f"{role}_id"]]})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from skmatch._data import HISTORY, Events, Samples, as_coded
+from skmatch._data import HISTORY, Events, Samples, is_coded_frame
 from skmatch._schema import Kind, Schema
 from skmatch._typing import Label
 from skmatch._validation import Roles
@@ -88,7 +88,8 @@ def check_time_kind(schema: Schema, kind: str) -> None:
 
 def reject_coded(X: Any) -> None:
     """Raise if events are encoded already."""
-    if as_coded(X, Events) is not None or as_coded(X, Samples) is not None:
+    kinds = (Events, Samples)
+    if isinstance(X, kinds) or any(is_coded_frame(X, kind) for kind in kinds):
         raise ValueError(
             f"X is already encoded (a {type(X).__name__} of an earlier step): pass plain events or "
             "queries to MatchEncoder."
