@@ -78,9 +78,8 @@ class MatchEncoder(
     Parameters
     ----------
     user, item : label, default="user_id", "item_id"
-        The columns of the ids. Any hashable value is an id; ids that are equal in Python, such as
-        1, 1.0 and True, are the same. An integer that is not a label is a position. The columns
-        of an array are user, item and time, in this order.
+        The columns of the ids, which are hashable; 1, 1.0 and True are the same id. An integer that
+        is not a label is a position. The columns of an array are user, item, time.
     time : label or None, default="timestamp"
         The column of the times: numbers or datetimes. With None, or if the column of the default
         name is absent, events are in the order of the rows.
