@@ -277,8 +277,8 @@ class Vocabulary:
             value, fitted = (column[same].tolist()[0] for column in (values, converted))
             dtype = type(fitted).__name__ if self.dtype == "object" else self.dtype
             warnings.warn(
-                f"Column {values.name!r} holds {value!r}, but fit got {fitted!r}, so all its "
-                f"values are unknown: convert it to {dtype}.",
+                f"Column {values.name!r} holds {value!r}, and fit got {fitted!r}, so all its "
+                f"values are unknown. Convert it to {dtype}.",
                 UserWarning,
                 stacklevel=4,
             )

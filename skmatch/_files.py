@@ -1,7 +1,7 @@
-"""Columns in temporary files, for tables that need not fit into memory.
+"""Columns in temporary files, for tables that do not fit into memory.
 
-The files have no name, or lose it when they are closed: nothing is left behind, whatever happens.
-They lie where Python's `tempfile` puts such files, which the variable ``TMPDIR`` decides.
+The files have no name, or lose it when they are closed, so none are left behind after a crash.
+They are in the folder of Python's `tempfile`, which the variable ``TMPDIR`` sets.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ import numpy as np
 
 from skmatch._columns import Columns, RaggedArray
 
-BLOCK_SIZE = 2**22  # rows of a long column that are worked on at a time
+BLOCK_SIZE = 2**22  # rows of a long column that are processed at a time
 
 
 def blocks(n_rows: int, on_disk: bool = True) -> Iterator[slice]:
-    """Cut rows into blocks of bounded size; rows in memory are one, which is faster."""
+    """Yield blocks of rows: of bounded size on disk, a single one in memory, which is faster."""
     size = BLOCK_SIZE if on_disk else max(n_rows, 1)
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
 
 def collect(parts: Iterable[Columns], on_disk: bool) -> Columns:
-    """Give columns whose rows come in parts, in temporary files, or as the one part in memory.
+    """Return the columns of concatenated parts in temporary files, or of the one part in memory.
 
-    Each part has the same columns. What is read of a column in a file can be written to, as torch
-    wants it, but the file never changes.
+    All parts have the same columns. Arrays are writable, as torch requires, but copy on write.
     """
     if on_disk:
         files: dict[Hashable, Any] = {}
@@ -43,23 +42,23 @@ def collect(parts: Iterable[Columns], on_disk: bool) -> Columns:
                         files[name] = stack.enter_context(closing(file))
                     files[name].append(column)
             return {name: file.mapped() for name, file in files.items()}
-    (whole,) = parts
-    return whole
+    (part,) = parts
+    return part
 
 
 def allocate(n_rows: int, dtype: np.dtype | type, on_disk: bool) -> np.ndarray:
-    """Give an array to be filled in any order, in memory or in a temporary file."""
+    """Return an uninitialised array in memory or in a temporary file."""
     if not on_disk:
         return np.empty(n_rows, dtype=dtype)
     with closing(_ArrayFile()) as file:
         for block in blocks(n_rows):
-            # Claims the room: a full disk is an error here, and would end the process later.
+            # Reserve the space: a full disk raises here, but would crash the process later.
             file.append(np.zeros(block.stop - block.start, dtype=dtype))
         return file.mapped(mmap.ACCESS_WRITE)
 
 
 class _ArrayFile:
-    """An array that is written part by part, and then read through a memory map."""
+    """An array that is written in parts, then read through a memory map."""
 
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile(prefix="skmatch-")  # noqa: SIM115
@@ -80,22 +79,22 @@ class _ArrayFile:
             raise
 
     def mapped(self, access: int = mmap.ACCESS_COPY) -> np.ndarray:
-        """Give the array, whose file goes with it."""
+        """Return the array; its file is deleted with it."""
         n_bytes = self.file.tell()
         if not n_bytes:
             return np.empty(0, dtype=self.dtype)
-        # Behind a memoryview joblib takes it for an ordinary array, and copies it into other
-        # processes: the file has no name under which they could open it.
+        # Through a memoryview, joblib copies the array to other processes as an ordinary one; they
+        # could not open a file without a name.
         view = memoryview(mmap.mmap(self.file.fileno(), n_bytes, access=access))
         return np.frombuffer(view, dtype=self.dtype)
 
     def close(self) -> None:
-        """Close the file; what is mapped of it stays."""
+        """Close the file; mapped arrays stay valid."""
         self.file.close()
 
 
 class _RaggedFile:
-    """A `RaggedArray` that is written part by part, and then read through memory maps."""
+    """A `RaggedArray` that is written in parts, then read through memory maps."""
 
     def __init__(self) -> None:
         self.values, self.offsets, self.n_values = _ArrayFile(), _ArrayFile(), 0
@@ -108,10 +107,10 @@ class _RaggedFile:
         self.n_values += len(part.values)
 
     def mapped(self) -> RaggedArray:
-        """Give the bag, whose files go with it."""
+        """Return the ragged array; its files are deleted with it."""
         return RaggedArray(self.values.mapped(), self.offsets.mapped())
 
     def close(self) -> None:
-        """Close the files; what is mapped of them stays."""
+        """Close the files; mapped arrays stay valid."""
         self.values.close()
         self.offsets.close()

@@ -1,13 +1,15 @@
-"""How fitted estimators take in new events: copies are updated, and replace all steps or none."""
+"""How fitted estimators learn new events: updated copies replace all steps, or none."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import Samples, as_coded
+from skmatch._typing import PlainEvents, SampleTable, Table
 
 Estimator = TypeVar("Estimator")
 
@@ -20,11 +22,10 @@ def replaced(estimator: Estimator, **fitted: Any) -> Estimator:
 
 
 def propagate(steps: Sequence[Any], verb: str, rows: Any, *args: Any, **of_last: Any) -> None:
-    """Pass rows through the steps, then replace the state of all steps, or of none.
+    """Pass rows through the steps, then update the state of all steps, or of none.
 
-    A step returns a copy of itself that has taken the rows in, and the rows for the next one. A
-    step without the verb, such as one that cleans the events, transforms them. The last step gets
-    further arguments.
+    The method `verb` of a step returns an updated copy and the rows for the next step. Steps
+    without it transform the rows. The last step gets the arguments `of_last`.
     """
     copies = []
     for step in steps:
@@ -37,41 +38,40 @@ def propagate(steps: Sequence[Any], verb: str, rows: Any, *args: Any, **of_last:
     try:
         for step, copy in copies:
             vars(step).update(vars(copy))
-    except BaseException:  # an interrupt would leave steps that disagree
+    except BaseException:  # an interrupt would leave inconsistent steps
         for step, state in before:
             vars(step).update(state)
         raise
 
 
 class GrowingMixin:
-    """The verbs by which a fitted retriever, or a pipeline of one, takes in what is new."""
+    """Methods that add events and items to a fitted retriever or pipeline."""
 
     def _growing_steps(self) -> list[Any]:
-        """Return the estimators that events pass through."""
+        """Return the steps that events pass through."""
         return [self]
 
     def _weight_param(self, sample_weight: Any) -> dict[str, Any]:
         """Return the parameter of `fit` that holds the weights."""
         return {"sample_weight": sample_weight}
 
-    def observe(self, X: Any) -> Self:
-        """Add events to the stored histories, without training: the next answers know them.
+    def observe(self, X: PlainEvents) -> Self:
+        """Add events to the stored histories, without training.
 
-        The order of arrival does not matter: an event goes to its place in time, behind those of
-        its user at the same time. Users and the values of their features become known. Items that
-        are not in the catalogue are unknown until `partial_fit` or `add_items` brings them. Events
-        are stored as often as they are given: give those to train on to `partial_fit` alone, which
-        stores them, too.
+        Events may arrive in any order: they are inserted by time, after their user's events of
+        equal time. Users and the values of their features become known. Items that are not in the
+        catalogue are unknown until `partial_fit` or `add_items` adds them. An event that is passed
+        twice is stored twice; pass events to train on only to `partial_fit`, which stores them.
 
         Parameters
         ----------
         X : DataFrame or array-like of shape (n_events, n_columns)
-            Plain events, as `fit` got. Columns of features may be absent.
+            Plain events, as in `fit`. Columns of features may be absent.
 
         Returns
         -------
         self : estimator instance
-            Where an error is raised, nothing has changed. Not while other threads ask.
+            Unchanged if an error is raised. Do not call it while other threads query.
 
         Examples
         --------
@@ -86,35 +86,36 @@ class GrowingMixin:
         check_is_fitted(self)
         if as_coded(X, Samples) is not None:
             raise ValueError(
-                "X holds Samples, whose events a SequenceSampler has stored: give plain events to "
-                f"a {type(self).__name__} that was fitted on such, or to a pipeline."
+                "X holds Samples, whose events a SequenceSampler has stored: pass plain events "
+                f"to a {type(self).__name__} that was fitted on plain events, or to a pipeline."
             )
         propagate(self._growing_steps(), "_partial_fit", X, False)
         return self
 
-    def partial_fit(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Self:
-        """Add events to the stored histories and train on them, once over.
+    def partial_fit(
+        self, X: SampleTable, y: None = None, *, sample_weight: ArrayLike | None = None
+    ) -> Self:
+        """Add events to the stored histories and train on them for one pass.
 
-        The learning rate is 0.15 of the parameter `lr` in each of as many steps as there are
-        events, at most 400: all of it would undo what was learnt of others. New users, items and
-        categories get codes of their own, and start from what was learnt of the unknown ones; known
-        ones keep their codes and continue from their weights. On an estimator that is not fitted
-        this is `fit`.
+        Training takes one step per event, at most 400, with 0.15 times the learning rate `lr`,
+        which preserves what was learnt before. New users, items and categories start from the
+        weights of the unknown code; known ones continue from their own weights. On an estimator
+        that is not fitted, this is `fit`.
 
         Parameters
         ----------
         X : DataFrame or array-like of shape (n_events, n_columns)
-            Plain events, as `fit` got. Columns of features may be absent. Where `fit` got Samples,
+            Plain events, as in `fit`. Columns of features may be absent. If `fit` got Samples,
             Samples with the same codes.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_events,) or None, default=None
-            Weight of each event as a target. Events of weight 0 are stored and not trained on.
+            Weight of each event as a target. Events of weight 0 are stored, but not trained on.
 
         Returns
         -------
         self : estimator instance
-            Where an error is raised, nothing has changed. Not while other threads ask.
+            Unchanged if an error is raised. Do not call it while other threads query.
 
         Examples
         --------
@@ -132,25 +133,25 @@ class GrowingMixin:
         propagate(self._growing_steps(), "_partial_fit", X, True, sample_weight=sample_weight)
         return self
 
-    def add_items(self, items: Any) -> Self:
+    def add_items(self, items: Table) -> Self:
         """Add rows to the catalogue, which can be recommended at once.
 
         Parameters
         ----------
         items : DataFrame
-            One row an item: the column of the id and columns of features. What `DSSMRetriever`
-            knows of a new item are its features. An item that is known gets the new features.
+            One row per item: the column of the id and columns of features, by which
+            `DSSMRetriever` represents new items. Known items get the new features.
 
         Returns
         -------
         self : estimator instance
-            Where an error is raised, nothing has changed. Not while other threads ask.
+            Unchanged if an error is raised. Do not call it while other threads query.
 
         Raises
         ------
         ValueError
-            On a `YoutubeDNNRetriever`, whose vectors of items come from training only: give
-            `partial_fit` events of new items.
+            In `YoutubeDNNRetriever`, whose item vectors come from training only: pass events of
+            new items to `partial_fit`.
 
         Examples
         --------

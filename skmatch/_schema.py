@@ -86,10 +86,10 @@ class Schema(SharedValue):
     >>> schema.item_values("size").tolist()
     [1.5, 2.5]
     >>> schema.to_frame()
-        column          role         kind n_values
-    0  user_id          user           id        2
-    1  item_id          item           id        2
-    2     size  item feature      numeric     <NA>
+        column          role     kind n_values
+    0  user_id          user       id        2
+    1  item_id          item       id        2
+    2     size  item feature  numeric     <NA>
     """
 
     user: Hashable

@@ -1,4 +1,4 @@
-"""Input checks shared by every part, and their messages."""
+"""Input checks and conversions that all parts share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Collection, Hashable
 from contextlib import suppress
+from itertools import combinations
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ LIKE_A_TIME = re.compile(
 
 
 class Roles(NamedTuple):
-    """Labels of the columns that hold user, item and time; `time` is None where there is none."""
+    """Labels of the columns of user, item and time; `time` is None without times."""
 
     user: Hashable
     item: Hashable
@@ -36,17 +37,16 @@ class Roles(NamedTuple):
 def read_table(
     X: Any, *, user: Hashable, item: Hashable, time: Hashable | None, estimator: Any = None
 ) -> tuple[pd.DataFrame, Roles]:
-    """Return events or queries as a pandas frame, with the labels of its role columns.
+    """Return events or queries as a pandas DataFrame, and the labels of its roles.
 
-    The columns of a frame are read by name, whatever library it is of. The columns of an array or
-    a list of rows are named: positions 0, 1 and 2 get the names of user, item and time, further
-    ones keep their position as label. A role given as an integer that is no label of the frame is
-    a position, as in ``ColumnTransformer``.
+    The columns of a DataFrame of any library are read by name. The first three columns of an array
+    or a list of rows are labelled as user, item and time; further ones keep their position. An
+    integer role that is not a label is a position, as in ``ColumnTransformer``.
     """
     for parameter, role in (("user", user), ("item", item), ("time", time)):
         if not is_hashable(role):
             raise ValueError(
-                f"{parameter}={role!r} labels no column: give one label, such as a string."
+                f"{parameter}={role!r} is not a column label: use one label, such as a string."
             )
     table = read_frame(X)
     if isinstance(table, pd.DataFrame):
@@ -63,25 +63,25 @@ def read_table(
         names_of_columns = pd.Index(columns, dtype=object)
         try:
             frame = pd.DataFrame(values, columns=names_of_columns, copy=False)
-        except UnicodeEncodeError:  # pandas' own dtype of text holds no surrogates
+        except UnicodeEncodeError:  # pandas' str dtype cannot hold surrogates
             frame = pd.DataFrame(values, columns=names_of_columns, dtype=object)
-        if isinstance(X, (list, tuple)):  # each column has a type of its own
+        if isinstance(X, (list, tuple)):  # columns may have different dtypes
             frame = frame.apply(infer_exactly)
         labels = [user, item, time if values.shape[1] > 2 else None]
     if time == DEFAULT_TIME and labels[2] not in frame.columns:
         labels[2] = None
     roles = Roles(*labels)
-    for one, other in (("user", "item"), ("user", "time"), ("item", "time")):
-        if getattr(roles, one) == getattr(roles, other):
+    for first, second in combinations(Roles._fields, 2):
+        label = getattr(roles, first)
+        if label == getattr(roles, second):
             raise ValueError(
-                f"{one} and {other} are both the column {getattr(roles, one)!r}: name a column "
-                "for each."
+                f"{first} and {second} are both the column {label!r}: name a column for each."
             )
     return frame, roles
 
 
 def check_columns(table: pd.DataFrame, name: str) -> None:
-    """Raise where a label does not stand for one column."""
+    """Raise if a DataFrame has several columns of one label, or several levels of labels."""
     if table.columns.nlevels > 1:
         raise ValueError(
             f"{name} has columns of {table.columns.nlevels} levels, such as "
@@ -95,7 +95,7 @@ def check_columns(table: pd.DataFrame, name: str) -> None:
 def warn_of_forgotten_time(
     frame: pd.DataFrame, roles: Roles, time: Hashable, features: Collection[Hashable] = ()
 ) -> None:
-    """Warn where the default time column is absent and another column looks like the time."""
+    """Warn if the default time column is absent and another column looks like the time."""
     if time != DEFAULT_TIME or roles.time is not None:
         return
     for name, dtype in frame.dtypes.items():
@@ -104,9 +104,9 @@ def warn_of_forgotten_time(
         has_name = isinstance(name, str) and LIKE_A_TIME.fullmatch(name.lower())
         if has_name or pd.api.types.is_datetime64_any_dtype(dtype):
             warnings.warn(
-                f"X has no column {DEFAULT_TIME!r}, so that the order of its rows is taken for "
-                f"the order of time, although the column {name!r} looks like the time: say "
-                f"time={name!r}, or time=None for the order of the rows.",
+                f"X has no column {DEFAULT_TIME!r}, so events are in the order of the rows, but "
+                f"the column {name!r} looks like the time: set time={name!r}, or time=None for "
+                "the order of the rows.",
                 UserWarning,
                 stacklevel=4,
             )
@@ -114,15 +114,15 @@ def warn_of_forgotten_time(
 
 
 def read_frame(table: Any) -> Any:
-    """Return a frame of any library as a pandas frame that pandas computes with; else `table`."""
+    """Return a DataFrame of any library as a clean pandas DataFrame, and others unchanged."""
     table = as_pandas(table)
     return _plain(table) if isinstance(table, pd.DataFrame) else table
 
 
 def as_pandas(table: Any) -> Any:
-    """Return a frame or column of another library as that of pandas; anything else as it is.
+    """Return a DataFrame or Series of any library as that of pandas, and others unchanged.
 
-    The columns are found by name. Lazy frames are collected, integers beside nulls stay integers.
+    Lazy frames are collected. Integers with nulls stay integers.
     """
     table = nw.to_native(table, pass_through=True)
     if isinstance(table, (pd.DataFrame, pd.Series)):
@@ -130,7 +130,7 @@ def as_pandas(table: Any) -> Any:
     if isinstance(table, np.ndarray) and table.dtype.names:
         return pd.DataFrame(table.ravel())
     if _libraries(table) & {"dask"} and hasattr(table, "compute"):
-        return table.compute()  # narwhals is about to hand dask over to a package of its own
+        return table.compute()  # narwhals is moving dask to a separate package
     native: Any = nw.from_native(table, pass_through=True, allow_series=True)
     if hasattr(table, "__arrow_c_stream__") and native is table:
         native = nw.from_arrow(table, backend="pyarrow")
@@ -143,34 +143,34 @@ def as_pandas(table: Any) -> Any:
     if hasattr(table, "columns") or hasattr(table, "__dataframe__"):
         raise TypeError(
             f"The columns of a {type(table).__module__}.{type(table).__qualname__} cannot be read "
-            "by their names: convert it to a pandas DataFrame."
+            "by name: convert it to a pandas DataFrame."
         )
     return table
 
 
 def _of_arrow(frame: nw.DataFrame) -> pd.DataFrame:
     table = frame.to_arrow()
-    # Without the metadata, by which a column would become the index.
+    # The metadata would make a column the index.
     result: pd.DataFrame = table.to_pandas(
         integer_object_nulls=True, date_as_object=False, ignore_metadata=True
     )
-    for place, field in enumerate(table.schema):
-        column = result.iloc[:, place]
+    for position, field in enumerate(table.schema):
+        column = result.iloc[:, position]
         if column.dtype == object and re.fullmatch(r"u?int\d+", str(field.type)):
-            name = str(field.type).replace("u", "U").replace("i", "I")  # that of pandas, as "Int64"
+            name = str(field.type).replace("u", "U").replace("i", "I")  # of pandas, such as "Int64"
             exact: Any = column.astype(pd.api.types.pandas_dtype(name))
-            result.isetitem(place, exact)
+            result.isetitem(position, exact)
     return result
 
 
-def in_frame_of(answer: pd.DataFrame, query: Any) -> Any:
-    """Return an answer as the kind of frame that the query had: polars, pyarrow, else pandas."""
+def in_frame_of(result: pd.DataFrame, query: Any) -> Any:
+    """Return a result as the kind of DataFrame of the query: polars, pyarrow, else pandas."""
     libraries = _libraries(query)
     if "polars" in libraries:
-        return nw.from_native(answer).to_polars()
+        return nw.from_native(result).to_polars()
     if libraries & {"pyarrow", "duckdb"}:
-        return nw.from_native(answer).to_arrow()
-    return answer
+        return nw.from_native(result).to_arrow()
+    return result
 
 
 def _libraries(table: Any) -> set[str]:
@@ -178,7 +178,7 @@ def _libraries(table: Any) -> set[str]:
 
 
 def _plain(table: Any) -> Any:
-    """Return a frame or column without what makes pandas fail: flags, attributes, byte orders."""
+    """Return a DataFrame or Series without attrs, flags and foreign byte orders."""
     if table.attrs or not table.flags.allows_duplicate_labels:
         table = table.copy(deep=False)
         table.attrs = {}
@@ -186,15 +186,15 @@ def _plain(table: Any) -> Any:
     if isinstance(table, pd.Series):
         foreign = getattr(table.dtype, "isnative", True) is False
         return table.astype(table.dtype.newbyteorder("=")) if foreign else table  # type: ignore[union-attr]
-    for place, dtype in enumerate(table.dtypes):
+    for position, dtype in enumerate(table.dtypes):
         if getattr(dtype, "isnative", True) is False:
             table = table.copy(deep=False)
-            table.isetitem(place, _plain(table.iloc[:, place]))
+            table.isetitem(position, _plain(table.iloc[:, position]))
     return table
 
 
 def as_series(values: Any, name: Hashable = None) -> pd.Series:
-    """Return values as a column that holds each of them as it is."""
+    """Return values as a Series without changing any."""
     values = as_pandas(values)
     if isinstance(values, pd.Series):
         return _plain(values)
@@ -202,12 +202,12 @@ def as_series(values: Any, name: Hashable = None) -> pd.Series:
         if hasattr(values, "dtype"):
             return _plain(pd.Series(values, name=name))
         return infer_exactly(pd.Series(values, name=name, dtype=object))
-    except UnicodeEncodeError:  # pandas' own dtype of text holds no surrogates
+    except UnicodeEncodeError:  # pandas' str dtype cannot hold surrogates
         return pd.Series(values, name=name, dtype=object)
 
 
 def infer_exactly(column: pd.Series) -> pd.Series:
-    """Return a column of objects in the dtype of its values, but integers never as floats."""
+    """Infer the dtype of a column of objects, but never convert integers to floats."""
     inferred = column.infer_objects()
     if pd.api.types.is_float_dtype(inferred.dtype) and "integer" in infer_dtype(column):
         return column
@@ -215,9 +215,9 @@ def infer_exactly(column: pd.Series) -> pd.Series:
 
 
 def read_array(X: Any, estimator: Any = None) -> np.ndarray:
-    """Return a table that is no frame as an array of two dimensions."""
+    """Return an array-like as an array of two dimensions."""
     try:
-        # Of numbers beside text, numpy would make text.
+        # Without dtype=object numpy would convert numbers next to text to text.
         rows = np.array(X, dtype=object) if isinstance(X, (list, tuple)) else X
         values = check_array(
             rows, dtype=None, ensure_all_finite=False, ensure_min_samples=0, estimator=estimator
@@ -228,9 +228,9 @@ def read_array(X: Any, estimator: Any = None) -> np.ndarray:
         what = reprlib.repr(X) if shape is None else f"of shape {shape}"
         reason = str(error).splitlines()[0].rstrip(":")
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        parquet = " Parquet is read by fit alone: give what pandas.read_parquet(...) makes of it."
+        parquet = " Only fit reads Parquet: pass the result of pandas.read_parquet(...)."
         raise kind(
-            f"X is no table of events but a {type(X).__name__} {what} ({reason}). Give a "
+            f"X is not a table of events but a {type(X).__name__} {what} ({reason}). Give a "
             "DataFrame. Reshape your data if it is an array: it has two dimensions, and its "
             f"columns are user, item and time.{parquet if is_parquet(X) else ''}"
         ) from None
@@ -240,7 +240,7 @@ def is_parquet(X: Any) -> bool:
     """Return whether events are Parquet: a path, paths or a `pyarrow.dataset.Dataset`."""
     if isinstance(X, (list, tuple)):
         return len(X) > 0 and all(isinstance(path, (str, os.PathLike)) for path in X)
-    arrow = sys.modules.get("pyarrow.dataset")  # imported wherever there is a dataset
+    arrow = sys.modules.get("pyarrow.dataset")  # imported if there is a dataset
     return isinstance(X, (str, os.PathLike)) or (arrow is not None and isinstance(X, arrow.Dataset))
 
 
@@ -257,7 +257,7 @@ def require_column(
     """Return the column of a role; raise if it is missing."""
     if label not in frame.columns:
         present = ", ".join(repr(name) for name in frame.columns[:12])
-        remedy = remedy or f"Rename the column or say {role}=... where the roles are named."
+        remedy = remedy or f"Rename the column, or set {role}=... where the roles are named."
         raise ValueError(
             f"The {role} column {label!r} is missing; {table} has {present or 'no columns'}. "
             f"{remedy}"
@@ -266,7 +266,7 @@ def require_column(
 
 
 def reject_missing(column: pd.Series, remedy: str) -> None:
-    """Raise where a value is missing."""
+    """Raise if a value is missing."""
     missing = column.isna().to_numpy()
     if missing.any():
         raise ValueError(
@@ -276,7 +276,7 @@ def reject_missing(column: pd.Series, remedy: str) -> None:
 
 
 def as_times(column: pd.Series) -> pd.Series:
-    """Return a column of objects in the dtype of the times that it holds."""
+    """Infer the dtype of a column of objects that holds times."""
     if column.dtype != object:
         return column
     inferred = infer_exactly(column)
@@ -290,8 +290,7 @@ def as_times(column: pd.Series) -> pd.Series:
 def read_times(column: pd.Series) -> tuple[np.ndarray, str]:
     """Return times as int64 or float64 and their kind: number, datetime, zoned datetime or none.
 
-    Datetimes become nanoseconds (UTC where they have a zone). A missing time becomes the time
-    after every event.
+    Datetimes become nanoseconds, zoned ones in UTC. A missing time becomes the latest possible.
     """
     column = as_times(column)
     dtype = column.dtype
@@ -305,8 +304,8 @@ def read_times(column: pd.Series) -> tuple[np.ndarray, str]:
             times = plain.as_unit("ns").asi8.copy()
         except pd.errors.OutOfBoundsDatetime as error:
             raise ValueError(
-                f"The time column {column.name!r} holds a time that nanoseconds in 64 bits do not "
-                f"reach ({error}). Use times from {pd.Timestamp.min.year + 1} to "
+                f"The time column {column.name!r} holds a time outside the range of nanoseconds "
+                f"in 64 bits ({error}). Use times from {pd.Timestamp.min.year + 1} to "
                 f"{pd.Timestamp.max.year - 1}, or numbers."
             ) from None
         times[missing] = np.iinfo(np.int64).max
@@ -329,7 +328,7 @@ def read_times(column: pd.Series) -> tuple[np.ndarray, str]:
 
 
 def check_choice(parameter: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise where a name is none of the choices."""
+    """Raise if a value is not one of the choices."""
     if value not in choices:
         raise ValueError(
             f"{parameter}={value!r} is not known; choose one of {', '.join(map(repr, choices))}."
@@ -337,7 +336,7 @@ def check_choice(parameter: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def check_k(k: Any, parameter: str = "k", of: str = "items") -> int:
-    """Give a number of items a query, or of something else, at least 1."""
+    """Return an integer of at least 1; raise if `k` is anything else."""
     if isinstance(k, (bool, np.bool_)) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ValueError(
             f"{parameter}={k!r} must be an integer number of {of}: use an integer of at least 1."
@@ -346,7 +345,7 @@ def check_k(k: Any, parameter: str = "k", of: str = "items") -> int:
 
 
 def require_rows(n_rows: int) -> None:
-    """Raise where a table has no rows."""
+    """Raise if a table has no rows."""
     if not n_rows:
         raise ValueError(
             "X has 0 sample(s), but a minimum of 1 is required: give at least one event."
@@ -354,14 +353,16 @@ def require_rows(n_rows: int) -> None:
 
 
 def check_weights(sample_weight: Any, n_rows: int, allow_zeros: bool = False) -> np.ndarray:
-    """Return the weight of each row, 1 where none is given."""
+    """Return the weight of each row, 1 by default; raise if a weight is invalid."""
     if sample_weight is None:
         return np.ones(n_rows)
     remedy = f"give one number of at least 0 for each of the {n_rows:,} rows, not all of them 0."
     try:
         weight = np.asarray(sample_weight, dtype=float)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"sample_weight holds what is no number ({error}): {remedy}") from None
+        raise ValueError(
+            f"sample_weight holds a value that is not a number ({error}): {remedy}"
+        ) from None
     if weight.shape != (n_rows,):
         raise ValueError(f"sample_weight has shape {weight.shape}: {remedy}")
     wrong = ~((weight >= 0) & np.isfinite(weight))
@@ -374,14 +375,14 @@ def check_weights(sample_weight: Any, n_rows: int, allow_zeros: bool = False) ->
 
 
 def unwrap_searches(estimator: Any) -> Any:
-    """Give the estimator that a search has chosen: the search's own predict takes no k."""
+    """Return the best estimator of a search, whose own predict takes no k."""
     while hasattr(estimator, "best_estimator_"):
         estimator = estimator.best_estimator_
     return estimator
 
 
 def last_step(estimator: Any) -> Any:
-    """Give the estimator that stands at the end of pipelines and searches."""
+    """Return the last step of nested pipelines and searches."""
     inner = unwrap_searches(estimator)
     while hasattr(inner, "steps"):
         inner = unwrap_searches(inner.steps[-1][1])
@@ -389,7 +390,7 @@ def last_step(estimator: Any) -> Any:
 
 
 def transform_steps(estimator: Any, X: Any) -> Any:
-    """Return X as the estimator at the end of pipelines and searches gets it."""
+    """Return X transformed by all but the last step of nested pipelines and searches."""
     inner = unwrap_searches(estimator)
     while hasattr(inner, "steps"):
         if len(inner.steps) > 1:
@@ -399,12 +400,12 @@ def transform_steps(estimator: Any, X: Any) -> Any:
 
 
 def fitted_retriever(estimator: Any, attribute: str) -> Any:
-    """Give the retriever at the end of pipelines and searches, if it has a fitted attribute."""
+    """Return the last step; raise if it lacks a fitted attribute."""
     retriever = last_step(estimator)
     if not hasattr(retriever, attribute):
         raise TypeError(
-            f"estimator={estimator!r} has no {attribute}: give a fitted retriever with one, a "
-            "fitted pipeline that ends in one, or a fitted search over one with refit on."
+            f"estimator={estimator!r} has no {attribute}: pass a fitted retriever that has it, a "
+            "fitted pipeline that ends in one, or a fitted search over one with refit=True."
         )
     return retriever
 

@@ -1,9 +1,11 @@
-"""Splits of events into past and future, for the ``cv`` of scikit-learn."""
+"""Cross-validators that split events into past and future."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 
 from skmatch._columns import order_by_code
+from skmatch._typing import Label, PlainEvents
 from skmatch._validation import (
     DEFAULT_TIME,
     as_times,
@@ -24,29 +27,94 @@ from skmatch._validation import (
 
 __all__ = ["LeaveLastOut", "TemporalSplit"]
 
+Time = float | str | datetime | np.datetime64
+Duration = float | str | timedelta | np.timedelta64
+
 
 class _Events(NamedTuple):
     """Users and times of the events."""
 
     user: np.ndarray  # (n_events,) code of the user
-    time: pd.Index  # (n_events,) the row numbers where there is no time column
+    time: pd.Index  # (n_events,) row numbers without a time column
 
 
-class LeaveLastOut(BaseCrossValidator):
-    """Cross-validator that tests on the last events of each user and trains on those before.
+class _EventSplit(BaseCrossValidator):
+    """Base of the cross-validators of events: reads users and times."""
 
-    With one split, each user's last `n_last` events are the test set. With several, the folds go
-    from the earliest to the latest: the last fold tests on the last `n_last` events of each user,
-    the fold before it on the `n_last` before those, and so on. A user's events after those tested
-    in a fold are in neither set. Events of a user at the same time come in the order of the rows.
+    n_splits: int
+    user: Label
+    time: Label | None
 
-    A user who would have no event left to train on is not tested in that fold; the events that
-    would have been tested are trained on.
+    @abstractmethod
+    def _folds(self, events: _Events) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Generate the positions of the training and test events of each fold."""
+
+    def _n_folds(self) -> int:
+        return self.n_splits
+
+    def split(
+        self, X: PlainEvents, y: None = None, groups: None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Generate the positions of the training and test events of each fold.
+
+        Parameters
+        ----------
+        X : frame of any library or array-like, shape (n_events, n_columns)
+            Events, in any order.
+        y : None
+            Ignored.
+        groups : None
+            Ignored.
+
+        Yields
+        ------
+        train : ndarray of int
+            Positions of the training events, ascending.
+        test : ndarray of int
+            Positions of the test events, ascending.
+
+        Raises
+        ------
+        ValueError
+            If a user or a time is missing, the times have no order or do not fit the parameters,
+            or a fold has no event to train or test on.
+        """
+        yield from self._folds(_read_events(X, self.user, self.time))
+
+    def get_n_splits(self, X: Any = None, y: None = None, groups: None = None) -> int:
+        """Return the number of folds.
+
+        Parameters
+        ----------
+        X : object
+            Ignored.
+        y : None
+            Ignored.
+        groups : None
+            Ignored.
+
+        Returns
+        -------
+        n_splits : int
+            Number of folds.
+        """
+        return self._n_folds()
+
+
+class LeaveLastOut(_EventSplit):
+    """Cross-validator that tests on each user's last events and trains on the earlier ones.
+
+    The last fold tests on the last `n_last` events of each user, the fold before it on the
+    `n_last` events before those, and so on. A user's events after those tested in a fold are in
+    neither set. A user's events of equal time are in the order of the rows.
+
+    A user who would have no training events is not tested in that fold; the user's events are
+    trained on.
 
     Parameters
     ----------
     n_last : int, default=1
-        Number of events that are tested per user and fold.
+        Number of test events per user and fold.
     n_splits : int, default=1
         Number of folds.
     user : hashable, default="user_id"
@@ -61,9 +129,8 @@ class LeaveLastOut(BaseCrossValidator):
 
     Notes
     -----
-    The past is each user's own: an event of one user may be trained on although it is later than
-    a tested event of another. Models that pick up trends can gain from that [1]_; `TemporalSplit`
-    rules it out.
+    Training events of one user may be later than test events of another, which favours models
+    that learn trends [1]_; `TemporalSplit` excludes this.
 
     References
     ----------
@@ -89,8 +156,8 @@ class LeaveLastOut(BaseCrossValidator):
         n_last: int = 1,
         n_splits: int = 1,
         *,
-        user: Hashable = "user_id",
-        time: Hashable = DEFAULT_TIME,
+        user: Label = "user_id",
+        time: Label | None = DEFAULT_TIME,
     ) -> None:
         _check_count("n_last", n_last)
         _check_count("n_splits", n_splits)
@@ -99,36 +166,9 @@ class LeaveLastOut(BaseCrossValidator):
         self.user = user
         self.time = time
 
-    def split(
-        self, X: Any, y: Any = None, groups: Any = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Generate the positions of the training and test events of each fold.
-
-        Parameters
-        ----------
-        X : frame of any library or array-like, shape (n_events, n_columns)
-            Events, in any order.
-        y : None
-            Ignored.
-        groups : None
-            Ignored.
-
-        Yields
-        ------
-        train : ndarray of int
-            Positions of the training events, ascending.
-        test : ndarray of int
-            Positions of the test events, ascending.
-
-        Raises
-        ------
-        ValueError
-            If a user or a time is missing, the times have no order, or no user has enough events
-            to be tested in a fold.
-        """
-        events = _read_events(X, self.user, self.time)
-        n_events = np.bincount(events.user)  # of each user
-        # How many events of the same user come after: by user, then time, then row.
+    def _folds(self, events: _Events) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        n_events = np.bincount(events.user)  # per user
+        # Number of later events of the same user, in the order of time, then rows.
         order = order_by_code(events.user, events.time.argsort(kind="stable"))
         n_later = np.empty(len(order), dtype=np.intp)
         n_later[order] = np.cumsum(n_events)[events.user[order]] - 1 - np.arange(len(order))
@@ -146,53 +186,33 @@ class LeaveLastOut(BaseCrossValidator):
             is_test = is_past & (n_later < n_dropped + self.n_last) & is_tested[events.user]
             yield np.flatnonzero(is_past & ~is_test), np.flatnonzero(is_test)
 
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Return the number of folds.
 
-        Parameters
-        ----------
-        X : None
-            Ignored.
-        y : None
-            Ignored.
-        groups : None
-            Ignored.
-
-        Returns
-        -------
-        n_splits : int
-            Number of folds.
-        """
-        return self.n_splits
-
-
-class TemporalSplit(BaseCrossValidator):
+class TemporalSplit(_EventSplit):
     """Cross-validator that trains on all events before a point in time and tests on those after.
 
     The cut-off times are the same for all users. A fold trains on all events before its cut-off
-    and tests on those from the cut-off on, up to the next cut-off or, in the last fold, the end.
-    Events at the same time are never parted.
+    and tests on those from the cut-off to the next cut-off or, in the last fold, the end. Events
+    of equal time are never separated.
 
     Parameters
     ----------
     n_splits : int, default=5
-        Number of folds; with `cutoffs` it is their number that counts.
+        Number of folds; ignored with `cutoffs`.
     test_size : float, default=None
         Share of the events that each fold tests on: the last ``n_splits * test_size`` of the
-        events are cut into blocks of as many events each, as far as ties in time allow. None
-        stands for ``1 / (n_splits + 1)``. Not with `cutoffs`.
+        events are split into equal blocks, as far as ties in time allow. None means
+        ``1 / (n_splits + 1)``. Not allowed with `cutoffs`.
     cutoffs : sequence of times, default=None
-        Ascending cut-off times, one per fold, instead of cutting by number of events. They
-        have a time zone where the column has one, and else none.
+        Ascending cut-off times, one per fold, instead of blocks of equal size. They have a time
+        zone if and only if the column has one.
     gap : number or timedelta, default=0
-        Length of time before the cut-off that is not trained on, as when a model is trained some
-        time before it serves.
+        Length of time before the cut-off that is not trained on, as if a model was trained some
+        time before serving.
     window : number or timedelta, default=None
         Train on at most this length of time, ending at the cut-off less `gap`; None trains on all
         of the past.
     user : hashable, default="user_id"
-        Label of the users' column, where every event must have its user; in an array it is the
-        first column.
+        Label of the users' column; in an array it is the first column.
     time : hashable or None, default="timestamp"
         Label of the times' column; in an array it is the third column. With None, or where there
         is no column of the default name, the order of the rows is the order of time, and
@@ -233,28 +253,28 @@ class TemporalSplit(BaseCrossValidator):
         n_splits: int = 5,
         *,
         test_size: float | None = None,
-        cutoffs: Sequence[Any] | None = None,
-        gap: Any = 0,
-        window: Any = None,
-        user: Hashable = "user_id",
-        time: Hashable = DEFAULT_TIME,
+        cutoffs: Sequence[Time] | None = None,
+        gap: Duration = 0,
+        window: Duration | None = None,
+        user: Label = "user_id",
+        time: Label | None = DEFAULT_TIME,
     ) -> None:
         _check_count("n_splits", n_splits)
         if cutoffs is not None:
             if pd.api.types.is_scalar(cutoffs) or len(cutoffs) == 0:
                 raise ValueError(
-                    f"cutoffs={cutoffs!r} is no list of times: give one per fold, or None to cut "
-                    "by number of events."
+                    f"cutoffs={cutoffs!r} is not a list of times: pass one per fold, or None to "
+                    "split by number of events."
                 )
             if test_size is not None:
                 raise ValueError(
-                    f"test_size={test_size!r} is no use beside cutoffs: leave one of them None."
+                    f"test_size={test_size!r} cannot be combined with cutoffs: set one to None."
                 )
         elif test_size is not None and (
             not isinstance(test_size, Real) or not 0 < test_size < 1 / n_splits
         ):
             raise ValueError(
-                f"test_size={test_size!r} is no share of the events that leaves some to train on "
+                f"test_size={test_size!r} is not a share of the events that leaves training events "
                 f"with n_splits={n_splits}: use a number between 0 and {1 / n_splits:.3g}."
             )
         self.n_splits = n_splits
@@ -265,109 +285,66 @@ class TemporalSplit(BaseCrossValidator):
         self.user = user
         self.time = time
 
-    def split(
-        self, X: Any, y: Any = None, groups: Any = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Generate the positions of the training and test events of each fold.
-
-        Parameters
-        ----------
-        X : frame of any library or array-like, shape (n_events, n_columns)
-            Events, in any order.
-        y : None
-            Ignored.
-        groups : None
-            Ignored.
-
-        Yields
-        ------
-        train : ndarray of int
-            Positions of the training events, ascending.
-        test : ndarray of int
-            Positions of the test events, ascending.
-
-        Raises
-        ------
-        ValueError
-            If a user or a time is missing, the times have no order, `cutoffs`, `gap` or `window`
-            do not fit the times, or a fold has no event to train or test on.
-        """
-        events = _read_events(X, self.user, self.time)
-        place, times = pd.factorize(events.time, sort=True)  # of each time among the distinct ones
+    def _folds(self, events: _Events) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        index, times = pd.factorize(events.time, sort=True)  # times are distinct and sorted
         if self.cutoffs is None:
-            cutoffs = self._cut_by_number(place, times)
+            cutoffs = self._cut_by_number(index, times)
         else:
             cutoffs = _read_cutoffs(self.cutoffs, times)
         gap = _read_duration("gap", self.gap, times)
         ends = [cutoff - gap for cutoff in cutoffs]
 
-        # Each bound is a place in `times`; the events between two bounds are counted beforehand,
-        # so that a fold that cannot be is reported before the first is fitted.
-        test_from = _places(cutoffs, times)
+        # Bounds are indices into `times`. Events are counted before the first fold, so that an
+        # empty fold is reported before any fit.
+        test_from = _count_before(cutoffs, times)
         test_to = np.append(test_from[1:], len(times))
-        train_to = _places(ends, times)
+        train_to = _count_before(ends, times)
         train_from = np.zeros_like(train_to)
         if self.window is not None:
             window = _read_duration("window", self.window, times)
-            train_from = _places([end - window for end in ends], times)
-        n_before = np.concatenate([[0], np.cumsum(np.bincount(place))])
+            train_from = _count_before([end - window for end in ends], times)
+        n_before = np.concatenate([[0], np.cumsum(np.bincount(index))])
         self._reject_empty(cutoffs, n_before[train_to] - n_before[train_from], "training")
         self._reject_empty(cutoffs, n_before[test_to] - n_before[test_from], "test")
         for bounds in zip(train_from, train_to, test_from, test_to, strict=True):
-            is_train = (bounds[0] <= place) & (place < bounds[1])
-            is_test = (bounds[2] <= place) & (place < bounds[3])
+            is_train = (bounds[0] <= index) & (index < bounds[1])
+            is_test = (bounds[2] <= index) & (index < bounds[3])
             yield np.flatnonzero(is_train), np.flatnonzero(is_test)
 
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Return the number of folds.
-
-        Parameters
-        ----------
-        X : None
-            Ignored.
-        y : None
-            Ignored.
-        groups : None
-            Ignored.
-
-        Returns
-        -------
-        n_splits : int
-            Number of folds.
-        """
+    def _n_folds(self) -> int:
         return self.n_splits if self.cutoffs is None else len(self.cutoffs)
 
-    def _cut_by_number(self, place: np.ndarray, times: pd.Index) -> list[Any]:
-        """Give the times that cut the last of the events into blocks of as many events each."""
+    def _cut_by_number(self, index: np.ndarray, times: pd.Index) -> list[Any]:
+        """Return the times that split the last events into blocks of equal size."""
         share = 1 / (self.n_splits + 1) if self.test_size is None else self.test_size
-        n_events = len(place)
+        n_events = len(index)
         blocks_left = np.arange(self.n_splits, 0, -1)
         start = n_events - np.round(blocks_left * share * n_events).astype(int)
-        start = np.minimum(start, n_events - 1)  # a block of no event is told apart by its test set
-        return list(times[np.sort(place)[start]])
+        start = np.minimum(start, n_events - 1)  # an empty block is reported by its test set
+        return list(times[np.sort(index)[start]])
 
     def _reject_empty(self, cutoffs: list[Any], n_events: np.ndarray, which: str) -> None:
         if n_events.all():
             return
         fold = np.flatnonzero(n_events == 0)[0]
         if which == "training":
-            reason = "no event lies before the cut-off, less gap, and within window"
+            reason = "no event is before the cut-off minus gap and within window"
             remedy = "lower n_splits, test_size or gap, widen window, or cut later"
         else:
-            reason = "no event lies between the cut-off and the next, or the end"
+            reason = "no event is between the cut-off and the next, or the end"
             remedy = "lower n_splits, raise test_size, or spread the cutoffs"
         raise ValueError(
             f"Fold {fold} of TemporalSplit, cut at {cutoffs[fold]}, has no {which} events: "
-            f"{reason}. To mend it, {remedy}."
+            f"{reason}. To fix it, {remedy}."
         )
 
 
-def _read_events(X: Any, user: Hashable, time: Hashable) -> _Events:
+def _read_events(X: PlainEvents, user: Label, time: Label | None) -> _Events:
     frame, roles = read_table(X, user=user, item="item_id", time=time)
     warn_of_forgotten_time(frame, roles, time, ["item_id"])
     users = require_column(frame, roles.user, "user")
     if frame.empty:
-        raise ValueError("X has no rows: give at least one event.")
+        raise ValueError("X has no rows: pass at least one event.")
     reject_missing(users, "drop these rows or fill them in.")
     user_code, _ = pd.factorize(users)
     if roles.time is None:
@@ -380,12 +357,12 @@ def _read_events(X: Any, user: Hashable, time: Hashable) -> _Events:
         return _Events(user_code, pd.Index(np.asarray(times)))
     raise ValueError(
         f"Column {times.name!r} of X holds {times.iloc[0]!r} (dtype {times.dtype}), which is "
-        "no time: convert it to numbers or with pandas.to_datetime."
+        "not a time: convert it to numbers or with pandas.to_datetime."
     )
 
 
-def _places(bounds: list[Any], times: pd.Index) -> np.ndarray:
-    """Count the distinct times before each bound; unlike searchsorted, in any unit of time."""
+def _count_before(bounds: list[Any], times: pd.Index) -> np.ndarray:
+    """Return the number of distinct times before each bound, in any unit of time."""
     return np.array([(times < bound).sum() for bound in bounds])
 
 
@@ -395,17 +372,17 @@ def _read_cutoffs(cutoffs: Sequence[Any], times: pd.Index) -> list[Any]:
         if not earlier < later:
             raise ValueError(
                 f"cutoffs={cutoffs!r} do not ascend: {later} comes after {earlier}. Sort them and "
-                "drop repetitions."
+                "drop duplicates."
             )
     return values
 
 
 def _read_cutoff(cutoff: Any, times: pd.Index) -> Any:
-    """Return a cut-off as a value that compares with the times."""
+    """Return a cut-off as a value that can be compared with the times."""
     is_number = isinstance(cutoff, Real)
     if not isinstance(times, pd.DatetimeIndex):
         if not is_number:
-            raise ValueError(f"cutoffs holds {cutoff!r}, and the times are numbers: use a number.")
+            raise ValueError(f"cutoffs holds {cutoff!r}, but the times are numbers: use a number.")
         return cutoff
     stamp: Any = None
     if not is_number:  # would be read as nanoseconds
@@ -413,22 +390,22 @@ def _read_cutoff(cutoff: Any, times: pd.Index) -> Any:
             stamp = pd.Timestamp(cutoff)
     if pd.isna(stamp):
         raise ValueError(
-            f"cutoffs holds {cutoff!r}, and the times are datetimes: use a pandas.Timestamp."
+            f"cutoffs holds {cutoff!r}, but the times are datetimes: use a pandas.Timestamp."
         )
     if (stamp.tz is None) != (times.tz is None):
         remedy = (
-            "drop that of the cut-off with tz_localize(None), or give the times one"
+            "drop the cut-off's with tz_localize(None), or localize the times"
             if times.tz is None
-            else f"give the cut-off one, such as pd.Timestamp({str(stamp)!r}).tz_localize("
-            f"{str(times.tz)!r}), in a change of the clock with ambiguous=... or nonexistent=..."
+            else f"localize the cut-off, such as pd.Timestamp({str(stamp)!r}).tz_localize("
+            f"{str(times.tz)!r}), at clock changes with ambiguous=... or nonexistent=..."
         )
         which = "no time zone" if times.tz is None else "a time zone"
-        raise ValueError(f"cutoffs holds {cutoff!r}, and the times have {which}: {remedy}.")
+        raise ValueError(f"cutoffs holds {cutoff!r}, but the times have {which}: {remedy}.")
     return stamp
 
 
 def _read_duration(name: str, value: Any, times: pd.Index) -> Any:
-    """Return a length of time that can be taken from the times."""
+    """Return a length of time that can be subtracted from the times."""
     is_number = isinstance(value, Real) and not isinstance(value, np.timedelta64)
     length: Any = None
     zero: Any = 0
@@ -444,7 +421,7 @@ def _read_duration(name: str, value: Any, times: pd.Index) -> Any:
         wanted = "a number, as the times are numbers"
         length = value if is_number else None
     if length is None or not length >= zero:
-        raise ValueError(f"{name}={value!r} is no length of time: use {wanted}, not below 0.")
+        raise ValueError(f"{name}={value!r} is not a length of time: use {wanted}, not below 0.")
     return length
 
 

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skmatch._data import Samples
 from skmatch._growth import GrowingMixin
 from skmatch._schema import Schema
+from skmatch._typing import EventTable
 from skmatch._validation import unwrap_searches
 from skmatch.persistence import VersionedMixin
 from skmatch.retrieval._queries import queries_of
@@ -24,9 +25,9 @@ def _final_has(name: str) -> Any:
 
 
 class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline):
-    """A Pipeline of encoder, sampler and retriever that recommends in the user's own ids.
+    """A Pipeline of encoder, sampler and retriever that returns the original ids.
 
-    It is scikit-learn's `~sklearn.pipeline.Pipeline` with the further methods of its steps.
+    It is scikit-learn's `~sklearn.pipeline.Pipeline` with the retriever's further methods.
 
     Parameters
     ----------
@@ -57,13 +58,13 @@ class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline):
     (100, 5)
     """
 
-    def fit(self, X: Any, y: Any = None, **params: Any) -> MatchPipeline:
-        """Fit all steps, one after the other; where one fails, all stay as they were.
+    def fit(self, X: EventTable, y: None = None, **params: Any) -> MatchPipeline:
+        """Fit all steps in order; if one fails, all keep their previous state.
 
         Parameters
         ----------
         X : DataFrame, array-like of shape (n_events, n_columns), or Parquet
-            The events; `MatchEncoder` says how Parquet is given.
+            The events, as in `MatchEncoder`.
         y : None
             Ignored.
         **params : dict of str -> object
@@ -73,7 +74,7 @@ class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline):
         -------
         self : MatchPipeline
         """
-        # Fitted attributes are never changed in place: shallow copies are enough.
+        # Fitted attributes are never changed in place, so shallow copies are enough.
         steps = [*self.named_steps.items()]
         estimators = [
             step for _, step in steps if hasattr(step, "__dict__") and not isinstance(step, type)

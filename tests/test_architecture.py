@@ -17,7 +17,7 @@ ARROWS = {
     "_data": {"_columns", "_schema"},
     "_typing": {"_data"},
     "_files": {"_columns"},
-    "_growth": {"_data"},
+    "_growth": {"_data", "_typing"},
     "_nn": {"_nn", "_columns", "_data", "_schema"},
     "persistence": {"_version"},
     "_item_filter": {"_data"},

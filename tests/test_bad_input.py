@@ -70,7 +70,7 @@ def says(message, error=ValueError):
 
 # Events
 
-NOT_A_TABLE = r"no table of events.*Give a DataFrame.*user, item and time"
+NOT_A_TABLE = r"not a table of events.*Give a DataFrame.*user, item and time"
 EVENTS_WRONG = {
     "no user column": (EVENTS.drop(columns="user_id"), r"user column 'user_id' is missing.*Rename"),
     "no item column": (EVENTS.drop(columns="item_id"), r"item column 'item_id' is missing.*Rename"),
@@ -119,7 +119,7 @@ EVENTS_WRONG = {
     "complex time": (EVENTS.assign(timestamp=1j), r"'timestamp' is complex; give real"),
     "infinite time": (
         EVENTS.assign(timestamp=[0, np.inf, 1, 2, 3, 4, 5]),
-        r"'timestamp' holds inf at row 1: give finite times",
+        r"'timestamp' holds inf in row 1: use finite times",
     ),
     "time beyond 64 bits": (
         EVENTS.assign(timestamp=objects([2**70, 1, 2, 3, 4, 5, 6])),
@@ -283,25 +283,28 @@ def test_a_class_is_no_step(cls, place):
 # Roles and features
 
 ENCODERS_WRONG = {
-    "role missing": ({"user": "who"}, r"user column 'who' is missing.*say user="),
-    "time missing": ({"time": "when"}, r"time column 'when' is missing.*say time="),
+    "role missing": ({"user": "who"}, r"user column 'who' is missing.*set user="),
+    "time missing": ({"time": "when"}, r"time column 'when' is missing.*set time="),
     "position out of range": ({"item": 9}, r"item column 9 is missing"),
-    "role is a list": ({"user": ["user_id"]}, r"user=\['user_id'\] labels no column.*one label"),
+    "role is a list": (
+        {"user": ["user_id"]},
+        r"user=\['user_id'\] is not a column label.*one label",
+    ),
     "two roles, one column": (
         {"user": "item_id"},
         r"user and item are both the column 'item_id': name a column for each",
     ),
     "feature missing": (
         {"user_features": ["height"]},
-        r"feature column 'height' is missing.*name only features that are there",
+        r"feature column 'height' is missing.*name only features that exist",
     ),
     "feature is user": (
         {"item_features": ["user_id"]},
-        r"feature 'user_id' is the user column, too: leave it out",
+        r"feature 'user_id' is also the user column: remove it",
     ),
     "feature is time": (
         {"user_features": ["timestamp"]},
-        r"feature 'timestamp' is the time column, too.*another name",
+        r"feature 'timestamp' is also the time column.*another name",
     ),
     "feature twice": ({"user_features": ["city", "city"]}, r"'city' is named twice; name it once"),
     "feature on both sides": (
@@ -311,10 +314,13 @@ ENCODERS_WRONG = {
     "feature as text": ({"user_features": "city"}, r"'user_features'.*'list'.*Got 'city'"),
     "features in a set": ({"item_features": {"city"}}, r"'item_features'.*'list'.*Got \{'city'\}"),
     "features None": ({"user_features": None}, r"'user_features'.*'list'.*Got None"),
-    "feature is a list": ({"user_features": [["city"]]}, r"\['city'\] labels no column.*one label"),
+    "feature is a list": (
+        {"user_features": [["city"]]},
+        r"\['city'\] is not a column label.*one label",
+    ),
     "feature called history": (
         {"user_features": ["history"]},
-        r"'history' stands for the history that a query brings.*rename it",
+        r"'history' is reserved for the histories that queries provide.*rename",
     ),
     "unknown kind": (
         {"user_features": ["city"], "kinds": {"city": "ordinal"}},
@@ -322,12 +328,12 @@ ENCODERS_WRONG = {
     ),
     "kind of no feature": (
         {"kinds": {"city": "categorical"}},
-        r"kinds names 'city', which is no feature; add it",
+        r"kinds names 'city', which is not a feature; add it",
     ),
     "kinds in a list": ({"kinds": ["city"]}, r"'kinds'.*'dict'.*Got \['city'\]"),
     "numeric text": (
         {"user_features": ["city"], "kinds": {"city": "numeric"}},
-        r"numeric feature 'city'.*no number.*x.*make it numbers",
+        r"numeric feature 'city'.*not a number.*x.*make it numbers",
     ),
     "multi-valued numbers": (
         {"user_features": ["age"], "kinds": {"age": "multi_valued"}},
@@ -390,8 +396,8 @@ USERS = pd.DataFrame({"user_id": ["ann", "eve"], "city": ["x", "y"]})
             lambda t: t.assign(**{t.columns[0]: [1, 2]}),
             r"{p} has int64 in '{role}', such as 1, and the events have str.*convert",
         ),
-        "no frame": (lambda t: t.to_dict(), r"{p} is a dict; give a DataFrame"),
-        "array": (lambda t: t.to_numpy(), r"{p} is a ndarray; give a DataFrame"),
+        "no frame": (lambda t: t.to_dict(), r"{p} is a dict; pass a DataFrame"),
+        "array": (lambda t: t.to_numpy(), r"{p} is a ndarray; pass a DataFrame"),
     },
 )
 def test_wrong_tables(cls, form, parameter, change, message):
@@ -434,7 +440,7 @@ def test_ids_of_a_table_take_the_dtype_of_the_events():
         "too short": ([1.0] * 3, r"sample_weight has shape \(3,\).*each of the 7 rows"),
         "two-dimensional": (np.ones((7, 2)), r"sample_weight has shape \(7, 2\).*7 rows"),
         "all zero": ([0] * 7, r"sample_weight is zero in every row.*not all of them 0"),
-        "text": (["a"] * 7, r"sample_weight holds what is no number.*'a'"),
+        "text": (["a"] * 7, r"sample_weight holds a value that is not a number.*'a'"),
     },
 )
 def test_wrong_weights(cls, form, weight, message):
@@ -458,7 +464,7 @@ def fitted(request):
 QUERIES_WRONG = {
     "no user column": (
         EVENTS[["item_id"]],
-        r"user column 'user_id' is missing; X has 'item_id'.*nobody known.*holds None",
+        r"user column 'user_id' is missing; X has 'item_id'.*unknown user.*holds None",
     ),
     "no columns": (pd.DataFrame(), r"'user_id' is missing; X has no columns"),
     "user column twice": (pd.concat([QUERIES, QUERIES], axis=1), r"'user_id' occurs more than"),
@@ -505,7 +511,7 @@ def test_ids_of_users_in_another_dtype_are_told(form):
     texts = numbers.assign(user_id=numbers["user_id"].astype(str))
     for events, asked, dtype in ((numbers, ["1", "2"], "int64"), (texts, [1, 2], "str")):
         model = make(DSSMRetriever, form).fit(events)
-        message = rf"'user_id' holds {asked[0]!r}, and fit got .*nothing.*Convert it to {dtype}"
+        message = rf"'user_id' holds {asked[0]!r}, and fit got .*unknown.*Convert it to {dtype}"
         with pytest.warns(UserWarning, match=message):
             answer = model.recommend(asked)
         assert set(answer["source"]) == {"popularity"}
@@ -548,7 +554,7 @@ def test_wrong_k(fitted, k):
 @pytest.mark.parametrize("ids", ["ann", 5, {"ann"}, {"ann": 1}], ids=repr)
 def test_ids_come_in_a_list(fitted, ids):
     for call in (fitted.recommend, fitted.similar_items):
-        with says(r"is no list of ids; give a list, also for a single one"):
+        with says(r"is not a list of ids; give a list, also for a single id"):
             call(ids)
 
 
@@ -577,7 +583,7 @@ def test_not_fitted(cls, form, method):
 # What one step hands to another
 
 OTHER = EVENTS.assign(user_id="q" + EVENTS["user_id"], item_id="q" + EVENTS["item_id"])
-ANOTHER = r"another MatchEncoder.*Pass X through that one"
+ANOTHER = r"encoded by another MatchEncoder.*Encode X with the same one"
 
 
 @both
@@ -625,7 +631,7 @@ def test_queries_of_another_form_than_at_fit(cls):
     for none in (events[:0], samples[:0]):
         with says(r"0 sample.*at least one event"):
             cls(**SMALL).fit(none)
-    with says(r"encoded already \(Samples"):
+    with says(r"already encoded \(a Samples"):
         SequenceSampler().fit(samples)
 
 
@@ -635,19 +641,19 @@ def test_an_encoder_takes_no_codes(form):
     events = encoder.transform(EVENTS)
     coded = events if form == "alone" else events.to_frame()
     for call in (encoder.fit, encoder.transform):
-        with says(r"encoded already \(\w+ of an earlier step\): give MatchEncoder plain events"):
+        with says(r"already encoded \(a \w+ of an earlier step\): pass plain events"):
             call(coded)
-    with says(r"frame of codes lacks its column 'user_id'"):
+    with says(r"frame of codes lacks the column 'user_id'.*pass on all"):
         SequenceSampler().fit(events.to_frame().drop(columns="user_id"))
 
 
 @by_name(
     ("codes", "message"),
     {
-        "beyond the last": ([[99, 1]], r"99 is no code: they run from 0 to 4"),
-        "negative": ([[1, -5]], r"-5 is no code: they run from 0 to 5"),
-        "ids": (EVENTS, r"does not hold the codes.*'ann'.*what transform gave"),
-        "one column": ([[2]], r"does not hold the codes.*what transform gave"),
+        "beyond the last": ([[99, 1]], r"99 is not a code: codes are 0 to 4"),
+        "negative": ([[1, -5]], r"-5 is not a code: codes are 0 to 5"),
+        "ids": (EVENTS, r"does not hold the codes.*'ann'.*pass the output of transform"),
+        "one column": ([[2]], r"does not hold the codes.*pass the output of transform"),
         "one dimension": ([2, 2], r"one-dimensional|Reshape your data"),
     },
 )
@@ -891,7 +897,7 @@ def test_histories_of_any_kind(fitted):
 @alone_or_not
 @pytest.mark.parametrize("values", [["page"] * 7, [1] * 7, [["a"]] * 7, [None] * 7], ids=repr)
 def test_a_column_called_history_in_events_is_ignored_and_said_so(cls, form, values):
-    with pytest.warns(UserWarning, match="'history' of X is ignored.*Drop the column, or rename"):
+    with pytest.warns(UserWarning, match="'history' of X is ignored.*Drop or rename the column"):
         model = make(cls, form).fit(EVENTS.assign(history=objects(values)))
     expected = make(cls, form).fit(EVENTS)
     pd.testing.assert_frame_equal(model.recommend(QUERIES), expected.recommend(QUERIES))
@@ -997,7 +1003,7 @@ def test_tables_of_columns_that_nobody_named(form, parameter):
     with says(
         rf"{parameter} has the columns \['city'\].*make_match_pipeline\(MatchEncoder\("
         rf"{role}_features=\['city'\]\), SequenceSampler\(\), DSSMRetriever\(\)\), "
-        rf"or give the column '{role}_id' alone"
+        rf"or pass only the column '{role}_id'"
     ):
         model.fit(EVENTS, **{prefix + parameter: table})
     model.fit(EVENTS, **{prefix + parameter: table[[f"{role}_id"]]})
@@ -1030,7 +1036,7 @@ def test_a_forgotten_time_column_is_named(name, kind):
     values = range(7) if kind == "number" else [f"2024-01-0{day}" for day in range(1, 8)]
     events = EVENTS.drop(columns="timestamp").assign(**{name: values})
     message = (
-        rf"no column 'timestamp'.*{name!r} looks like the time: say time={name!r}, or time=None"
+        rf"no column 'timestamp'.*{name!r} looks like the time: set time={name!r}, or time=None"
     )
     for call in (
         PopularityRetriever().fit,

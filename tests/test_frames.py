@@ -231,7 +231,7 @@ def test_names_that_cannot_be_read_are_not_ignored():
         lambda X: list(LeaveLastOut().split(X)),
         lambda X: evaluate(model, X),
     ):
-        with pytest.raises(TypeError, match=r"Columns cannot be read by their names: convert it"):
+        with pytest.raises(TypeError, match=r"Columns cannot be read by name: convert it"):
             call(Columns())
 
 
@@ -304,7 +304,7 @@ def test_only_fit_reads_parquet(tmp_path, as_given):
         lambda: model.predict(X),
         lambda: model.observe(X),
     ):
-        with pytest.raises(ValueError, match=r"Parquet is read by fit alone.*pandas.read_parquet"):
+        with pytest.raises(ValueError, match=r"Only fit reads Parquet.*pandas.read_parquet"):
             call()
 
 

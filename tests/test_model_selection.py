@@ -270,7 +270,7 @@ def test_cutoffs_with_and_without_a_zone_do_not_mix():
     cutoff = pd.Timestamp("2024-10-27 02:30").tz_localize("Europe/Rome", ambiguous=True)
     assert split_to_lists(TemporalSplit(cutoffs=[cutoff]), X) == [([0, 1], [2, 3])]
     naive = X.assign(timestamp=rome.tz_localize(None))
-    with pytest.raises(ValueError, match=r"times have no time zone: drop that of the cut-off"):
+    with pytest.raises(ValueError, match=r"times have no time zone: drop the cut-off"):
         list(TemporalSplit(cutoffs=[cutoff]).split(naive))
 
 
@@ -439,10 +439,10 @@ def test_counts_are_checked_at_once(value):
         ({"test_size": 10}, r"test_size=10 "),
         ({"test_size": "0.1"}, r"test_size='0.1' "),
         ({"test_size": np.nan}, r"test_size=nan "),
-        ({"test_size": 0.1, "cutoffs": [3]}, "test_size=0.1 is no use beside cutoffs"),
-        ({"cutoffs": []}, r"cutoffs=\[\] is no list of times"),
-        ({"cutoffs": "2024-01-01"}, "cutoffs='2024-01-01' is no list of times"),
-        ({"cutoffs": 5}, "cutoffs=5 is no list of times"),
+        ({"test_size": 0.1, "cutoffs": [3]}, "test_size=0.1 cannot be combined with cutoffs"),
+        ({"cutoffs": []}, r"cutoffs=\[\] is not a list of times"),
+        ({"cutoffs": "2024-01-01"}, "cutoffs='2024-01-01' is not a list of times"),
+        ({"cutoffs": 5}, "cutoffs=5 is not a list of times"),
     ],
     ids=repr,
 )
@@ -460,14 +460,14 @@ DATES = pd.date_range("2024-01-01", periods=10)
     [
         (NUMBERS, {"cutoffs": [5, 3]}, r"cutoffs=\[5, 3\] do not ascend: 3 comes after 5"),
         (NUMBERS, {"cutoffs": [5, 5]}, "do not ascend"),
-        (NUMBERS, {"cutoffs": ["2024-01-05"]}, "cutoffs holds '2024-01-05', and .*use a number"),
-        (DATES, {"cutoffs": [5]}, "cutoffs holds 5, and .*use a pandas.Timestamp"),
-        (DATES, {"cutoffs": ["soon"]}, "cutoffs holds 'soon', and .*use a pandas.Timestamp"),
-        (DATES, {"cutoffs": [None]}, "cutoffs holds None, and .*use a pandas.Timestamp"),
+        (NUMBERS, {"cutoffs": ["2024-01-05"]}, "cutoffs holds '2024-01-05', but .*use a number"),
+        (DATES, {"cutoffs": [5]}, "cutoffs holds 5, but .*use a pandas.Timestamp"),
+        (DATES, {"cutoffs": ["soon"]}, "cutoffs holds 'soon', but .*use a pandas.Timestamp"),
+        (DATES, {"cutoffs": [None]}, "cutoffs holds None, but .*use a pandas.Timestamp"),
         (DATES, {"cutoffs": [pd.Timestamp("2024-01-05", tz="UTC")]}, "no time zone: drop"),
-        (NUMBERS, {"gap": -1}, "gap=-1 is no length of time: use a number"),
-        (NUMBERS, {"gap": None}, "gap=None is no length of time: use a number"),
-        (NUMBERS, {"window": "2D"}, "window='2D' is no length of time: use a number"),
+        (NUMBERS, {"gap": -1}, "gap=-1 is not a length of time: use a number"),
+        (NUMBERS, {"gap": None}, "gap=None is not a length of time: use a number"),
+        (NUMBERS, {"window": "2D"}, "window='2D' is not a length of time: use a number"),
         (NUMBERS, {"window": pd.Timedelta("2D")}, "window=.* use a number"),
         (DATES, {"gap": 2}, r"gap=2 .*use a pandas.Timedelta or text such as '7D'"),
         (DATES, {"gap": "soon"}, r"gap='soon' .*use a pandas.Timedelta"),

@@ -1,4 +1,4 @@
-"""Where events come from: a frame, which is a single piece, or Parquet, piece by piece."""
+"""Sources of events: a DataFrame, read as a single piece, or Parquet, read in pieces."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from skmatch._validation import require_rows
 
 PIECE_SIZE = 2**20  # rows
 
-Function = Callable[[pd.DataFrame, slice], Columns]  # of a piece, and where its rows stand
+Function = Callable[[pd.DataFrame, slice], Columns]  # of a piece, and its range of rows
 
 
 class WholeFrame:
-    """Events that are in memory as a frame."""
+    """Events in memory, as a DataFrame."""
 
     on_disk = False
 
@@ -25,12 +25,12 @@ class WholeFrame:
         self.head = frame
 
     def read(self, function: Function, columns: list[Hashable]) -> Iterator[Columns]:
-        """Yield what a function makes of the frame."""
+        """Yield the result of a function of the DataFrame."""
         yield function(self.head, slice(0, len(self.head)))
 
 
 class ParquetEvents:
-    """Events in Parquet, read in pieces that have the dtypes that `pandas.read_parquet` gives.
+    """Events in Parquet, read in pieces with the dtypes that `pandas.read_parquet` returns.
 
     Parameters
     ----------
@@ -48,13 +48,13 @@ class ParquetEvents:
     def __init__(self, X: Any):
         self.dataset = _open(X)
         if next(iter(self.dataset.get_fragments()), None) is None:
-            raise ValueError(f"{X!r} holds no Parquet file: give the path of one, or of a folder.")
+            raise ValueError(f"{X!r} holds no Parquet file: pass the path of a file or a folder.")
         self.dataset = _with_columns_of_all(self.dataset)
         self.head = _frame(self.dataset.schema.empty_table())
-        self._dtype_of: dict[str, Any] = {}  # None: that of each piece
+        self._dtype_of: dict[str, Any] = {}  # None: as in each piece
 
     def read(self, function: Function, columns: list[Hashable]) -> Iterator[Columns]:
-        """Give what a function makes of each piece of some columns."""
+        """Yield the result of a function of each piece of some columns."""
         names = [str(name) for name in columns]  # as Arrow labels them
         self._check(names)
         dtypes = self._dtypes(names)
@@ -70,7 +70,7 @@ class ParquetEvents:
         require_rows(n_rows)
 
     def _check(self, names: list[str]) -> None:
-        """Raise where a file lacks a column, or has it in another type than the first."""
+        """Raise if a file lacks a column, or has it in another type than the first file."""
         import pyarrow.dataset as ds
 
         for fragment in self.dataset.get_fragments():
@@ -81,37 +81,36 @@ class ParquetEvents:
                     continue
                 if name not in schema.names:
                     raise ValueError(
-                        f"The column {name!r} is missing in {_path(fragment)}, and stands in other "
-                        "files: add it there, or leave the file out."
+                        f"The column {name!r} is missing in {_path(fragment)}, but in other files: "
+                        "add it, or leave the file out."
                     )
                 own, first = schema.field(name).type, self.dataset.schema.field(name).type
                 if _plain(own) != _plain(first):
                     raise ValueError(
                         f"The column {name!r} has type {own} in {_path(fragment)}, and {first} in "
-                        "the files before: write it with the same type in all."
+                        "earlier files: write it with the same type in all files."
                     )
 
     def _dtypes(self, names: list[str]) -> dict[Hashable, Any]:
-        """Give the dtypes that columns have as a whole, where a piece may have another."""
+        """Return the dtypes of whole columns, where those of a piece may differ."""
         import pyarrow as pa
 
         schema = pa.schema([self.dataset.schema.field(name) for name in names])
         schema = schema.with_metadata(self.dataset.schema.metadata)
         full = _frame(schema.empty_table()).dtypes
         nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
-        missing = _frame(nulls).dtypes
-        for field, own, with_null in zip(schema, full, missing, strict=True):
+        for field, dtype, with_null in zip(schema, full, _frame(nulls).dtypes, strict=True):
             if field.name in self._dtype_of:
                 continue
-            is_other = own != with_null and self._has_null(field.name)
-            self._dtype_of[field.name] = with_null if is_other else None
+            differs = dtype != with_null and self._has_null(field.name)
+            self._dtype_of[field.name] = with_null if differs else None
             if pa.types.is_dictionary(field.type):
                 self._dtype_of[field.name] = self._category(field)
         dtypes = zip(full.index, map(self._dtype_of.get, names), strict=True)
         return {label: dtype for label, dtype in dtypes if dtype is not None}
 
     def _category(self, field: Any) -> Any:
-        """Give the dtype of a column with the categories of all pieces, as they come."""
+        """Return the dtype of a column with the categories of all pieces, in their order."""
         import pyarrow as pa
 
         known = pa.array([], type=field.type.value_type)
@@ -126,14 +125,14 @@ class ParquetEvents:
     def _has_null(self, name: str) -> bool:
         import pyarrow.dataset as ds
 
-        if any("view" in str(kind) for kind in self.dataset.schema.types):  # Arrow filters none
+        if any("view" in str(kind) for kind in self.dataset.schema.types):  # no filters on views
             return any(batch.column(0).null_count for batch, _ in self._scan([name]))
         return self.dataset.head(1, columns=[name], filter=ds.field(name).is_null()).num_rows > 0
 
     def _scan(self, names: list[str]) -> Iterator[tuple[Any, Any]]:
-        """Give batches of some columns, in order, with the file that each lies in."""
+        """Yield batches of some columns, in order, each with its file."""
         for fragment in self.dataset.get_fragments():
-            # One group of rows after the other: of a whole file, Arrow reads a gigabyte ahead.
+            # Read row groups one by one: of a whole file, Arrow reads a gigabyte ahead.
             can_split = hasattr(fragment, "split_by_row_group")
             for group in fragment.split_by_row_group() if can_split else [fragment]:
                 for batch in group.to_batches(
@@ -142,10 +141,10 @@ class ParquetEvents:
                     yield batch, fragment
 
     def _tables(self, names: list[str]) -> Iterator[tuple[str, Any]]:
-        """Give tables of about as many rows each, and where their first row stands."""
+        """Yield tables of about equal size, and the file and row where each begins."""
         import pyarrow as pa
 
-        path, row = "", 0  # where the next batch begins
+        path, row = "", 0  # of the next batch
         batches: list[Any] = []
         n_rows, origin = 0, ""
         for batch, fragment in self._scan(names):
@@ -163,21 +162,21 @@ class ParquetEvents:
 
 
 def _open(X: Any) -> Any:
-    """Give a path, paths or a dataset as a `pyarrow.dataset.Dataset`."""
+    """Return a path, paths or a dataset as a `pyarrow.dataset.Dataset`."""
     try:
         import pyarrow as pa
         import pyarrow.dataset as ds
     except ImportError as error:
         raise ImportError(
             f"X={X!r} is read as Parquet, which needs pyarrow ({error}): install skmatch[parquet], "
-            "or give a DataFrame."
+            "or pass a DataFrame."
         ) from error
     if isinstance(X, ds.Dataset):
         return X
     paths = [os.fspath(path) for path in X] if isinstance(X, (list, tuple)) else os.fspath(X)
     try:
         dataset = ds.dataset(paths, format="parquet", partitioning="hive")
-        # Files of few categories have small codes, which are too small for those of others.
+        # Files of few categories have a small code dtype, too small for other files.
         wide = [
             field.with_type(pa.dictionary(pa.int32(), field.type.value_type, field.type.ordered))
             if pa.types.is_dictionary(field.type)
@@ -189,12 +188,12 @@ def _open(X: Any) -> Any:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"There is no file {str(error)!r}: X={X!r} is read as the path of Parquet. Check it, "
-            "or give a DataFrame."
+            "or pass a DataFrame."
         ) from error
 
 
 def _with_columns_of_all(dataset: Any) -> Any:
-    """Return the dataset with the columns of all files: pyarrow knows those of the first."""
+    """Return the dataset with the columns of all files; pyarrow takes those of the first."""
     schema = dataset.schema
     for fragment in dataset.get_fragments():
         for field in fragment.physical_schema:
@@ -204,15 +203,15 @@ def _with_columns_of_all(dataset: Any) -> Any:
 
 
 def _frame(table: Any) -> pd.DataFrame:
-    """Give an Arrow table as `pandas.read_parquet` does."""
+    """Convert an Arrow table as `pandas.read_parquet` does."""
     return pd.DataFrame.from_arrow(table)  # type: ignore[attr-defined]  # stubs of pandas 2
 
 
 def _path(fragment: Any) -> str:
-    """Name a part of a dataset, which need not be a file."""
+    """Return the path of a fragment, or its type if it is not a file."""
     return repr(getattr(fragment, "path", type(fragment).__name__))
 
 
 def _plain(kind: Any) -> Any:
-    """Give the type of the values, however they are coded."""
+    """Return the type of the values, whether dictionary-coded or not."""
     return getattr(kind, "value_type", kind) if str(kind).startswith("dictionary") else kind

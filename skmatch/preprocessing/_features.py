@@ -1,4 +1,4 @@
-"""Features of users and items: their kinds, codes and numbers, and the latest of each item."""
+"""Features of users and items: kinds, codes and numbers, and the latest values of items."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from skmatch._schema import Feature, Kind
 from skmatch._validation import as_series
 
 KINDS = get_args(Kind)
-CELLS = (list, tuple, set, frozenset, np.ndarray)  # what holds several values
+CELLS = (list, tuple, set, frozenset, np.ndarray)  # types of cells with several values
 MAX_NUMBER = 1e150  # its square is finite
-MAX_STANDARDISED = 1e6  # no number of fewer than 1e12 is so many deviations from their mean
+MAX_STANDARDISED = 1e6  # more deviations than a number can have among 1e12
 
 
 class Rows(NamedTuple):
-    """The rows that hold values: the code of each row's item, and its time."""
+    """Rows of values: the item code and the time of each."""
 
     codes: np.ndarray
     times: np.ndarray
-    order: np.ndarray  # the rows in the order of time, equal ones as they come
+    order: np.ndarray  # stable order of the rows by time
 
     @classmethod
     def of_events(cls, codes: np.ndarray, times: np.ndarray | None) -> Rows:
@@ -36,7 +36,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def of_table(cls, codes: np.ndarray) -> Rows:
-        # What stands in a table is later than any event.
+        # Values in a table are later than those of any event.
         return cls(codes, np.full(len(codes), np.inf), np.arange(len(codes)))
 
 
@@ -45,37 +45,37 @@ class FeatureValues(NamedTuple):
 
     feature: Feature
     column: Column
-    times: np.ndarray  # float64, -inf where there is no value
+    times: np.ndarray  # float64, -inf without a value
 
     @classmethod
     def blank(cls, feature: Feature) -> FeatureValues:
-        """Return a feature without any value; `settled` ends its learning."""
+        """Return a feature without values; `settled` ends learning."""
         column: Column = np.empty(0, dtype=np.int32)
         if feature.kind == "multi_valued":
             column = RaggedArray.from_lists([])
         elif feature.kind == "numeric":
-            column = np.empty(0, dtype=np.float64)  # as they come, until their mean is known
+            column = np.empty(0, dtype=np.float64)  # not standardised until the mean is known
         return cls(feature, column, np.empty(0))
 
     def updated(self, column: pd.Series, rows: Rows, n_codes: int, delimiter: str) -> FeatureValues:
-        """Take over the values that are later than those known, and learn new categories."""
+        """Return a copy with the later values of a column, and its new categories."""
         kind, known = self.feature.kind, self.lengthened(n_codes)
         latest = _latest(rows, is_present(column, kind), n_codes)
         latest = latest[rows.times[latest] >= known.times[rows.codes[latest]]]
-        # Cells of several values are slow to read: only the latest are.
+        # Cells with several values are slow to read, so only the latest are read.
         read = column.iloc[latest] if kind == "multi_valued" else column
         feature = learn(self.feature, read, delimiter)
         values = encode(feature, column.iloc[latest], delimiter)
         if kind == "numeric" and known._is_settled():
             values = standardise(values, feature)
-        places, times = rows.codes[latest], known.times.copy()
-        times[places] = rows.times[latest]
-        return FeatureValues(feature, _put(known.column, places, values), times)
+        codes, times = rows.codes[latest], known.times.copy()
+        times[codes] = rows.times[latest]
+        return FeatureValues(feature, _put(known.column, codes, values), times)
 
     def settled(self) -> FeatureValues:
-        """End the learning: what the latest values of all decide is the same for any pieces."""
+        """Return a copy whose vocabulary, mean and scale depend on the latest values alone."""
         if isinstance(self.column, RaggedArray):
-            # Values that only earlier cells had go, and the others are numbered in order.
+            # Drop values that only replaced cells had, and number the others in order.
             old = self.feature.vocabulary
             assert old is not None
             codes = self.column.values
@@ -95,11 +95,11 @@ class FeatureValues(NamedTuple):
         return isinstance(self.column, RaggedArray) or self.column.dtype != np.float64
 
     def has_values(self) -> bool:
-        """Return whether any value is known."""
+        """Return whether any item has a value."""
         return not np.isneginf(self.times).all()
 
     def lengthened(self, n_codes: int) -> FeatureValues:
-        """Add codes that have no value."""
+        """Return a copy with codes added that have no value."""
         n_new = n_codes - len(self.column)
         times = np.append(self.times, np.full(n_new, -np.inf))
         if isinstance(self.column, RaggedArray):
@@ -111,7 +111,7 @@ class FeatureValues(NamedTuple):
 
 
 def learn(feature: Feature, column: pd.Series, delimiter: str) -> Feature:
-    """Return the feature with the categories of a column, those known first."""
+    """Return the feature with the categories of a column added."""
     if feature.kind == "numeric":
         return feature
     if feature.kind == "multi_valued":
@@ -122,7 +122,7 @@ def learn(feature: Feature, column: pd.Series, delimiter: str) -> Feature:
 
 
 def encode(feature: Feature, column: pd.Series, delimiter: str) -> Column:
-    """Return the codes of a column, or its numbers as they are."""
+    """Return the codes or numbers of a column."""
     if feature.kind == "numeric":
         return to_numbers(column)
     assert feature.vocabulary is not None
@@ -135,15 +135,15 @@ def encode(feature: Feature, column: pd.Series, delimiter: str) -> Column:
 
 
 def is_present(column: pd.Series, kind: str) -> np.ndarray:
-    """Return which cells hold a value: of numbers, the finite ones."""
+    """Return which cells hold a value; numbers must be finite."""
     return ~np.isnan(to_numbers(column)) if kind == "numeric" else column.notna().to_numpy()
 
 
 def with_scale(feature: Feature, columns: list[Any]) -> Feature:
-    """Return a numeric feature with the mean and deviation of the numbers of some columns."""
+    """Return a numeric feature with the mean and standard deviation of some columns."""
 
     def parts() -> Iterator[np.ndarray]:
-        # The same blocks in memory and on disk: sums depend on them.
+        # The same blocks in memory and on disk, as rounding depends on them.
         for column in columns:
             for rows in blocks(len(column)):
                 yield column[rows][~np.isnan(column[rows])]
@@ -151,7 +151,7 @@ def with_scale(feature: Feature, columns: list[Any]) -> Feature:
     n_numbers = sum(map(len, parts()))
     if not n_numbers:
         return feature
-    # Measured from a first number, so that equal numbers have a deviation of exactly 0.
+    # Subtract a first number, so that equal numbers have a deviation of exactly 0.
     origin = next(part[0] for part in parts() if len(part))
     shift = sum((part - origin).sum() for part in parts()) / n_numbers
     squares = sum(((part - origin - shift) ** 2).sum() for part in parts())
@@ -160,7 +160,7 @@ def with_scale(feature: Feature, columns: list[Any]) -> Feature:
 
 
 def _latest(rows: Rows, present: np.ndarray, n_codes: int) -> np.ndarray:
-    """Return for each code that has any value the row of its latest one."""
+    """Return the row of the latest value of each code that has one."""
     order = rows.order[present[rows.order]]
     row_of = np.full(n_codes, -1, dtype=np.int64)
     row_of[rows.codes[order]] = order  # of a repeated index, numpy keeps the last
@@ -168,19 +168,19 @@ def _latest(rows: Rows, present: np.ndarray, n_codes: int) -> np.ndarray:
     return row_of[row_of >= 0]
 
 
-def _put(column: Column, places: np.ndarray, values: Column) -> Column:
-    """Return a column with other values in some places."""
+def _put(column: Column, indices: np.ndarray, values: Column) -> Column:
+    """Return a copy of a column with some values replaced."""
     if not isinstance(column, RaggedArray) or not isinstance(values, RaggedArray):
         changed = column.copy()  # type: ignore[union-attr]
-        changed[places] = values
+        changed[indices] = values
         return changed
     rows = np.arange(len(column))
-    rows[places] = len(column) + np.arange(len(values))
+    rows[indices] = len(column) + np.arange(len(values))
     return column.concatenate(values).gather(rows)
 
 
 def kind_of(column: pd.Series) -> Kind:
-    """Return the kind of a feature by the dtype of its column; raise where it holds vectors."""
+    """Return the kind of a feature by the dtype of its column; raise if it holds vectors."""
     if pd.api.types.is_float_dtype(column.dtype):
         return "numeric"
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
@@ -193,13 +193,13 @@ def kind_of(column: pd.Series) -> Kind:
         raise ValueError(
             f"The feature {column.name!r} holds vectors, such as {reprlib.repr(cells[0])}, which "
             "are not supported as features yet: reduce them to numeric columns or to clusters. "
-            f"Where the numbers are names, say kinds={{{column.name!r}: 'multi_valued'}}."
+            f"If the numbers are names, set kinds={{{column.name!r}: 'multi_valued'}}."
         )
     return "multi_valued"
 
 
 def _are_vectors(cells: list) -> bool:
-    """Return whether all cells are sequences of floats, of one length."""
+    """Return whether all cells are sequences of floats of equal length."""
     length = None
     for cell in cells:
         if not isinstance(cell, (list, tuple, np.ndarray)) or np.shape(cell) == ():
@@ -213,7 +213,7 @@ def _are_vectors(cells: list) -> bool:
 
 
 def split_cells(column: pd.Series, delimiter: str) -> list[list]:
-    """Return the values of each cell; a string is split, a missing cell has none."""
+    """Return the values of each cell; strings are split, missing cells have no values."""
     cells = []
     for cell in column:
         if isinstance(cell, str):
@@ -231,18 +231,18 @@ def split_cells(column: pd.Series, delimiter: str) -> list[list]:
 
 
 def flatten(cells: list[list], name: Hashable) -> tuple[pd.Series, np.ndarray]:
-    """Return the values of all cells, one after another, and the offsets of the cells."""
+    """Return the concatenated values of all cells, and the offsets of the cells."""
     offsets = np.cumsum([0, *map(len, cells)], dtype=np.int64)
     return as_series([value for cell in cells for value in cell], name), offsets
 
 
 def to_numbers(column: pd.Series) -> np.ndarray:
-    """Return a column as finite floats; what is missing or infinite becomes NaN."""
+    """Return a column as floats; missing and infinite values become NaN."""
     missing = column.isna().to_numpy()
     if column.dtype == object:
         column = column.infer_objects()
     try:
-        if column.dtype.kind in "mM":  # one unit, whatever that of the column
+        if column.dtype.kind in "mM":  # in the same unit for all columns
             index = pd.DatetimeIndex if column.dtype.kind == "M" else pd.TimedeltaIndex
             numeric = pd.Series(index(column).as_unit("us").asi8)
         else:
@@ -252,14 +252,14 @@ def to_numbers(column: pd.Series) -> np.ndarray:
         numbers = numeric.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"The numeric feature {column.name!r} holds what is no number ({error}); make it "
-            "numbers or name it categorical in kinds."
+            f"The numeric feature {column.name!r} holds a value that is not a number ({error}): "
+            "make it numbers, or set its kind to 'categorical' in kinds."
         ) from None
-    finite = np.where(np.isfinite(numbers) & ~missing, numbers, np.nan)  # NaT has a number
+    finite = np.where(np.isfinite(numbers) & ~missing, numbers, np.nan)  # NaT is an integer here
     return np.clip(finite, -MAX_NUMBER, MAX_NUMBER)
 
 
 def standardise(numbers: Any, feature: Feature) -> np.ndarray:
-    """Return numbers in deviations from the mean of the fit, few enough for the network."""
+    """Return numbers standardised by the mean and scale of the fit, and clipped."""
     deviations = (numbers - feature.mean) / max(feature.scale, MAX_NUMBER**-1)
     return np.clip(deviations, -MAX_STANDARDISED, MAX_STANDARDISED).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a `MatchEncoder` learns of events that come in pieces; a frame is a single one."""
+"""How a `MatchEncoder` learns from events that come in pieces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from skmatch.preprocessing._timeline import Timeline
 
 
 class SchemaLearner:
-    """Learns roles, ids and features from pieces of events, and codes their ids on the way.
+    """Learns roles, ids and features from pieces of events, and encodes their ids.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ class SchemaLearner:
     roles : Roles
         Labels of the columns of user, item and time.
     features : dict of str to list
-        Labels of the features of either side, "user" and "item".
+        Labels of the features by side, "user" and "item".
     tables : dict of str to DataFrame or None
-        A table of either side.
+        The table of each side.
     kinds, delimiter
         As in `MatchEncoder`.
     """
@@ -69,12 +69,12 @@ class SchemaLearner:
         self.item.check(head)
 
     def columns(self) -> list[Hashable]:
-        """Return the columns that are read of the events."""
+        """Return the columns of the events that are read."""
         roles = [role for role in self.roles if role is not None]
         return roles + self.user.from_events + self.item.from_events
 
     def learn(self, piece: pd.DataFrame, rows: slice) -> Columns:
-        """Learn the next events; return the codes of their users and items, and their times."""
+        """Learn from a piece; return the codes of its users and items, and its times."""
         user_column, item_column, times, self.time_kind = read_events(piece, self.roles)
         user_codes, item_codes = self.user.learn_ids(user_column), self.item.learn_ids(item_column)
         self.user.learn_categories(piece)
@@ -85,8 +85,8 @@ class SchemaLearner:
             return codes
         if self.time_dtype not in (None, times.dtype):
             raise ValueError(
-                f"The time column {self.roles.time!r} holds integers beyond 64 bits with a sign, "
-                "and did not before: convert it to floats."
+                f"The time column {self.roles.time!r} holds integers beyond int64 in some pieces: "
+                "convert it to floats."
             )
         self.time_dtype = times.dtype
         return codes | {"time": times}
@@ -113,7 +113,7 @@ class SchemaLearner:
 
 
 class _SideLearner:
-    """Learns the ids of one side: of users, or of items."""
+    """Learns the ids of users or of items."""
 
     def __init__(
         self,
@@ -135,11 +135,11 @@ class _SideLearner:
         self.n_events = 0
 
     def check(self, head: pd.DataFrame) -> None:
-        """Read the ids of the table, and raise where a feature is missing in the events."""
+        """Read the ids of the table, and raise if a feature is missing in the events."""
         if self.table is not None:
             self.table_ids = read_table_ids(self.table, self.role, self.parameter)
         for name in self.from_events:
-            remedy = "Add the column, or name only features that are there."
+            remedy = "Add the column, or name only features that exist."
             require_column(head, name, "feature", remedy)
 
     def learn_ids(self, column: pd.Series) -> np.ndarray:
@@ -152,7 +152,7 @@ class _SideLearner:
                 common = pd.concat([column[:1], ids[:1]]).dtype
                 is_rounded = common.kind == "f" and "f" not in (column.dtype.kind, ids.dtype.kind)
                 self.table_ids = ids.astype(object if is_rounded else common)
-            column = column.astype(self.table_ids.dtype)  # which holds the ids of both
+            column = column.astype(self.table_ids.dtype)  # can hold the ids of both
         if self.ids is None:
             self.ids, codes = Vocabulary.learn(column)
         else:
@@ -160,7 +160,7 @@ class _SideLearner:
         return codes
 
     def _learnt_ids(self) -> tuple[Vocabulary, np.ndarray]:
-        """Return the ids, those of the table last, and the codes of the table's rows."""
+        """Return the ids of events and table, and the codes of the table's rows."""
         assert self.ids is not None
         if self.table_ids is None:
             return self.ids, np.empty(0, dtype=np.int32)
@@ -169,18 +169,18 @@ class _SideLearner:
         return ids, codes
 
     def _reject_sliced(self, codes: np.ndarray) -> None:
-        """Raise where scikit-learn has cut a table as long as the events to the rows of a fold."""
+        """Raise if scikit-learn has cut a table as long as the events to the rows of a fold."""
         assert self.ids is not None
         lacking = np.setdiff1d(np.arange(FIRST_KNOWN, len(self.ids)), codes)
-        # Of few rows, a table that is whole, by its index, may have as many as X by chance.
+        # A small table with an intact index may have the length of X by chance.
         is_cut = len(codes) >= 100 or not self.table.index.equals(pd.RangeIndex(len(codes)))
         if len(codes) == self.n_events and len(lacking) and is_cut:
             example = self.ids.decode(lacking[:1]).tolist()[0]
             raise ValueError(
                 f"{self.parameter} has as many rows as X, {self.n_events:,}, and lacks ids of X, "
-                f"such as {example!r}: cross_validate and searches cut what is as long as X to the "
-                f"rows of a fold. Give {self.parameter} of another length, such as without those "
-                "that have no events, or merge the table into X."
+                f"such as {example!r}: cross_validate and searches cut tables as long as X to the "
+                f"rows of a fold. Pass {self.parameter} of another length, such as without those "
+                "without events, or merge the table into X."
             )
 
     def _feature(self, name: Hashable, column: pd.Series) -> Feature:
@@ -188,10 +188,7 @@ class _SideLearner:
 
 
 class _UserLearner(_SideLearner):
-    """Learns the values that users have in their features over time.
-
-    A table of users holds what is known before any event.
-    """
+    """Learns the values of user features over time; those of a table precede all events."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -199,20 +196,20 @@ class _UserLearner(_SideLearner):
         self.with_values: set[Hashable] = set()
 
     def check(self, head: pd.DataFrame) -> None:
-        """Read the table, and raise where a feature is missing in the events."""
+        """Read the table, and raise if a feature is missing in the events."""
         super().check(head)
         self.from_events += [name for name in self.in_table if name in head.columns]
         if self.table is not None:
             self._learn(self.table, self.in_table)
 
     def learn_categories(self, piece: pd.DataFrame) -> None:
-        """Learn the kinds and categories of the features of events."""
+        """Learn the kinds and categories of a piece's features."""
         self._learn(piece, self.from_events)
 
     def _learn(self, table: pd.DataFrame, names: list[Hashable]) -> None:
         for name in names:
             column, feature = table[name], self.learnt_features.get(name)
-            if name not in self.with_values or feature is None:  # only a value tells the kind
+            if name not in self.with_values or feature is None:  # the kind needs a value
                 feature = self._feature(name, column)
             if column.notna().any():
                 self.with_values.add(name)
@@ -221,7 +218,7 @@ class _UserLearner(_SideLearner):
     def learnt(
         self, source: Any, user: np.ndarray, time: np.ndarray | None
     ) -> tuple[Vocabulary, list[Feature], dict[Hashable, Timeline], Columns]:
-        """Return the ids, the features, their timelines, and their values in all events."""
+        """Return the ids, the features, their timelines, and their filled values in all events."""
         ids, table_codes = self._learnt_ids()
         names, on_disk = self.from_events, source.on_disk
         read: Any = collect(source.read(self._encode, names), on_disk) if names else {}
@@ -268,26 +265,23 @@ def _standardised(numbers: Any, feature: Feature, on_disk: bool) -> Column:
 
 
 class _ItemLearner(_SideLearner):
-    """Learns the latest value that items have in their features.
-
-    A table of items holds whatever events say.
-    """
+    """Learns the latest values of item features; those of a table override events."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.values: dict[Hashable, FeatureValues] = {}
 
     def learn_features(self, piece: pd.DataFrame, rows: Rows) -> None:
-        """Learn the features of events."""
+        """Learn the features of a piece."""
         assert self.ids is not None
         for name in self.from_events:
             column, known = piece[name], self.values.get(name)
-            if known is None or not known.has_values():  # only a value tells the kind
+            if known is None or not known.has_values():  # the kind needs a value
                 known = FeatureValues.blank(self._feature(name, column))
             self.values[name] = known.updated(column, rows, len(self.ids), self.delimiter)
 
     def learnt(self) -> tuple[Vocabulary, list[FeatureValues]]:
-        """Return the ids, and the features in the order of their names."""
+        """Return the ids, and the features in the order of the parameter."""
         ids, table_codes = self._learnt_ids()
         rows = Rows.of_table(table_codes)
         values = []
@@ -303,7 +297,7 @@ class _ItemLearner(_SideLearner):
 
 
 def item_tables(values: list[FeatureValues]) -> dict[str, Any]:
-    """Return what a `Schema` holds of the features of items."""
+    """Return the attributes of a `Schema` that describe item features."""
     return {
         "item_features": tuple(value.feature for value in values),
         "item_table": {value.feature.name: value.column for value in values},
@@ -313,7 +307,7 @@ def item_tables(values: list[FeatureValues]) -> dict[str, Any]:
 def read_events(
     frame: pd.DataFrame, roles: Roles
 ) -> tuple[pd.Series, pd.Series, np.ndarray | None, str]:
-    """Return the columns of users and items, and the times with their kind; all complete."""
+    """Return the columns of users and items, and the times and their kind; raise if incomplete."""
     user_column = require_column(frame, roles.user, "user")
     item_column = require_column(frame, roles.item, "item")
     times, time_kind = None, "order"
@@ -333,7 +327,7 @@ def _check_finite(times: np.ndarray, column: pd.Series) -> None:
     if infinite.any():
         row = int(infinite.argmax())
         raise ValueError(
-            f"The time column {column.name!r} holds {times[row]} at row {row}: give finite times."
+            f"The time column {column.name!r} holds {times[row]} in row {row}: use finite times."
         )
 
 
@@ -342,7 +336,7 @@ def _check_complete(column: pd.Series, role: str, alternative: str) -> None:
     if missing.any():
         raise ValueError(
             f"The {role} column {column.name!r} has {missing.sum():,} missing values, the first "
-            f"at row {int(missing.argmax())}. Drop those rows, or {alternative}."
+            f"in row {int(missing.argmax())}. Drop those rows, or {alternative}."
         )
 
 
@@ -350,7 +344,7 @@ def read_table_ids(table: Any, role: Hashable, parameter: str) -> pd.Series:
     """Return the ids of a table of users or items; each has one row."""
     if not isinstance(table, pd.DataFrame):
         raise ValueError(
-            f"{parameter} is a {type(table).__name__}; give a DataFrame with a column {role!r}."
+            f"{parameter} is a {type(table).__name__}; pass a DataFrame with a column {role!r}."
         )
     check_columns(table, parameter)
     remedy = f"Name the column of its ids {role!r}, as in the events."
@@ -365,23 +359,23 @@ def read_table_ids(table: Any, role: Hashable, parameter: str) -> pd.Series:
 def reject_unused(
     table: pd.DataFrame, role: Hashable, parameter: str, features: Collection[Hashable]
 ) -> None:
-    """Raise where a table brings columns beside the ids, and none of them is a feature."""
+    """Raise if a table has columns other than the ids, and none of them is a feature."""
     others = [name for name in table.columns if name != role]
     if others and not set(others) & set(features):
         argument = f"{parameter[:-1]}_features={others[:5]!r}"
         raise ValueError(
-            f"{parameter} has the columns {others[:5]!r}, and the MatchEncoder was told of none of "
-            f"them. Name those to learn from: make_match_pipeline(MatchEncoder({argument}), "
-            f"SequenceSampler(), DSSMRetriever()), or give the column {role!r} alone."
+            f"{parameter} has the columns {others[:5]!r}, but none is a feature of the "
+            f"MatchEncoder. Name the features: make_match_pipeline(MatchEncoder({argument}), "
+            f"SequenceSampler(), DSSMRetriever()), or pass only the column {role!r}."
         )
 
 
 def _in_dtype_of(column: pd.Series, ids: pd.Series, parameter: str) -> pd.Series:
-    """Return a table's ids in the dtype of the events, so that those come back in theirs."""
+    """Return a table's ids in the dtype of the events, which decoded ids have."""
     if ids.empty:
         return column[:0]
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return ids  # whose values need not be among the categories
+        return ids  # their values need not be among the categories
     try:
         same = ids.astype(column.dtype)
         if (same == ids).all():

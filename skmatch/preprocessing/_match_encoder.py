@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Hashable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +13,11 @@ from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skmatch._columns import PADDING, UNKNOWN, Column, Columns, RaggedArray, Vocabulary, where_rows
-from skmatch._data import HISTORY, CatalogueRows, Events, Samples, is_coded_frame
+from skmatch._data import HISTORY, CatalogueRows, Events
 from skmatch._files import collect
 from skmatch._growth import replaced
-from skmatch._schema import Feature
+from skmatch._schema import Feature, Kind
+from skmatch._typing import Label, Parquet, PlainEvents, Table
 from skmatch._validation import (
     DEFAULT_TIME,
     Roles,
@@ -30,10 +30,16 @@ from skmatch._validation import (
     warn_of_forgotten_time,
 )
 from skmatch.persistence import VersionedMixin
+from skmatch.preprocessing._encoder_checks import (
+    check_features,
+    check_names,
+    check_time_kind,
+    reject_coded,
+    warn_of_history,
+)
 from skmatch.preprocessing._event_source import ParquetEvents, WholeFrame
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._features import (
-    KINDS,
     FeatureValues,
     Rows,
     encode,
@@ -53,55 +59,53 @@ from skmatch.preprocessing._learning import (
 from skmatch.preprocessing._output import FrameOutputMixin
 from skmatch.preprocessing._timeline import Timeline
 
-OF_EVALUATION = ("unknown_user", "n_relevant", "n_unknown_items")
-LABELS = [list, tuple, np.ndarray, pd.Index]  # no sets: the order of features must not be chance
+LABELS = [list, tuple, np.ndarray, pd.Index]  # not sets: features need a fixed order
 NO_USER = (
-    "Rename the column or say user=... where the roles are named; where a query is about nobody "
-    "known, the column holds None or any new id."
+    "Rename the column, or set user=... in MatchEncoder. In a query of an unknown user, the column "
+    "holds None or any new id."
 )
 
 
 class MatchEncoder(
     FrameOutputMixin, EventTableMixin, TransformerMixin, VersionedMixin, BaseEstimator
 ):
-    """Encode a table of events: ids and features become integer codes that can be decoded.
+    """Encode a table of events: ids and features become integer codes.
 
-    The columns are named here and nowhere else in a program: every later step reads their roles
-    from what this encoder learnt. Code 0 is padding, 1 is unknown, known values start at 2. At
-    transform, unseen and missing values become unknown, never an error.
+    Only this encoder is told the columns: later steps read their roles from its schema. Code 0 is
+    padding, 1 is unknown, known values start at 2. In `transform`, unseen and missing values
+    become unknown.
 
     Parameters
     ----------
     user, item : label, default="user_id", "item_id"
-        The columns of the ids. Any hashable value is an id; those that are equal in Python, as 1,
-        1.0 and True, are the same one. An integer that is no label is a position. The columns of
-        an array are user, item and time, in this order.
+        The columns of the ids, which are hashable; 1, 1.0 and True are the same id. An integer that
+        is not a label is a position. The columns of an array are user, item, time.
     time : label or None, default="timestamp"
-        The column of the times: numbers or datetimes. With None the order of the rows is the
-        order of time, and also where the column of the default name is absent.
+        The column of the times: numbers or datetimes. With None, or if the column of the default
+        name is absent, events are in the order of the rows.
     user_features, item_features : sequence of labels, default=()
-        The columns of features of users and of items. A row has its own value of a user feature;
-        where that is missing, the latest that the user had before, and where there is none, no
-        value. An item has one value of each of its features, the latest that is not missing.
+        The columns of features of users and of items. A missing value of a user feature becomes
+        the user's latest earlier value, if any. An item has one value of each item feature, the
+        latest that is not missing.
     kinds : dict or None, default=None
-        The kind of features, by label: "categorical", "numeric" or "multi_valued". Features that
-        it does not name go by their dtype: floats are numeric; cells that are lists, tuples, sets
-        or arrays are multi-valued; everything else is categorical.
+        The kind of features, by label: "categorical", "numeric" or "multi_valued". By default the
+        dtype decides: floats are numeric; cells that are lists, tuples, sets or arrays are
+        multi-valued; everything else is categorical.
     delimiter : str, default="|"
-        What separates the values in a string cell of a multi-valued feature.
+        Separator of the values in a string cell of a multi-valued feature.
 
     Attributes
     ----------
     schema_ : Schema
-        The roles, ids and features, with the latest values. Print it to look at it.
+        The roles, ids and features, with the latest values; printing it shows a summary.
     n_features_in_ : int
         Number of columns seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns seen during fit, where all are strings.
+        Names of the columns seen during fit, if all are strings.
 
     See Also
     --------
-    SequenceSampler : The next step: the history before each event.
+    SequenceSampler : The next step: adds the history before each event.
 
     Examples
     --------
@@ -141,13 +145,13 @@ class MatchEncoder(
 
     def __init__(
         self,
-        user: Hashable = "user_id",
-        item: Hashable = "item_id",
-        time: Hashable | None = DEFAULT_TIME,
-        user_features: Any = (),
-        item_features: Any = (),
+        user: Label = "user_id",
+        item: Label = "item_id",
         *,
-        kinds: dict | None = None,
+        time: Label | None = DEFAULT_TIME,
+        user_features: Sequence[Label] | np.ndarray | pd.Index = (),
+        item_features: Sequence[Label] | np.ndarray | pd.Index = (),
+        kinds: dict[Label, Kind] | None = None,
         delimiter: str = "|",
     ):
         self.user = user
@@ -158,24 +162,31 @@ class MatchEncoder(
         self.kinds = kinds
         self.delimiter = delimiter
 
-    def fit(self, X: Any, y: Any = None, *, users: Any = None, items: Any = None) -> MatchEncoder:
+    def fit(
+        self,
+        X: PlainEvents | Parquet,
+        y: None = None,
+        *,
+        users: Table | None = None,
+        items: Table | None = None,
+    ) -> MatchEncoder:
         """Learn ids and features from events.
 
         Parameters
         ----------
         X : DataFrame, array-like of shape (n_events, n_columns), or Parquet
-            The events, in any order, with any index. Frames of polars, pyarrow and whatever
-            narwhals reads are read by the names of their columns. Parquet is a path, a list of
-            paths or a `pyarrow.dataset.Dataset`; it is read in pieces, as often as needed, and what
-            is learnt is what is learnt of the frame that `pandas.read_parquet` gives.
+            The events, in any order, with any index. DataFrames of polars, pyarrow and other
+            libraries that narwhals supports are read by column name. Parquet is a path, a list of
+            paths or a `pyarrow.dataset.Dataset`; it is read in pieces, several times, and the
+            result is the same as for the DataFrame that `pandas.read_parquet` returns.
         y : None
             Ignored.
         users, items : DataFrame or None, default=None
-            Tables with one row a user or an item: the column of the id and columns of features.
-            They may hold users and items that have no events. What a table of users says is known
-            before all events; where events have the column, too, their values follow it, as do
-            those that are observed later. What a table of items says holds whatever events say. A
-            table with columns that are none of them features is an error.
+            Tables with one row per user or item: the column of the id and columns of features.
+            They may hold users and items without events. Values in the table of users precede all
+            events; those in events, and those observed later, follow them. Values in the table of
+            items override those in events. A table with other columns, but no feature, is an
+            error.
 
         Returns
         -------
@@ -185,19 +196,24 @@ class MatchEncoder(
         return self
 
     def fit_transform(
-        self, X: Any, y: Any = None, *, users: Any = None, items: Any = None
-    ) -> Events | pd.DataFrame:
+        self,
+        X: PlainEvents | Parquet,
+        y: None = None,
+        *,
+        users: Table | None = None,
+        items: Table | None = None,
+    ) -> Events:
         """Learn from events and encode them for training.
 
-        A missing value of a user feature becomes the latest of the user before that row, in the
-        order of time and, at the same time, of rows. `transform` differs for rows of one time: it
-        takes them for queries, which know all values of their time.
+        A missing value of a user feature becomes the user's latest value before that row, in the
+        order of time, then rows. `transform` differs for rows of equal time: it takes them as
+        queries, which know all values of their time.
 
         Parameters
         ----------
         X : DataFrame, array-like of shape (n_events, n_columns), or Parquet
-            The events, as in `fit`. The codes of Parquet are kept in temporary files, which go
-            with them.
+            The events, as in `fit`. The codes of Parquet are kept in temporary files, which are
+            deleted with them.
         y : None
             Ignored.
         users, items : DataFrame or None, default=None
@@ -206,6 +222,7 @@ class MatchEncoder(
         Returns
         -------
         events : Events
+            One row per row of `X`; a DataFrame after ``set_output(transform="pandas")``.
         """
         source, codes, features = self._fit(X, users, items)
         user_ids = None if source.on_disk else source.head[self.schema_.user]
@@ -224,15 +241,17 @@ class MatchEncoder(
         self, X: Any, users: Any, items: Any
     ) -> tuple[WholeFrame | ParquetEvents, Columns, Columns]:
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
-        features = self._check_features()
-        _reject_coded(X)
+        features = check_features(
+            list(self.user_features), list(self.item_features), self.kinds or {}, self.delimiter
+        )
+        reject_coded(X)
         parquet = ParquetEvents(X) if is_parquet(X) else None
         table = read_frame(X) if parquet is None else parquet.head
         frame, roles = read_table(
             table, user=self.user, item=self.item, time=self.time, estimator=self
         )
-        _check_names(roles, features)
-        _warn_of_history(frame)
+        check_names(roles, features)
+        warn_of_history(frame)
         warn_of_forgotten_time(frame, roles, self.time, (*features["user"], *features["item"]))
         if not isinstance(table, pd.DataFrame) and frame.shape[1] < 2:
             raise ValueError(
@@ -246,48 +265,25 @@ class MatchEncoder(
         source = parquet or WholeFrame(frame)
         codes = collect(source.read(learner.learn, learner.columns()), source.on_disk)
         learnt, filled = learner.learnt(source, codes)
-        # Only now: a fit that fails leaves what was fitted before.
+        # Set attributes last, so that a failed fit keeps the previous ones.
         validate_data(self, table, skip_check_array=True)
         for name, value in learnt.items():
             setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X)
         return source, codes, filled
 
-    def _check_features(self) -> dict[str, list]:
-        features = {"user": list(self.user_features), "item": list(self.item_features)}
-        named = features["user"] + features["item"]
-        for name in named:
-            if not pd.api.types.is_hashable(name):
-                raise ValueError(f"The feature {name!r} labels no column: name it by one label.")
-        if not self.delimiter:
-            raise ValueError("delimiter='' separates nothing: use at least one character.")
-        for name, kind in (self.kinds or {}).items():
-            if kind not in KINDS:
-                raise ValueError(
-                    f"kinds[{name!r}] is {kind!r}; choose one of {', '.join(map(repr, KINDS))}."
-                )
-            if name not in named:
-                raise ValueError(
-                    f"kinds names {name!r}, which is no feature; add it to user_features or "
-                    "item_features, or leave it out of kinds."
-                )
-        for name in named:
-            if named.count(name) > 1:
-                raise ValueError(f"The feature {name!r} is named twice; name it once.")
-        return features
+    def _partial_fit(self, X: Any, train: bool) -> tuple[MatchEncoder, Events]:
+        """Return a copy that has learnt new events, and these events encoded.
 
-    def _partial_fit(self, X: Any, train: bool) -> tuple[MatchEncoder, Events | pd.DataFrame]:
-        """Return a copy that knows further events, and those events encoded by it.
-
-        Users become known, and items where something is to be trained on them: they are the
-        catalogue. Other items wait, under negative codes. Known ones keep their codes.
+        New users become known. New items join the catalogue if they are trained on; otherwise
+        they are pending, with negative codes. Known users and items keep their codes.
         """
         frame, roles = self._read(X)
-        _warn_of_history(frame)
+        warn_of_history(frame)
         schema = self.schema_
         roles = Roles(roles.user, roles.item, schema.time)
         user_column, item_column, times, time_kind = read_events(frame, roles)
-        self._check_time_kind(time_kind)
+        check_time_kind(schema, time_kind)
         users, user = schema.users.extended(user_column)
         grown, features = self._with_users(frame, user, times, users)
         if train:
@@ -295,17 +291,18 @@ class MatchEncoder(
             grown = grown._with_item_values(frame, Rows.of_events(item, times), items)
         else:
             item = schema.items.lookup(item_column)
-            waits = item == UNKNOWN
-            pending, codes = (schema.pending or schema.items.emptied()).extended(item_column[waits])
-            item[waits] = -codes
+            is_new = item == UNKNOWN
+            pending = schema.pending or schema.items.emptied()
+            pending, codes = pending.extended(item_column[is_new])
+            item[is_new] = -codes
             grown = replaced(grown, schema_=replace(grown.schema_, pending=pending))
         events = Events(grown.schema_, user, item, times, features, user_column)
         return grown, self._output(events)
 
     def _read(self, X: Any) -> tuple[pd.DataFrame, Roles]:
-        """Return events or queries as a frame, once fitted, with the roles of its columns."""
+        """Return events or queries as a DataFrame, and its roles; raise if not fitted."""
         check_is_fitted(self)
-        _reject_coded(X)
+        reject_coded(X)
         X = read_frame(X)
         schema = self.schema_
         frame, roles = read_table(
@@ -316,7 +313,7 @@ class MatchEncoder(
         return frame, roles
 
     def _add_items(self, X: Any) -> tuple[MatchEncoder, CatalogueRows]:
-        """Give a copy whose catalogue has the items of a table, with their features."""
+        """Return a copy with the items of a table and their features, and their codes."""
         check_is_fitted(self)
         X = read_frame(X)
         ids = read_table_ids(X, self.schema_.item, "items")
@@ -329,9 +326,9 @@ class MatchEncoder(
     def _with_users(
         self, frame: pd.DataFrame, user: np.ndarray, time: np.ndarray | None, ids: Vocabulary
     ) -> tuple[MatchEncoder, Columns]:
-        """Return a copy that knows users and their features, and those of the rows."""
+        """Return a copy with new users and user features, and the features of the rows."""
         features: list[Feature] = []
-        timelines: dict[Hashable, Timeline] = {}
+        timelines: dict[Label, Timeline] = {}
         filled: Columns = {}
         for feature in self.schema_.user_features:
             name = feature.name
@@ -347,7 +344,7 @@ class MatchEncoder(
         return replaced(self, schema_=schema, timelines_=timelines), filled
 
     def _with_item_values(self, frame: pd.DataFrame, rows: Rows, ids: Vocabulary) -> MatchEncoder:
-        """Return a copy with the ids of items and what a table says of their features."""
+        """Return a copy with new items and the item features of a table."""
         schema, values = self.schema_, []
         for feature in schema.item_features:
             name = feature.name
@@ -362,21 +359,21 @@ class MatchEncoder(
             feature_times_={value.feature.name: value.times for value in values},
         )
 
-    def transform(self, X: Any) -> Events | pd.DataFrame:
+    def transform(self, X: PlainEvents) -> Events:
         """Encode events or queries.
 
         Parameters
         ----------
         X : DataFrame or array-like of shape (n_rows, n_columns)
-            Events, or queries: a frame needs no column but the user's. A column ``history`` of
-            lists of item ids stands for the history of its row; where the cell is missing, the
-            stored one counts. User features that are absent, or missing in a row, are those known
-            of the user at the time of the query, or by now where it has none.
+            Events, or queries, whose DataFrame needs only the users' column. In a column
+            ``history`` of lists of item ids, a list replaces the stored history of its row. User
+            features that are absent, or missing in a row, have the user's latest values at the
+            time of the query; without a time, the latest of all.
 
         Returns
         -------
         events : Events
-            One row for one row of `X`.
+            One row per row of `X`; a DataFrame after ``set_output(transform="pandas")``.
         """
         frame, roles = self._read(X)
         schema = self.schema_
@@ -411,38 +408,24 @@ class MatchEncoder(
             return None
         times, kind = read_times(frame[schema.time])
         if kind != "none":
-            self._check_time_kind(kind)
+            check_time_kind(schema, kind)
         return times
 
-    def _check_time_kind(self, kind: str) -> None:
-        schema = self.schema_
-        if kind != schema.time_kind:
-            if {kind, schema.time_kind} == {"datetime", "zoned datetime"}:
-                raise ValueError(
-                    f"The time column {schema.time!r} holds a {kind} here and a "
-                    f"{schema.time_kind} at fit, and cannot be compared: give both a time zone or "
-                    "none, with Series.dt.tz_localize(...)."
-                )
-            raise ValueError(
-                f"The time column {schema.time!r} holds a {kind} here and a {schema.time_kind} "
-                "at fit; convert it to what it was at fit."
-            )
-
     def _encode_feature(self, feature: Feature, frame: pd.DataFrame) -> tuple[Column, np.ndarray]:
-        """Encode a user feature, and return which rows bring a value."""
+        """Return the codes of a user feature, and which rows have a value."""
         if feature.name not in frame.columns:
             return self.timelines_[feature.name].blank(len(frame)), np.zeros(len(frame), dtype=bool)
         column = frame[feature.name]
         values, present = encode(feature, column, self.delimiter), is_present(column, feature.kind)
         return standardise(values, feature) if feature.kind == "numeric" else values, present
 
-    def inverse_transform(self, X: Any) -> pd.DataFrame:
-        """Give the original ids of coded events.
+    def inverse_transform(self, X: Events | pd.DataFrame | np.ndarray) -> pd.DataFrame:
+        """Return the original ids of encoded events.
 
         Parameters
         ----------
         X : Events, or DataFrame or array-like with the codes of users and items first
-            What `transform` gave.
+            Output of `transform`.
 
         Returns
         -------
@@ -460,74 +443,8 @@ class MatchEncoder(
             except (IndexError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"X does not hold the codes of users and items in its first two columns "
-                    f"({error}): give what transform gave."
+                    f"({error}): pass the output of transform."
                 ) from None
         return pd.DataFrame(
             {schema.user: schema.users.decode(user), schema.item: schema.items.decode(item)}
-        )
-
-    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Give the names of the columns of the encoded frame.
-
-        Parameters
-        ----------
-        input_features : None
-            Ignored.
-
-        Returns
-        -------
-        names : ndarray of str objects
-        """
-        check_is_fitted(self)
-        features = tuple(feature.name for feature in self.schema_.user_features)
-        return np.asarray(Events.column_names(self.schema_, features), dtype=object)
-
-
-def _reject_coded(X: Any) -> None:
-    is_coded = isinstance(X, (Events, Samples)) or any(
-        is_coded_frame(X, kind) for kind in (Events, Samples)
-    )
-    if is_coded:
-        raise ValueError(
-            f"X is encoded already ({type(X).__name__} of an earlier step): give MatchEncoder "
-            "plain events or queries."
-        )
-
-
-def _check_names(roles: Roles, features: dict[str, list]) -> None:
-    """Raise where a feature is a role, too, or a name is that of a column of our own."""
-    named = features["user"] + features["item"]
-    for name in named:
-        if name in roles:
-            role = roles._fields[roles.index(name)]
-            raise ValueError(
-                f"The feature {name!r} is the {role} column, too: leave it out, or give a copy of "
-                "the column another name."
-            )
-    if HISTORY in (*roles, *named):
-        raise ValueError(
-            f"The column {HISTORY!r} stands for the history that a query brings along, and can "
-            "neither be a role nor a feature: rename it."
-        )
-    for names, reserved, of in (
-        ([roles.user], {"score", "rank", "source", *OF_EVALUATION}, "recommend and evaluate"),
-        ([roles.item], {"score", "rank", "source", "similar"}, "recommend and similar_items"),
-        ([*roles, *features["user"]], {Samples._USER_KEY, *Samples.WINDOW}, "to_frame"),
-    ):
-        for name in names:
-            is_score = of.endswith("evaluate") and isinstance(name, str) and "@" in name
-            if name in reserved or is_score:
-                raise ValueError(
-                    f"The column {name!r} has the name of a column that {of} adds: rename it."
-                )
-
-
-def _warn_of_history(frame: pd.DataFrame) -> None:
-    if HISTORY in frame.columns:
-        warnings.warn(
-            f"The column {HISTORY!r} of X is ignored: a query may bring one along, and the history "
-            "of events are the events before them. Drop the column, or rename it: where X is given "
-            "as queries, it has to hold lists of item ids.",
-            UserWarning,
-            stacklevel=4,
         )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, Self, TypeVar, cast
 
+import numpy as np
 from sklearn import get_config
+from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import Events, Samples
+from skmatch._schema import Schema
 
 Rows = TypeVar("Rows", Events, Samples)
 
@@ -17,6 +20,9 @@ class FrameOutputMixin:
     Such a DataFrame carries in its ``attrs`` all that the next step needs, so a pipeline works the
     same with ``set_output(transform="pandas")``.
     """
+
+    schema_: Schema
+    _output_type: type[Events] | type[Samples] = Events
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         # scikit-learn's own wrapper would drop the attrs.
@@ -41,6 +47,22 @@ class FrameOutputMixin:
         if transform is not None:
             self._sklearn_output_config = {"transform": transform}
         return self
+
+    def get_feature_names_out(self, input_features: None = None) -> np.ndarray:
+        """Return the column names of the output as a DataFrame.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored.
+
+        Returns
+        -------
+        names : ndarray of str objects
+        """
+        check_is_fitted(self)
+        features = tuple(feature.name for feature in self.schema_.user_features)
+        return np.asarray(self._output_type.column_names(self.schema_, features), dtype=object)
 
     def _output(self, rows: Rows) -> Rows:
         config = getattr(self, "_sklearn_output_config", {})

@@ -1,8 +1,8 @@
-"""`PlainEventsMixin`: plain events where an encoder might stand before, and does not."""
+"""`PlainEventsMixin`: estimators that accept plain events, without an encoder before them."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 from sklearn.utils.validation import validate_data
@@ -15,12 +15,12 @@ from skmatch.preprocessing._match_encoder import MatchEncoder
 
 
 class PlainEventsMixin(EventTableMixin):
-    """Encode plain events with a default `MatchEncoder`, where no encoder stands before."""
+    """Encode plain events with a default `MatchEncoder`; pass encoded ones on."""
 
     schema_: Schema
 
-    _CODED: Any = Events  # what the steps before give
-    # Fitted steps that stand in for those before, and what to do where there are none.
+    _CODED: Any = Events  # output of the previous step
+    # Own fitted steps in place of the previous ones, and the remedy if there are none.
     _STEPS: dict[str, str] = {"encoder_": "Pass it through the same MatchEncoder first."}
 
     # Fitted attributes that only a fit on plain events has.
@@ -29,13 +29,13 @@ class PlainEventsMixin(EventTableMixin):
     def _encode_training(
         self, X: Any, users: Any = None, items: Any = None
     ) -> tuple[Events, dict[str, Any]]:
-        """Give coded events, and the attributes that a fit on plain ones sets."""
+        """Return encoded events, and the fitted attributes to set if `X` was plain."""
         events = as_coded(X, Events)
         if events is not None:
             self._reject_tables(users, items)
             return events, {}
         encoder = MatchEncoder().set_output(transform="default")
-        events = cast(Events, encoder.fit_transform(X, users=users, items=items))
+        events = encoder.fit_transform(X, users=users, items=items)
         learnt = {
             name: getattr(encoder, name) for name in vars(encoder) if name in self._OF_ENCODING
         }
@@ -50,7 +50,7 @@ class PlainEventsMixin(EventTableMixin):
             )
 
     def _encode_queries(self, X: Any) -> Events:
-        """Give coded queries."""
+        """Return encoded queries."""
         events = as_coded(X, Events)
         if events is not None:
             self._check_codes(events.schema)
@@ -59,10 +59,11 @@ class PlainEventsMixin(EventTableMixin):
         X = read_frame(X)
         if not isinstance(X, pd.DataFrame):
             validate_data(self, read_array(X, self), reset=False, skip_check_array=True)
-        return cast(Events, self.encoder_.transform(X))
+        encoder: MatchEncoder = self.encoder_
+        return encoder.transform(X)
 
     def _propagated(self, verb: str, X: Any, *args: Any) -> tuple[Any, dict[str, Any]]:
-        """Pass rows through own steps; return what comes out, and the updated steps."""
+        """Pass rows through the own steps; return the output, and the updated steps."""
         if isinstance(X, CatalogueRows) or as_coded(X, self._CODED) is not None:
             return X, {}
         own = {}
@@ -72,7 +73,7 @@ class PlainEventsMixin(EventTableMixin):
         return X, own
 
     def _check_steps(self, X: Any) -> None:
-        """Raise where there is no step of its own for plain rows."""
+        """Raise if there are no own steps for plain rows."""
         for name, remedy in reversed(self._STEPS.items()):
             if not hasattr(self, name):
                 kind = "Samples" if name == "sampler_" else "Events"
@@ -82,15 +83,15 @@ class PlainEventsMixin(EventTableMixin):
                 )
 
     def _check_codes(self, schema: Schema, grown: bool = False) -> None:
-        """Raise where rows come from an encoder whose codes mean something else."""
+        """Raise if rows come from an encoder whose codes have other meanings."""
         if not (schema.extends if grown else schema.agrees_with)(self.schema_):
             raise ValueError(
-                f"X comes from another MatchEncoder than the one that {type(self).__name__} was "
-                "fitted behind: the ids or features that it knows differ. Pass X through that one."
+                f"X was encoded by another MatchEncoder than the training data of "
+                f"{type(self).__name__}: their ids or features differ. Encode X with the same one."
             )
 
     def _set_learnt(self, learnt: dict[str, Any]) -> None:
-        """Set fitted attributes all at once, so that a failed fit leaves the old ones whole."""
+        """Set all fitted attributes at the end of a fit, so a failed one keeps the old ones."""
         for name in self._OF_ENCODING:
             if name not in learnt and hasattr(self, name):
                 delattr(self, name)

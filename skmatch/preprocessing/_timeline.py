@@ -1,4 +1,4 @@
-"""`Timeline`: the values that users had in a feature, and when."""
+"""`Timeline`: the values of a user feature over time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from skmatch.preprocessing._time_order import (
     user_blocks,
 )
 
-MISSING = 0  # the row of a timeline's column that stands for no value
+MISSING = 0  # the row of a timeline's column that holds the missing value
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class Timeline:
     """The values of a user feature over time.
 
     The user with code `u` had the values in the rows ``offsets[u]`` to ``offsets[u + 1] - 1`` of
-    `column`, oldest first. Of a run of equal values the first and the last are kept, so that a
-    value that arrives late cannot stand behind a later one.
+    `column`, oldest first. Of a run of equal values the first and the last are kept, so values
+    that arrive late are inserted in the right order.
     """
 
     offsets: np.ndarray  # (n_codes + 1,) int64
@@ -49,7 +49,7 @@ class Timeline:
 
     @classmethod
     def empty(cls, feature: Feature) -> Timeline:
-        """Return the timeline of a feature of which nothing is known."""
+        """Return the timeline of a feature without any values."""
         column: Column = np.array([UNKNOWN], dtype=np.int32)
         if feature.kind == "multi_valued":
             column = RaggedArray(np.empty(0, dtype=np.int32), np.zeros(2, dtype=np.int64))
@@ -58,7 +58,7 @@ class Timeline:
         return cls(np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64), column)
 
     def at(self, user: np.ndarray, time: np.ndarray | None = None) -> Column:
-        """Return what is known of users at some times, those included; without times, by now."""
+        """Return the latest values of users up to and including some times, or of all times."""
         first, stop = self.offsets[user], self.offsets[user + 1]
         if time is not None:
             stop = count_before(self.times, first, stop, time, or_equal=True)
@@ -81,15 +81,14 @@ class Timeline:
         n_codes: int,
         on_disk: bool = False,
     ) -> tuple[Column, Timeline]:
-        """Fill the missing values of rows, and add the others to the timeline.
+        """Fill the missing values of rows, and add the other values to the timeline.
 
-        A missing value becomes the latest that its user had before, in the order of time and, at
-        the same time, of arrival.
+        A missing value becomes its user's latest earlier value, in the order of time, then rows.
 
         Parameters
         ----------
         user, time : ndarray of shape (n_rows,)
-            Codes of users, and times; with None all rows have one time.
+            Codes of users, and times; with None all rows have the same time.
         column : Column
             A value for each row.
         present : ndarray of shape (n_rows,)
@@ -97,7 +96,7 @@ class Timeline:
         n_codes : int
             Number of user codes.
         on_disk : bool, default=False
-            Work on some users at a time, and keep the filled column in temporary files.
+            Process blocks of users, and keep the filled column in temporary files.
 
         Returns
         -------
@@ -114,7 +113,7 @@ class Timeline:
         for first, stop in user_blocks(n_events, on_disk):
             rows = rows_of_users(user, first, stop)
             known = np.arange(offsets[first], offsets[stop])
-            # Rows of this timeline are numbered -1, -2, ..., those of the column 0, 1, ...
+            # Rows of this timeline are numbered -1, -2, ..., rows of the column 0, 1, ...
             numbers = np.concatenate([-1 - known, rows])
             lengths = np.diff(offsets[first : stop + 1])
             users = np.concatenate([np.repeat(np.arange(first, stop), lengths), user[rows]])
@@ -125,10 +124,10 @@ class Timeline:
             order = order_events(users, times)
             numbers, users, times = numbers[order], users[order], times[order]
             has_value = has_value[order]
-            at = np.arange(len(order))
-            latest = np.maximum.accumulate(np.where(has_value, at, -1))
+            position = np.arange(len(order))
+            latest = np.maximum.accumulate(np.where(has_value, position, -1))
             is_first = np.append(True, users[1:] != users[:-1])[: len(users)]
-            start = np.maximum.accumulate(np.where(is_first, at, 0))
+            start = np.maximum.accumulate(np.where(is_first, position, 0))
             source = np.where(latest >= start, numbers[latest], -1 - MISSING)
             is_row = numbers >= 0
             origin[numbers[is_row]] = source[is_row]
@@ -164,7 +163,7 @@ def _followed_by(column: Column, other: Column) -> Column:
 
 
 def _repeats(column: Column) -> np.ndarray:
-    """Return for each row but the first whether it equals the row before."""
+    """Return whether each row but the first equals the previous row."""
     if isinstance(column, np.ndarray):
         return column[1:] == column[:-1]
     lengths = np.diff(column.offsets)

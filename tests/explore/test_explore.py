@@ -253,7 +253,7 @@ def test_ids_of_any_type_and_models_of_different_catalogues():
     events = pd.DataFrame(
         {"who": ["ann", "ann", "bob"], "when": pd.to_datetime(["2024-05-01", "2024-05-02"] * 2)[:3]}
     )
-    encoder = MatchEncoder("who", "when", None)
+    encoder = MatchEncoder("who", "when", time=None)
     first, second = (
         make_match_pipeline(clone(encoder), SequenceSampler(), PopularityRetriever()).fit(part)
         for part in (events, events[2:])

@@ -212,7 +212,7 @@ def test_training_curves_look_like_those_drawn_by_hand(tmp_path):
 
 
 def test_training_curves_need_a_training(popular):
-    with pytest.raises(TypeError, match="has no loss_curve_: give a fitted retriever with one"):
+    with pytest.raises(TypeError, match="has no loss_curve_: pass a fitted retriever that has it"):
         TrainingCurveDisplay.from_estimator(popular)
 
 

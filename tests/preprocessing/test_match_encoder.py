@@ -528,7 +528,7 @@ def test_times_with_and_without_a_zone_do_not_mix():
     for fitted, other in ((naive, zoned), (zoned, naive)):
         encoder = fit(make_events(timestamp=fitted.array))
         queries = pd.DataFrame({"user_id": ["u1"], "timestamp": other[:1]})
-        message = "time column 'timestamp' holds.*give both a time zone or none.*tz_localize"
+        message = "time column 'timestamp' holds.*time zone in both or in neither.*tz_localize"
         with pytest.raises(ValueError, match=message):
             encoder.transform(queries)
         model = PopularityRetriever().fit(make_events(timestamp=fitted.array))
@@ -725,7 +725,7 @@ def test_bad_tables(items, message):
 
 
 def test_a_table_is_a_frame():
-    with pytest.raises(ValueError, match=r"users is a dict; give a DataFrame.*'user_id'"):
+    with pytest.raises(ValueError, match=r"users is a dict; pass a DataFrame.*'user_id'"):
         fit(users={"user_id": ["ann"]})
 
 

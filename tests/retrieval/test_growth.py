@@ -417,9 +417,9 @@ def test_features_that_nobody_named_are_refused(cls, form):
         model = make_match_pipeline(MatchEncoder(), SequenceSampler(), model)
     model.fit(FIRST[PLAIN])
     message = (
-        r"items has the columns \['category', 'price', 'tags'\], and the MatchEncoder was told.*"
+        r"items has the columns \['category', 'price', 'tags'\], but none is a feature.*"
         r"make_match_pipeline\(MatchEncoder\(item_features=\['category', 'price', 'tags'\]\), "
-        r"SequenceSampler\(\), DSSMRetriever\(\)\), or give the column 'item_id' alone"
+        r"SequenceSampler\(\), DSSMRetriever\(\)\), or pass only the column 'item_id'"
     )
     with pytest.raises(ValueError, match=message):
         model.add_items(new_items())
@@ -570,7 +570,7 @@ def test_events_that_cannot_be_taken_in_change_nothing(fitted, verb, change, mes
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([901], "items is a list; give a DataFrame with a column 'item_id'"),
+        ([901], "items is a list; pass a DataFrame with a column 'item_id'"),
         (new_items().drop(columns="item_id"), "id column 'item_id' is missing"),
         (new_items(item_id=901), "several rows for 'item_id' = 901"),
         (new_items(item_id=None), "missing values"),
@@ -604,7 +604,7 @@ def test_samples_hold_no_events_to_store():
     for verb in (retriever.observe, retriever.partial_fit):
         with pytest.raises(ValueError, match="fitted on Samples; got a DataFrame"):
             verb(NEXT)
-    with pytest.raises(ValueError, match="comes from another MatchEncoder"):
+    with pytest.raises(ValueError, match="encoded by another MatchEncoder"):
         retriever.partial_fit(SequenceSampler().fit_transform(NEXT[PLAIN]))
 
 

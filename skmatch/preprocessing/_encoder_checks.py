@@ -1,0 +1,108 @@
+"""Checks of the columns, features and times that a `MatchEncoder` gets."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pandas as pd
+
+from skmatch._data import HISTORY, Events, Samples, is_coded_frame
+from skmatch._schema import Kind, Schema
+from skmatch._typing import Label
+from skmatch._validation import Roles
+from skmatch.preprocessing._features import KINDS
+
+EVALUATION_COLUMNS = ("unknown_user", "n_relevant", "n_unknown_items")
+
+
+def check_features(
+    user_features: list[Label],
+    item_features: list[Label],
+    kinds: dict[Label, Kind],
+    delimiter: str,
+) -> dict[str, list[Label]]:
+    """Return the features by side, "user" and "item"; raise if a parameter is invalid."""
+    named = [*user_features, *item_features]
+    for name in named:
+        if not pd.api.types.is_hashable(name):
+            raise ValueError(f"The feature {name!r} is not a column label: use one label.")
+    if not delimiter:
+        raise ValueError("delimiter='' separates nothing: use at least one character.")
+    for name, kind in kinds.items():
+        if kind not in KINDS:
+            raise ValueError(
+                f"kinds[{name!r}] is {kind!r}; choose one of {', '.join(map(repr, KINDS))}."
+            )
+        if name not in named:
+            raise ValueError(
+                f"kinds names {name!r}, which is not a feature; add it to user_features or "
+                "item_features, or remove it from kinds."
+            )
+    for name in named:
+        if named.count(name) > 1:
+            raise ValueError(f"The feature {name!r} is named twice; name it once.")
+    return {"user": user_features, "item": item_features}
+
+
+def check_names(roles: Roles, features: dict[str, list[Label]]) -> None:
+    """Raise if a feature is also a role, or a name is reserved for an output column."""
+    named = features["user"] + features["item"]
+    for name in named:
+        if name in roles:
+            role = roles._fields[roles.index(name)]
+            raise ValueError(
+                f"The feature {name!r} is also the {role} column: remove it from the features, or "
+                "add a copy of the column under another name."
+            )
+    if HISTORY in (*roles, *named):
+        raise ValueError(
+            f"The column name {HISTORY!r} is reserved for the histories that queries provide, and "
+            "cannot be a role or a feature: rename the column."
+        )
+    for names, reserved, of in (
+        ([roles.user], {"score", "rank", "source", *EVALUATION_COLUMNS}, "recommend and evaluate"),
+        ([roles.item], {"score", "rank", "source", "similar"}, "recommend and similar_items"),
+        ([*roles, *features["user"]], {Samples._USER_KEY, *Samples.WINDOW}, "to_frame"),
+    ):
+        for name in names:
+            is_score = of.endswith("evaluate") and isinstance(name, str) and "@" in name
+            if name in reserved or is_score:
+                raise ValueError(
+                    f"The column {name!r} has the name of a column that {of} adds: rename it."
+                )
+
+
+def check_time_kind(schema: Schema, kind: str) -> None:
+    """Raise if the times are of another kind than at fit."""
+    if kind == schema.time_kind:
+        return
+    message = f"The time column {schema.time!r} holds a {kind} here and a {schema.time_kind} at fit"
+    if {kind, schema.time_kind} == {"datetime", "zoned datetime"}:
+        raise ValueError(
+            f"{message}, and these cannot be compared: use a time zone in both or in neither, with "
+            "Series.dt.tz_localize(...)."
+        )
+    raise ValueError(f"{message}; convert it to the kind at fit.")
+
+
+def reject_coded(X: Any) -> None:
+    """Raise if events are encoded already."""
+    kinds = (Events, Samples)
+    if isinstance(X, kinds) or any(is_coded_frame(X, kind) for kind in kinds):
+        raise ValueError(
+            f"X is already encoded (a {type(X).__name__} of an earlier step): pass plain events or "
+            "queries to MatchEncoder."
+        )
+
+
+def warn_of_history(frame: pd.DataFrame) -> None:
+    """Warn if events have a column of histories, which only queries may provide."""
+    if HISTORY in frame.columns:
+        warnings.warn(
+            f"The column {HISTORY!r} of X is ignored: only queries may provide a history; that of "
+            "an event is the events before it. Drop or rename the column; if X also serves as "
+            "queries, the column must hold lists of item ids.",
+            UserWarning,
+            stacklevel=4,
+        )
