@@ -355,7 +355,7 @@ class Samples(_Rows):
 
     _SAMPLES_KEY: ClassVar[str] = "skmatch_samples"
     WINDOW: ClassVar[tuple[str, ...]] = ("seen_start", "history_start", "history_stop")
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("event_stop", "visit")
+    _OPTIONAL: ClassVar[tuple[str, ...]] = ("visit", "event_stop")
 
     def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
         window = {"seen": self.seen[rows], "start": self.start[rows], "stop": self.stop[rows]}
@@ -366,7 +366,7 @@ class Samples(_Rows):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         # Whether there is an event_stop depends on all rows; the columns must not.
-        return np.asarray(replace(self, event_stop=None, visit=None).to_frame(), dtype=dtype)
+        return np.asarray(replace(self, event_stop=None).to_frame(), dtype=dtype)
 
     @staticmethod
     def column_names(schema: Schema, features: tuple) -> list:

@@ -156,7 +156,7 @@ class Batches:
         ).split([len(rows), len(rows), len(firsts)])
         n_parts = np.append(0, np.cumsum(is_first))[bounds]
         for (a, b), (c, d) in zip(pairwise(bounds), pairwise(n_parts), strict=True):
-            yield self._read(first[c:d].long(), row[a:b].long(), of_row[a:b] - c)
+            yield self._read(first[c:d].long(), row[a:b].long(), of_row[a:b].long() - c)
 
     def _read(self, first: Tensor, row: Tensor, block: Tensor) -> Batch:
         rows, n_rows = self.rows, len(self.rows)

@@ -19,7 +19,7 @@ from skmatch._nn.embedding import gather
 from skmatch._nn.layers import Linear
 
 N_DECAYS, N_DECAYS_OF_ATTENTION = 4, 6
-MAX_HEADS = 4
+MAX_HEADS, MAX_LAGS = 4, 1024  # earlier events share the bias of the last lag
 HALF_LIVES = (0.3, 60.0)  # events, the shortest and longest at the start of training
 MIN_EXPONENT = -50.0  # exponentials below float32's resolution are up to ten times slower on a CPU
 
@@ -134,7 +134,7 @@ class AttentionPooling(nn.Module):
         self.query = Linear(N_DECAYS_OF_ATTENTION * dim, dim)
         self.key = Linear(dim, dim)
         self.value = Linear(dim, dim)
-        shape = self.n_heads, max_length
+        shape = self.n_heads, min(max_length, MAX_LAGS)
         self.lag_bias = nn.Parameter(torch.zeros(shape, dtype=torch.float32, device="cpu"))
 
     def forward(self, history: History) -> Tensor:
@@ -146,7 +146,8 @@ class AttentionPooling(nn.Module):
         lag = history.lags()
         lengths = length.new_zeros(n_blocks * n_windows).index_copy(0, window, length)
         inside = (lag >= 0) & (lag < lengths.view(n_blocks, 1, n_windows, 1))  # (B, 1, C, S)
-        bias = torch.where(inside, self.lag_bias[:, lag.clamp(0, max_length - 1)], -1e9)
+        lag_index = lag.clamp(0, self.lag_bias.shape[1] - 1)
+        bias = torch.where(inside, self.lag_bias[:, lag_index], -1e9)
         query = self.query(summary)
         query = query.new_zeros(len(lengths), dim).index_copy(0, window, query)
         attended = scaled_dot_product_attention(
@@ -185,10 +186,10 @@ def make_pooling(pooling: str | Callable, dim: int, max_length: int) -> tuple[nn
                 "that maps a history to a matrix."
             )
         module.to(device="cpu", dtype=torch.float32)
-    tokens = torch.zeros(1, max_length, dim, dtype=torch.float32, device="cpu")
+    tokens = torch.zeros(1, 1, dim, dtype=torch.float32, device="cpu")
     zero = torch.zeros(1, dtype=torch.int64, device="cpu")
     with torch.no_grad():
-        pooled = module.eval()(History(tokens, zero, zero, max_length))
+        pooled = module.eval()(History(tokens, zero, zero, max_length=1))
     if pooled.ndim != 2 or len(pooled) != 1:
         raise ValueError(
             f"pooling={pooling!r} returned the shape {tuple(pooled.shape)} for one history: return "

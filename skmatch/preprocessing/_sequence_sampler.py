@@ -143,6 +143,8 @@ class SequenceSampler(
     1     eve          []
     """
 
+    _output_type = Samples
+
     _parameter_constraints: dict = {
         "max_length": [Interval(Integral, 1, np.iinfo(np.int32).max, closed="both")],
         "min_history": [Interval(Integral, 0, None, closed="left")],
@@ -438,10 +440,8 @@ class SequenceSampler(
         -------
         names : ndarray of str objects
         """
-        check_is_fitted(self)
-        schema: Schema = self.schema_
-        features = tuple(feature.name for feature in schema.user_features)
-        return np.asarray(Samples.column_names(schema, features), dtype=object)
+        names = super().get_feature_names_out()
+        return names if self.visits_ is None else np.append(names, "visit")
 
 
 def _count_items(items: np.ndarray, schema: Schema) -> np.ndarray:

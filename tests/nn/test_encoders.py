@@ -222,7 +222,7 @@ def test_ids_of_users_and_all_values_of_features_drop_out_in_training_only(monke
 
 def test_items_of_histories_drop_out_in_training(monkeypatch):
     seen = []
-    trainer = make_trainer(id_dropout=0.999, item_features=(), negatives="all")
+    trainer = make_trainer(id_dropout=1 - 1e-9, item_features=(), negatives="all")
     encoder = trainer.network.user_encoder
     encoder.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
     trainer.run_epoch()
