@@ -63,10 +63,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"skmatch.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'skmatch' has no attribute {name!r}")
+if not TYPE_CHECKING:  # else no misspelt name would be an error to a type checker
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return getattr(importlib.import_module(f"skmatch.{_MODULES[name]}"), name)
+        raise AttributeError(f"module 'skmatch' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

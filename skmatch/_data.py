@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 from skmatch._columns import (
     FIRST_KNOWN,
@@ -408,6 +409,14 @@ class Samples(_Rows):
             event_stop=frame["event_stop"].to_numpy() if "event_stop" in frame else None,
             visit=frame["visit"].to_numpy() if "visit" in frame else None,
         )
+
+    def history_counts(self) -> csr_array:
+        """Return how often each item of the catalogue is in each history, (n_rows, n_items)."""
+        index, offsets = concatenate_ranges(self.start, self.stop)
+        shape = len(self), len(self.schema.items)
+        counts = csr_array((np.ones(len(index), np.float32), self.log.items[index], offsets), shape)
+        counts.sum_duplicates()
+        return counts[:, FIRST_KNOWN:]
 
     def by_user(self) -> tuple[Samples, np.ndarray, np.ndarray]:
         """Return one query per user, and each row's query number and item, as held-out events.

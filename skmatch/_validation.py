@@ -7,17 +7,21 @@ import re
 import reprlib
 import sys
 import warnings
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 from contextlib import suppress
 from itertools import combinations
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype, is_hashable
+from sklearn.base import _fit_context
+from sklearn.callback import with_callbacks
 from sklearn.utils import check_array
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 DEFAULT_TIME = "timestamp"
 LIKE_A_TIME = re.compile(
@@ -32,6 +36,12 @@ class Roles(NamedTuple):
     user: Hashable
     item: Hashable
     time: Hashable | None
+
+
+def checked_fit(method: Method) -> Method:
+    """Decorate what fits an estimator: validate its parameters, call its callbacks."""
+    # scikit-learn's decorators are untyped; the cast keeps the signature for type checkers.
+    return cast(Method, with_callbacks(_fit_context(prefer_skip_nested_validation=True)(method)))
 
 
 def read_table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from sklearn import get_config
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -13,15 +13,16 @@ from skmatch._data import Samples
 from skmatch._growth import GrowingMixin
 from skmatch._schema import Schema
 from skmatch._typing import EventTable
-from skmatch._validation import unwrap_searches
+from skmatch._validation import Method, unwrap_searches
 from skmatch.persistence import VersionedMixin
 from skmatch.retrieval._queries import queries_of
 from skmatch.retrieval._verbs import RecommendMixin, SimilarItemsMixin
 
 
-def _final_has(name: str) -> Any:
-    """Return whether the last step of a pipeline has a method."""
-    return lambda pipeline: hasattr(pipeline._final_retriever(), name)
+def _if_final_has(method: Method) -> Method:
+    """Offer a method where the last step of the pipeline has it."""
+    check = available_if(lambda pipeline: hasattr(pipeline._final_retriever(), method.__name__))
+    return cast(Method, check(method))
 
 
 class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline):
@@ -92,10 +93,10 @@ class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline):
     @property
     def schema_(self) -> Schema:
         """Roles, ids and features of the events."""
-        return self[-1].schema_
+        return self._final_retriever().schema_
 
     def _growing_steps(self) -> list[Any]:
-        return [step for _, _, step in self._iter()]
+        return [unwrap_searches(step) for _, _, step in self._iter()]
 
     def _weight_param(self, sample_weight: Any) -> dict[str, Any]:
         is_routed = get_config()["enable_metadata_routing"]
@@ -113,7 +114,10 @@ class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline):
         retriever = self._final_retriever()
         return retriever, retriever._read_queries(rows)
 
-    similar_items = available_if(_final_has("similar_items"))(SimilarItemsMixin.similar_items)
+    similar_items = _if_final_has(SimilarItemsMixin.similar_items)
+    observe = _if_final_has(GrowingMixin.observe)
+    partial_fit = _if_final_has(GrowingMixin.partial_fit)
+    add_items = _if_final_has(GrowingMixin.add_items)
 
 
 def make_match_pipeline(

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+pytest.register_assert_rewrite("contract")
+
 # The tests run in several processes: one thread each, or they contend for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test draws on a screen.

@@ -105,3 +105,16 @@ def test_times_ask_as_of_then(pipe):
     n_items = len(pipe[-1].item_ids_)
     seen = [own["item_id"][:1].nunique(), own["item_id"][:-1].nunique()]
     assert len(answer) == 2 * n_items - sum(seen)
+
+
+def test_a_pipeline_that_ends_in_a_search_recommends_and_grows():
+    search = GridSearchCV(
+        PopularityRetriever(), {"exclude_seen": [True, False]}, scoring=lambda *_: 0.0, cv=2
+    )
+    pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), search)
+    assert not hasattr(pipe, "observe")
+    pipe.fit(EVENTS)
+    top = EVENTS["item_id"].value_counts().index[0]
+    assert pipe.recommend([-1], k=1)["item_id"].tolist() == [top]
+    pipe.observe(pd.DataFrame({"user_id": [-1], "item_id": [top], "timestamp": [10**12]}))
+    assert top not in set(pipe.recommend([-1], k=1000)["item_id"])

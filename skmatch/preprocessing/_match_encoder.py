@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.callback import with_callbacks
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skmatch._columns import PADDING, UNKNOWN, Column, Columns, RaggedArray, Vocabulary, where_rows
@@ -21,6 +20,7 @@ from skmatch._typing import Label, Parquet, PlainEvents, Table
 from skmatch._validation import (
     DEFAULT_TIME,
     Roles,
+    checked_fit,
     is_parquet,
     read_array,
     read_frame,
@@ -235,11 +235,10 @@ class MatchEncoder(
         )
         return self._output(events)
 
-    @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @checked_fit
     def _fit(
         self, X: Any, users: Any, items: Any
-    ) -> tuple[WholeFrame | ParquetEvents, Columns, Columns]:
+    ) -> tuple[WholeFrame | ParquetEvents, dict[str, Any], Columns]:
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         features = check_features(
             list(self.user_features), list(self.item_features), self.kinds or {}, self.delimiter
@@ -270,7 +269,7 @@ class MatchEncoder(
         for name, value in learnt.items():
             setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X)
-        return source, codes, filled
+        return source, {str(name): column for name, column in codes.items()}, filled
 
     def _partial_fit(self, X: Any, train: bool) -> tuple[MatchEncoder, Events]:
         """Return a copy that has learnt new events, and these events encoded.

@@ -7,8 +7,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.callback import with_callbacks
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -31,7 +30,7 @@ from skmatch._files import allocate, blocks, collect
 from skmatch._growth import replaced
 from skmatch._schema import Schema
 from skmatch._typing import EventTable
-from skmatch._validation import check_choice, require_rows
+from skmatch._validation import check_choice, checked_fit, require_rows
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._output import FrameOutputMixin
 from skmatch.preprocessing._plain_events import PlainEventsMixin
@@ -224,8 +223,7 @@ class SequenceSampler(
         columns |= self._visits_of_events(events, stop)
         return self._output(self._samples(events, self.log_, columns))
 
-    @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @checked_fit
     def _fit(self, X: Any) -> tuple[Events, np.ndarray]:
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         check_choice("negatives", self.negatives, get_args(Negatives))

@@ -1,7 +1,9 @@
-"""Retrievers: estimators that recommend items to users."""
+"""Retrievers: estimators that recommend items to users, and their base classes."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from skmatch._columns import FIRST_KNOWN
 
 if TYPE_CHECKING:
     from skmatch.retrieval._base import BaseRetriever
@@ -24,6 +26,7 @@ _MODULES = {
     "YoutubeDNNRetriever": "_youtube_dnn",
 }
 __all__ = [
+    "FIRST_KNOWN",
     "BaseRetriever",
     "DSSMRetriever",
     "FusionRetriever",
@@ -35,8 +38,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Lazy imports, since the neural retrievers import torch.
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # else no misspelt name would be an error to a type checker
+
+    def __getattr__(name: str) -> Any:
+        # Lazy imports, since the neural retrievers import torch.
+        if name in _MODULES:
+            return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

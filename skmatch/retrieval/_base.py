@@ -8,13 +8,12 @@ from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, _fit_context
-from sklearn.callback import with_callbacks
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skmatch._columns import count_codes
 from skmatch._data import FIRST_KNOWN, Samples, as_coded
-from skmatch._validation import check_k, check_weights, require_rows
+from skmatch._validation import check_k, check_weights, checked_fit, require_rows
 from skmatch.neighbors import ItemFilter, ItemIndex
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing import SequenceSampler
@@ -27,9 +26,35 @@ from skmatch.retrieval._verbs import BATCH_SIZE, RecommendMixin
 class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstimator):
     """Base class of retrievers.
 
-    A subclass has the parameters `k` and `exclude_seen`, and defines `_fit_samples` and `_top_k`;
-    `VectorsMixin` and `GrowthMixin` add what needs vectors and what takes in new events and items.
+    A subclass has the parameters `k` and `exclude_seen`, and defines `_fit_samples`, which returns
+    what was learnt from `Samples`, and `_top_k`, which ranks items for queries. All verbs follow.
+
+    See Also
+    --------
+    VectorsMixin : Adds what needs vectors of users and items.
+    GrowthMixin : Adds what takes in new events and items.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from skmatch.neighbors import ItemIndex
+    >>> from skmatch.retrieval import BaseRetriever
+    >>> class ShortTitles(BaseRetriever):
+    ...     def __init__(self, k=10, exclude_seen=True):
+    ...         self.k = k
+    ...         self.exclude_seen = exclude_seen
+    ...     def _fit_samples(self, samples, weight):
+    ...         lengths = np.array([len(title) for title in samples.schema.items.values])
+    ...         return {"index_": ItemIndex().fit(-lengths[:, None].astype(np.float32))}
+    ...     def _top_k(self, samples, k, allowed):
+    ...         return self.index_.search(np.ones((len(samples), 1), np.float32), k, allowed)
+    >>> events = pd.DataFrame({"user_id": [1, 1, 2, 3], "item_id": ["Heat", "Alien", "Up", "It"]})
+    >>> ShortTitles(k=2).fit(events).recommend([1])["item_id"].tolist()
+    ['Up', 'It']
     """
+
+    _parameter_constraints: dict = {}
 
     # With metadata routing, what `predict` takes reaches it through a Pipeline, and the tables are
     # the encoder's; a retriever alone takes them from the caller of its `fit`.
@@ -66,8 +91,7 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
         queries of which something is known arrive here; all others get the most popular items.
         """
 
-    @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @checked_fit
     def fit(
         self,
         X: Any,

@@ -14,7 +14,18 @@ from skmatch.retrieval._base import popularity_of
 
 
 class GrowthMixin(GrowingMixin):
-    """`observe`, `partial_fit` and `add_items` of a retriever."""
+    """`observe`, `partial_fit` and `add_items` of a retriever.
+
+    A subclass defines `_learn_more`, which trains on further rows, and `_learn_items`, which takes
+    new items into the catalogue; both return the new values of fitted attributes and change none.
+
+    Examples
+    --------
+    >>> from skmatch import PopularityRetriever
+    >>> from skmatch.retrieval import GrowthMixin
+    >>> issubclass(PopularityRetriever, GrowthMixin)
+    True
+    """
 
     counts_: np.ndarray
 

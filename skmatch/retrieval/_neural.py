@@ -7,12 +7,10 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.base import _fit_context
-from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
@@ -23,7 +21,7 @@ from skmatch._nn.layers import ACTIVATIONS
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.training import PRECISIONS
-from skmatch._validation import check_choice
+from skmatch._validation import check_choice, checked_fit
 from skmatch.neighbors import METHODS, ItemIndex
 from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._growing import GrowthMixin
@@ -132,8 +130,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
     def _tower_dims(self, dims: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Return the layers of the user tower and of the item tower (None: items have none)."""
 
-    @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @checked_fit
     def fit(
         self,
         X: Any,
@@ -142,7 +139,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         sample_weight: Any = None,
         users: Any = None,
         items: Any = None,
-    ) -> NeuralRetriever:
+    ) -> Self:
         """Train the towers on events.
 
         Parameters

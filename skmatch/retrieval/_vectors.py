@@ -17,6 +17,26 @@ class VectorsMixin(SimilarItemsMixin, ClassNamePrefixFeaturesOutMixin, Transform
     """`transform`, `similar_items` and ranking by an index.
 
     A subclass defines `_encode`, and its fit sets `item_vectors_` and `index_`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmatch.datasets import make_events
+    >>> from skmatch.neighbors import ItemIndex
+    >>> from skmatch.retrieval import BaseRetriever, VectorsMixin
+    >>> class RandomVectors(VectorsMixin, BaseRetriever):
+    ...     def __init__(self, k=10, exclude_seen=True):
+    ...         self.k = k
+    ...         self.exclude_seen = exclude_seen
+    ...     def _fit_samples(self, samples, weight):
+    ...         shape = len(samples.schema.items.values), 8
+    ...         vectors = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    ...         return {"item_vectors_": vectors, "index_": ItemIndex().fit(vectors)}
+    ...     def _encode(self, samples):
+    ...         return samples.history_counts() @ self.item_vectors_
+    >>> events = make_events(n_users=50, n_items=40, n_events=500, random_state=0)
+    >>> RandomVectors().fit(events).transform(events[:2]).shape
+    (2, 8)
     """
 
     item_vectors_: np.ndarray

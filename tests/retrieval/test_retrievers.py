@@ -84,24 +84,6 @@ def test_every_row_has_its_source(retriever):
             assert counts[alone["item_id"]].is_monotonic_decreasing
 
 
-@ALL
-def test_users_who_have_seen_all_items_get_none(retriever):
-    items = EVENTS["item_id"].unique()
-    everything = pd.DataFrame({"user_id": -5, "item_id": items, "timestamp": 0})
-    columns = ["user_id", "item_id", "timestamp"]
-    retriever.fit(pd.concat([EVENTS[columns], everything]))
-    assert retriever.recommend([-5]).empty
-    assert pd.isna(retriever.predict(pd.DataFrame({"user_id": [-5]}))).all()
-    assert len(retriever.recommend([-5], k=7, exclude_seen=False)) == 7
-
-
-@BOTH
-def test_weights_of_one_have_no_effect(cls):
-    plain = cls(**SMALL).fit(EVENTS)
-    weighted = cls(**SMALL).fit(EVENTS, sample_weight=np.ones(len(EVENTS)))
-    np.testing.assert_array_equal(weighted.item_vectors_, plain.item_vectors_)
-
-
 @BOTH
 def test_early_stopping_ends_with_the_weights_of_the_best_epoch(cls):
     vectors = []
@@ -122,22 +104,6 @@ def test_early_stopping_ends_with_the_weights_of_the_best_epoch(cls):
     best = int(np.argmax(retriever.validation_curve_))
     assert len(vectors) == 5
     np.testing.assert_array_equal(retriever.item_vectors_, vectors[best])
-
-
-@ALL
-def test_tables_with_samples_raise(retriever):
-    samples = SequenceSampler().fit_transform(EVENTS)
-    with pytest.raises(ValueError, match=r"MatchEncoder.*matchencoder__users"):
-        retriever.fit(samples, users=EVENTS[["user_id"]].drop_duplicates())
-
-
-@ALL
-@pytest.mark.parametrize("k", [0, -1, True, 2.0, "10"])
-def test_k_is_a_number_of_items(retriever, k):
-    fitted = retriever.fit(EVENTS)
-    for call in (fitted.recommend, lambda k: fitted.predict(EVENTS[:1], k=k)):
-        with pytest.raises(ValueError, match=r"k=.*must be an integer"):
-            call(k=k)
 
 
 @pytest.mark.parametrize("users", ["ann", 5, {1, 2}, {1: 2}])
