@@ -13,6 +13,7 @@ from skmatch._typing import Label
 from skmatch._validation import Roles
 from skmatch.preprocessing._features import KINDS
 
+RECOMMENDATION_COLUMNS = ("score", "rank", "source", "retrievers")
 EVALUATION_COLUMNS = ("unknown_user", "n_relevant", "n_unknown_items")
 
 
@@ -61,9 +62,9 @@ def check_names(roles: Roles, features: dict[str, list[Label]]) -> None:
             "cannot be a role or a feature: rename the column."
         )
     for names, reserved, of in (
-        ([roles.user], {"score", "rank", "source", *EVALUATION_COLUMNS}, "recommend and evaluate"),
-        ([roles.item], {"score", "rank", "source", "similar"}, "recommend and similar_items"),
-        ([*roles, *features["user"]], {Samples._USER_KEY, *Samples.WINDOW}, "to_frame"),
+        ([roles.user], {*RECOMMENDATION_COLUMNS, *EVALUATION_COLUMNS}, "recommend and evaluate"),
+        ([roles.item], {*RECOMMENDATION_COLUMNS, "similar"}, "recommend and similar_items"),
+        ([*roles, *features["user"]], {Samples._USER_KEY, *Samples.WINDOW, "visit"}, "to_frame"),
     ):
         for name in names:
             is_score = of.endswith("evaluate") and isinstance(name, str) and "@" in name

@@ -42,7 +42,7 @@ class Visits:
         if gap is None or times is None:
             return None
         if not isinstance(gap, str) or gap != "visit":
-            return cls(read_duration("gap", gap, is_datetime=time_kind == "datetime"), None)
+            return cls(read_duration("gap", gap, is_datetime=time_kind.endswith("datetime")), None)
         pause = _find_pause(times, offsets)
         return None if pause is None else cls(pause, _starts(times, offsets, pause, on_disk))
 

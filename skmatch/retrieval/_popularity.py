@@ -101,7 +101,7 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
                     f"half_life={self.half_life!r} needs times, and the events have none: name "
                     "their column in MatchEncoder(time=...), or set half_life=None."
                 )
-            is_datetime = samples.schema.time_kind == "datetime"
+            is_datetime = samples.schema.time_kind.endswith("datetime")
             half_life = read_duration("half_life", self.half_life, is_datetime)
             time = samples.time.astype(float)
             before, latest = latest, max(latest, float(time.max()))
