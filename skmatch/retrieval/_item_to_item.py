@@ -41,7 +41,7 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         Factor by which a count falls with each event in between.
     reverse : float, default=0.3
         Weight of the opposite direction: how often the item came before.
-    half_life : float, default=1.0
+    half_life : float, default=1.5
         Number of events after which an event of the history weighs half, within a visit and where
         there are no visits.
     visit_half_life : float, default=10.0
@@ -120,7 +120,7 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         decay: float = 0.85,
         *,
         reverse: float = 0.3,
-        half_life: float = 1.0,
+        half_life: float = 1.5,
         visit_half_life: float = 10.0,
         smoothing: float = 10.0,
         n_neighbors: int | None = None,
