@@ -230,7 +230,7 @@ def test_observed_items_are_known_once_they_are_in_the_catalogue(cls, dtype):
     assert stored(pipe) != stored(whole.fit(events))
     pipe.partial_fit(news[last])
     assert stored(pipe) == stored(whole)
-    assert pipe["sequencesampler"].log_.waiting.shape == (2, 0)
+    assert pipe["sequencesampler"].log_.pending.shape == (2, 0)
 
 
 def test_observed_items_are_known_once_they_are_added():
@@ -238,7 +238,7 @@ def test_observed_items_are_known_once_they_are_added():
     new = NEXT[~NEXT["item_id"].isin(FIRST["item_id"])].drop_duplicates("item_id")
     half = len(new) // 2
     pipe.add_items(new[:half])
-    assert pipe["sequencesampler"].log_.waiting.size > 0
+    assert pipe["sequencesampler"].log_.pending.size > 0
     pipe.add_items(new[half:])
     assert stored(pipe) == stored(whole)
     answer = pipe.recommend(k=1000)
