@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import NEGATIVES, make_batch, unit_vectors
 
@@ -161,6 +161,7 @@ histories = st.lists(st.lists(st.integers(0, N + 1), max_size=5), min_size=1, ma
 
 @every_way
 @pytest.mark.parametrize("exclude_history", [True, False])
+@settings(deadline=None, max_examples=30)
 @given(histories=histories, seed=st.integers(0, 99))
 def test_what_is_not_a_negative_is_masked_and_all_else_counts(
     scope, negatives, exclude_history, histories, seed

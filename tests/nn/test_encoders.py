@@ -210,7 +210,7 @@ def test_ids_of_users_and_all_values_of_features_drop_out_in_training_only(monke
         return forward(self, codes, offsets)
 
     monkeypatch.setattr(EmbeddingTable, "forward", record)
-    network = make_network(id_dropout=0.999)
+    network = make_network(id_dropout=1.0)
     encode(network.train())
     # Ids and two features of tokens, of users and of items; numbers have no table.
     assert len(looked_up) == 9
@@ -237,7 +237,7 @@ def test_items_of_histories_drop_out_in_training(monkeypatch):
     ids=["tower", "table"],
 )
 def test_an_item_without_features_keeps_its_id(config):
-    network = make_network(id_dropout=0.999, **config).train()
+    network = make_network(id_dropout=1.0, **config).train()
     items = torch.arange(2, 7)
     vectors = network.encode_items(items, [])
     assert torch.equal(vectors, network.eval().encode_items(items, []))

@@ -117,7 +117,7 @@ def run_epoch_on_meta(trainer):
         with read, Watch() as watch:
             trainer.run_epoch()
     assert trainer.step == trainer.batches.n_steps > 1
-    assert copies.n_copies == 1
+    assert copies.n_copies == 1  # the order of the epoch
     return watch.dtypes
 
 

@@ -402,9 +402,8 @@ def test_validation_ranks_as_recommendations_do(cls, exclude_seen):
     samples = SequenceSampler().fit_transform(EVENTS[PLAIN])
     options = SMALL | {"max_epochs": 1, "early_stopping": True, "validation_fraction": 1.0}
     model = cls(**options, exclude_seen=exclude_seen).fit(samples)
-    held_out = samples.gather(
-        np.flatnonzero(pd.Series(samples.stop).groupby(samples.user).rank(ascending=False) == 1)
-    )
+    from_last = pd.Series(samples.stop).groupby(samples.user).rank(ascending=False)
+    held_out = samples[np.flatnonzero(from_last == 1)]
     gains, n_seen = [], 0
     scores = model.transform(held_out) @ model.item_vectors_.T
     for score, target, seen, stop in zip(
@@ -451,7 +450,7 @@ def test_features_of_items_tell_histories_apart(cls):
 
 
 @BOTH
-def test_a_pooling_of_the_caller_is_seeded_and_leaves_the_global_generator(cls, tmp_path):
+def test_a_pooling_of_the_caller_is_seeded_and_leaves_the_global_generator(cls):
     state = torch.get_rng_state()
     model, again = (cls(**SMALL, pooling=NewestPooling).fit(EVENTS[PLAIN]) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
@@ -466,9 +465,9 @@ def test_a_pooling_of_the_caller_is_seeded_and_leaves_the_global_generator(cls, 
     assert not np.array_equal(other.weights_[name], model.weights_[name])
 
 
-@BOTH
-def test_a_pooling_of_the_caller_is_loaded_in_a_fresh_process(cls, tmp_path):
-    model, queries = cls(**SMALL, pooling=NewestPooling).fit(EVENTS[PLAIN]), EVENTS[PLAIN][:20]
+def test_a_pooling_of_the_caller_is_loaded_in_a_fresh_process(tmp_path):
+    model = DSSMRetriever(**SMALL, pooling=NewestPooling).fit(EVENTS[PLAIN])
+    queries = EVENTS[PLAIN][:20]
     joblib.dump(model, tmp_path / "model")
     joblib.dump(queries, tmp_path / "queries")
     here = Path(__file__).parent
