@@ -286,6 +286,14 @@ def test_the_latest_value_that_is_not_missing_counts():
     assert latest(by_row, "city") == {"ann": "Lima", "bob": "Rome"}
 
 
+def test_of_values_at_one_time_that_of_the_last_row_is_the_latest():
+    n = 1000  # sorts that are not stable leave shorter columns in order
+    events = pd.DataFrame(
+        {"user_id": "ann", "item_id": 1, "timestamp": np.arange(n) % 2, "colour": np.arange(n)}
+    )
+    assert latest(fit(events, item_features=["colour"]), "colour") == {1: n - 1}
+
+
 def test_numbers_are_standardised_and_infinite_ones_are_missing():
     events = make_events(age=[np.inf, 40.0, 20.0], height=[np.nan, 1.5, -np.inf])
     encoder = fit(events, user_features=["age", "height"])
