@@ -304,6 +304,13 @@ def test_numbers_are_standardised_and_infinite_ones_are_missing():
     np.testing.assert_array_equal(encoder.transform(queries).features["age"], [0, np.nan, np.nan])
 
 
+def test_numbers_of_new_items_are_standardised_by_the_mean_and_scale_of_the_fit():
+    steps = MatchEncoder(item_features=["year"]), SequenceSampler(), PopularityRetriever()
+    pipeline = make_match_pipeline(*steps).fit(make_events(year=[1990.0, 2010.0, 2010.0]))
+    pipeline.partial_fit(make_events(item_id=50, timestamp=4, year=2030.0))
+    assert latest(pipeline[0], "year") == {30: -1, 10: 1, 50: 3}
+
+
 def test_unseen_feature_values_are_unknown():
     events = make_events(city=["Oslo", "Rome", "Oslo"], tags=[["a"], ["b"], ["a", "b"]])
     encoder = fit(events, user_features=["city", "tags"])

@@ -153,6 +153,7 @@ def test_unknown_items_of_an_own_history_keep_their_place():
     codes = samples.log.items[samples.start[0] : samples.stop[0]]
     known = samples.schema.items.lookup(["jam", "tea"])
     assert codes.tolist() == [known[0], 1, known[1]]
+    assert codes.dtype == np.int32  # floats would be equal, and are no codes
 
 
 def test_an_own_history_and_a_time():
