@@ -77,6 +77,8 @@ TRUSTED_TYPES = [
     "skmatch.retrieval._item_to_item.ItemToItemRetriever",
     "skmatch.retrieval._popularity.PopularityRetriever",
     "skmatch.retrieval._youtube_dnn.YoutubeDNNRetriever",
+    "scipy.sparse._csr.csr_array",
+    "sklearn.utils._bunch.Bunch",
     # types of ids
     "datetime.date",
     "datetime.datetime",

@@ -6,12 +6,20 @@ import sys
 import numpy as np
 import pytest
 import torch
-from contract import EVENTS, GrowthContract, RetrieverContract, VectorsContract
+from contract import (
+    EVENTS,
+    GrowthContract,
+    RetrieverContract,
+    SimilarItemsContract,
+    VectorsContract,
+)
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skmatch import (
     DSSMRetriever,
+    FusionRetriever,
+    ItemToItemRetriever,
     MatchEncoder,
     PopularityRetriever,
     SequenceSampler,
@@ -31,6 +39,18 @@ class TestDSSM(RetrieverContract, VectorsContract, GrowthContract):
 
 class TestYoutubeDNN(RetrieverContract, VectorsContract, GrowthContract):
     retriever = YoutubeDNNRetriever(**SMALL)
+
+
+class TestItemToItem(RetrieverContract, SimilarItemsContract, GrowthContract):
+    retriever = ItemToItemRetriever()
+
+
+class TestFusion(RetrieverContract, SimilarItemsContract, GrowthContract):
+    retriever = FusionRetriever(
+        [("dssm", DSSMRetriever(**SMALL)), ("items", ItemToItemRetriever())], weights=[1, 2]
+    )
+    further_columns = ("retrievers",)
+    test_filters_keep_the_order = None  # members rank only what the filters leave
 
 
 @pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])

@@ -72,7 +72,7 @@ class Visits:
         if self.starts is None:
             return count_before(times, first, stop, time - self.pause, or_equal=True)
         last = np.maximum(stop - 1, 0)
-        is_same = (stop > first) & (time - times[last] < self.pause)
+        is_same = (stop > first) & (times[last] > time - self.pause)
         return np.where(is_same, self.starts[last], stop)
 
 

@@ -20,7 +20,8 @@ from skmatch._validation import check_choice, check_k
 from skmatch.neighbors import ItemFilter
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._growing import GrowthMixin
-from skmatch.retrieval._verbs import SimilarItemsMixin
+from skmatch.retrieval._queries import FEATURES, HISTORY, POPULARITY
+from skmatch.retrieval._verbs import BATCH_SIZE, SimilarItemsMixin
 
 RANK_OFFSET = 60  # of reciprocal ranks (Cormack et al., 2009)
 
@@ -181,8 +182,12 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
     def _check_members(self) -> list[tuple[str, Any]]:
         retrievers = self.retrievers
         if retrievers is not None:
-            names = [name for name, _ in retrievers]
-            self._validate_names(names)
+            for one in retrievers:
+                if not isinstance(one, (tuple, list)) or len(one) != 2:
+                    raise TypeError(
+                        f"retrievers holds {one!r}: give tuples of a name and a retriever."
+                    )
+            self._validate_names([name for name, _ in retrievers])
             for name, member in retrievers:
                 if isinstance(member, str):
                     check_choice(f"The retriever {name!r}", member, ("drop",))
@@ -201,7 +206,8 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
         """Return the weights of the members that are not dropped."""
         retrievers = self.retrievers or self._members()
         weights = np.ones(len(retrievers)) if self.weights is None else np.asarray(self.weights)
-        if weights.shape != (len(retrievers),) or not (weights >= 0).all() or not weights.any():
+        is_valid = weights.shape == (len(retrievers),) and weights.dtype.kind in "iuf"
+        if not (is_valid and np.isfinite(weights).all() and weights.min() >= 0 and weights.any()):
             raise ValueError(
                 f"weights={self.weights!r} does not weigh {len(retrievers)} retrievers: give each "
                 "a number of at least 0, not all of them 0."
@@ -212,8 +218,19 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
     def _search(
         self, samples: Samples, k: int | None, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        positions, scores, _ = self._fuse(samples, k, allowed)
+        k = min(check_k(self.k if k is None else k), len(self.popularity_))
+        positions = np.full((len(samples), k), -1, dtype=np.int64)
+        scores = np.full((len(samples), k), -np.inf, dtype=np.float32)
+        for a in range(0, len(samples), BATCH_SIZE):
+            rows = np.arange(a, min(a + BATCH_SIZE, len(samples)))
+            found = self._fuse(samples.gather(rows), k, allowed.gather(rows))
+            positions[rows], scores[rows] = found[:2]
         return positions, scores, self._source_of(samples)
+
+    def _source_of(self, samples: Samples) -> np.ndarray:
+        sources = np.array([one._source_of(samples) for one in self.retrievers_])
+        names = (HISTORY, FEATURES, POPULARITY)
+        return np.select([(sources == name).any(0) for name in names], names, POPULARITY)
 
     def _top_k(
         self, samples: Samples, k: int, allowed: ItemFilter
@@ -224,7 +241,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
     def _recommend(
         self, samples: Samples, k: int | None, allowed: ItemFilter, batch_size: int
     ) -> Iterator[pd.DataFrame]:
-        names = np.array([name for name, _ in self._members()], dtype=object)
+        names = np.array(list(self.named_retrievers_), dtype=object)
         for a in range(0, max(len(samples), 1), batch_size):
             rows = np.arange(a, min(a + batch_size, len(samples)))
             part = samples.gather(rows)
@@ -232,8 +249,8 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
             frame = self._as_frame(part, positions, scores, self._source_of(part))
             by_item = is_named[positions >= 0]
             named, index = np.unique(by_item, axis=0, return_inverse=True)
-            texts = np.array([", ".join(names[own]) for own in named], dtype=object)
-            frame["retrievers"] = texts[index.ravel()] if len(texts) else []
+            texts = np.array([", ".join(names[own]) for own in named], dtype=str)
+            frame["retrievers"] = texts[index.ravel()]
             yield frame
 
     def _fuse(
@@ -242,27 +259,33 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
         """Return positions and scores, (n_queries, k), and which members named each, (..., M)."""
         k = min(check_k(self.k if k is None else k), len(self.popularity_))
         n_candidates = max(k, self.n_candidates)
-        lists = [one._search(samples, n_candidates, allowed)[:2] for one in self.retrievers_]
+        lists = []
+        for one in self.retrievers_:
+            positions, scores, source = one._search(samples, n_candidates, allowed)
+            if self.rule == "shares":  # queries of which nothing is known get counts as scores
+                is_popular = (source == POPULARITY)[:, None]
+                counts = BaseRetriever._shares(one, scores)
+                scores = np.where(is_popular, counts, one._shares(scores))
+            lists.append((positions, scores))
         return self._merge(lists, k)
 
     def _merge(
         self, lists: list[tuple[np.ndarray, np.ndarray]], k: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Merge lists of positions and, for the rule "shares", shares of all members."""
         n_queries, n_items = len(lists[0][0]), len(self.popularity_)
         keys, values, members = [], [], []
         for member, (weight, (positions, scores)) in enumerate(
             zip(self._member_weights(), lists, strict=True)
         ):
             query, rank = np.nonzero(positions >= 0)
-            if self.rule == "ranks":
-                value = 1.0 / (RANK_OFFSET + 1 + rank)
-            else:
-                value = self.retrievers_[member]._shares(scores)[query, rank]
+            is_ranks = self.rule == "ranks"
+            value = 1.0 / (RANK_OFFSET + 1 + rank) if is_ranks else scores[query, rank]
             keys.append(query * n_items + positions[query, rank])
             values.append(weight * value)
             members.append(np.full(len(query), member))
         key, index = np.unique(np.concatenate(keys), return_inverse=True)
-        score = np.bincount(index, np.concatenate(values), minlength=len(key))
+        score = np.bincount(index, np.concatenate(values), minlength=len(key)).astype(np.float32)
         is_named = np.zeros((len(key), len(lists)), dtype=bool)
         is_named[index, np.concatenate(members)] = True
         query = key // n_items
@@ -284,6 +307,9 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
     ) -> tuple[np.ndarray, np.ndarray]:
         n_candidates = max(k, self.n_candidates)
         lists = [one._nearest_items(positions, n_candidates, allowed) for one in self.retrievers_]
+        if self.rule == "shares":
+            members = zip(self.retrievers_, lists, strict=True)
+            lists = [(found, one._shares(scores)) for one, (found, scores) in members]
         return self._merge(lists, k)[:2]
 
     def _partial_fit(

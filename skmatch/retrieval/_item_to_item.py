@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,11 +14,13 @@ from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
 from skmatch.neighbors import ItemFilter, top_k
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._growing import GrowthMixin
+from skmatch.retrieval._queries import HISTORY, POPULARITY, source_of
 from skmatch.retrieval._verbs import SimilarItemsMixin
 
 BLOCK_SCORES = 2**24  # scores that are held at a time: 64 MiB
 BLOCK_ROWS = 2**20  # events whose pairs are counted at a time
 MIN_WEIGHT = 1e-4  # events of a history that weigh less change no rank
+COUNT_UNIT = 2.0**-32  # counts are its multiples, whose sums are exact in any order
 LEAST_PRIOR = 1e-9  # keeps the order of popularity where `smoothing` is 0
 
 
@@ -175,28 +178,50 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
             own = np.ones(len(item)) if weight is None else weight[rows]
             used = (item >= FIRST_KNOWN) & (own > 0)
             for distance in range(1, self.window + 1):
+                count = np.round(self.decay ** (distance - 1) / COUNT_UNIT) * COUNT_UNIT
                 used &= stop - distance >= start
-                if not used.any():
+                if not count or not used.any():
                     break
                 before, after = log[stop[used] - distance], item[used]
                 is_known = before >= FIRST_KNOWN
                 index = before[is_known] - FIRST_KNOWN, after[is_known] - FIRST_KNOWN
-                value = own[used][is_known] * self.decay ** (distance - 1)
+                value = own[used][is_known] * count
                 total = total + csr_array((value, index), shape=total.shape)
         return total
 
     def _top_k(
         self, samples: Samples, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
-        positions = np.empty((len(samples), k), dtype=np.int64)
-        scores = np.empty((len(samples), k), dtype=np.float32)
+        return self._best(lambda rows: self._scores(samples.gather(rows)), len(samples), k, allowed)
+
+    def _nearest_items(
+        self, positions: np.ndarray, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions and scores of the items that most often follow each item."""
+
+        def scores(rows: np.ndarray) -> np.ndarray:
+            found = self.shares_[positions[rows]].toarray()
+            return np.where(found == 0, np.float32(-np.inf), found)
+
+        return self._best(scores, len(positions), min(k, len(self.popularity_)), allowed)
+
+    def _best(
+        self, scores: Callable[[np.ndarray], np.ndarray], n_rows: int, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions and scores of the best items of each row, given the scores of rows."""
+        positions = np.empty((n_rows, k), dtype=np.int64)
+        best = np.empty((n_rows, k), dtype=np.float32)
         size = max(1, BLOCK_SCORES // len(self.popularity_))
-        for a in range(0, len(samples), size):
-            rows = np.arange(a, min(a + size, len(samples)))
-            found = self._scores(samples.gather(rows))
+        for a in range(0, n_rows, size):
+            rows = np.arange(a, min(a + size, n_rows))
+            found = scores(rows)
             allowed.apply(found, a)
-            positions[rows], scores[rows] = top_k(found, k)
-        return positions, scores
+            positions[rows], best[rows] = top_k(found, k)
+        return positions, best
+
+    def _source_of(self, samples: Samples) -> np.ndarray:
+        source = source_of(samples)
+        return np.where(source == HISTORY, source, POPULARITY)  # features are not read
 
     def _scores(self, samples: Samples) -> np.ndarray:
         """Return the scores of all items, (n_queries, n_items)."""
@@ -209,7 +234,8 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         index = samples.stop[:, None] - 1 - lag
         inside = index >= samples.start[:, None]
         items = samples.log.items[np.where(inside, index, 0)]
-        weight = np.where(inside & (items >= FIRST_KNOWN), 0.5 ** (lag / half_life[:, None]), 0)
+        weight = 0.5 ** (lag / half_life[:, None])
+        weight *= inside & (items >= FIRST_KNOWN) & (weight >= MIN_WEIGHT)
         weight /= np.maximum(weight.sum(1, keepdims=True), np.finfo(float).tiny)
         row, column = np.nonzero(weight)
         history = csr_array(
@@ -220,15 +246,6 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         # Items that never followed any of the history are ranked by their popularity.
         scores += np.maximum(history @ self.prior_, LEAST_PRIOR)[:, None] * self.popularity_
         return scores
-
-    def _nearest_items(
-        self, positions: np.ndarray, k: int, allowed: ItemFilter
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions and scores of the items that most often follow each item."""
-        found = self.shares_[positions].toarray()
-        found[found == 0] = -np.inf
-        allowed.apply(found, 0)
-        return top_k(found, min(k, found.shape[1]))
 
 
 def _resized(transitions: csr_array, n_items: int) -> csr_array:

@@ -242,7 +242,8 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
             )
 
     def _shares(self, scores: np.ndarray) -> np.ndarray:
-        return softmax(scores / self.temperature, axis=1)
+        finite = np.maximum(scores, -1e9)  # also where no item remains
+        return softmax(finite / self.temperature, axis=1)
 
     def _encode(self, samples: Samples) -> np.ndarray:
         if not len(samples):

@@ -294,6 +294,23 @@ def test_invalid_gains_raise(gains, message):
         public.ndcg_at_k(LISTS, [["a"], ["c"]], 1, relevance=gains)
 
 
+def test_gains_of_integer_ids_count_where_a_query_misses_or_a_ranking_repeats():
+    y_pred = np.array([[9, 8, 7], [8, 2, 2], [3, 3, 3]])
+    score = public.ndcg_at_k(np.array([1, 2, 3]), y_pred, 3, relevance=[3, 5, 2], average=False)
+    np.testing.assert_allclose(score, [0, 1 / np.log2(3), 1])
+
+
+def test_a_query_without_a_ranking_is_named_by_the_shape():
+    for y_pred in ([["a", "b"], None], [["a", "b"], 3]):
+        with pytest.raises(ValueError, match=r"y_pred has shape \(2,\): give one row"):
+            public.recall_at_k([["a"], ["b"]], y_pred, 1)
+
+
+def test_tuples_of_different_lengths_are_different_ids():
+    assert public.recall_at_k([[("a",)]], [[("a", None), ("a",)]], 1) == 0
+    assert public.recall_at_k([[("a",)]], [[("a", None), ("a",)]], 2) == 1
+
+
 def test_gains_need_an_order_and_ndcg():
     with pytest.raises(ValueError, match="holds sets"):
         public.ndcg_at_k([{"a", "b"}], [["a"]], 1, relevance=[[1, 2]])

@@ -91,6 +91,13 @@ def test_a_catalogue_of_one_item(name):
     assert (sampler(name, counts=np.array([3])).draw(100) == 2).all()
 
 
+@pytest.mark.parametrize("name", DRAWN[1:])
+def test_the_largest_random_number_draws_the_last_item(name, monkeypatch):
+    # Sums of probabilities and exponentials of logarithms are rounded.
+    monkeypatch.setattr(torch, "rand", lambda n, **options: torch.ones(n, dtype=torch.float64))
+    assert (sampler(name, counts=np.arange(8, 0, -1)).draw(3) == 9).all()
+
+
 # What is scored
 
 EVEN = np.full(N, 4)

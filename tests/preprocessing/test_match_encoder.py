@@ -286,6 +286,14 @@ def test_the_latest_value_that_is_not_missing_counts():
     assert latest(by_row, "city") == {"ann": "Lima", "bob": "Rome"}
 
 
+def test_of_values_at_one_time_that_of_the_last_row_is_the_latest():
+    n = 1000  # sorts that are not stable leave shorter columns in order
+    events = pd.DataFrame(
+        {"user_id": "ann", "item_id": 1, "timestamp": np.arange(n) % 2, "colour": np.arange(n)}
+    )
+    assert latest(fit(events, item_features=["colour"]), "colour") == {1: n - 1}
+
+
 def test_numbers_are_standardised_and_infinite_ones_are_missing():
     events = make_events(age=[np.inf, 40.0, 20.0], height=[np.nan, 1.5, -np.inf])
     encoder = fit(events, user_features=["age", "height"])
@@ -294,6 +302,13 @@ def test_numbers_are_standardised_and_infinite_ones_are_missing():
     assert latest(encoder, "height")["bob"] == 0.0
     queries = pd.DataFrame({"user_id": ["eve"] * 3, "age": [30.0, np.inf, np.nan]})
     np.testing.assert_array_equal(encoder.transform(queries).features["age"], [0, np.nan, np.nan])
+
+
+def test_numbers_of_new_items_are_standardised_by_the_mean_and_scale_of_the_fit():
+    steps = MatchEncoder(item_features=["year"]), SequenceSampler(), PopularityRetriever()
+    pipeline = make_match_pipeline(*steps).fit(make_events(year=[1990.0, 2010.0, 2010.0]))
+    pipeline.partial_fit(make_events(item_id=50, timestamp=4, year=2030.0))
+    assert latest(pipeline[0], "year") == {30: -1, 10: 1, 50: 3}
 
 
 def test_unseen_feature_values_are_unknown():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from skmatch import MatchEncoder, SequenceSampler
+from skmatch import MatchEncoder, PopularityRetriever, SequenceSampler, make_match_pipeline
 from skmatch._data import Samples
 
 EVENTS = pd.DataFrame(
@@ -153,6 +153,7 @@ def test_unknown_items_of_an_own_history_keep_their_place():
     codes = samples.log.items[samples.start[0] : samples.stop[0]]
     known = samples.schema.items.lookup(["jam", "tea"])
     assert codes.tolist() == [known[0], 1, known[1]]
+    assert codes.dtype == np.int32  # floats would be equal, and are no codes
 
 
 def test_an_own_history_and_a_time():
@@ -320,6 +321,40 @@ def test_the_seed_of_the_draws_follows_random_state():
 
     assert seed(None) is None
     assert seed(0) == seed(0) != seed(1)
+
+
+def test_the_share_of_histories_that_end_before_a_gap_follows_gap_rate():
+    assert SequenceSampler(gap=2, gap_rate=0.25).fit_transform(EVENTS).gap_rate == 0.25
+    assert SequenceSampler(gap=None, gap_rate=0.25).fit_transform(EVENTS).gap_rate == 0
+
+
+@pytest.mark.parametrize("verb", ["observe", "partial_fit"])
+def test_visits_of_new_events_begin_where_those_of_a_fit_do(verb):
+    times = np.add.outer(np.arange(10) * 10_000, [0, 10, 20]).ravel()  # visits of three events
+    events = pd.DataFrame(
+        {"user_id": "ann", "item_id": np.arange(len(times)) % 5, "timestamp": times}
+    )
+    grown, whole = (
+        make_match_pipeline(MatchEncoder(), SequenceSampler(), PopularityRetriever()).fit(known)
+        for known in (events[:-4], events)
+    )
+    getattr(grown, verb)(events[-4:])
+    queries = pd.DataFrame({"user_id": "ann", "timestamp": [80_015, 90_015, 90_025, 99_999]})
+    for pipeline in (grown, whole):
+        samples = pipeline[1].transform(pipeline[0].transform(queries))
+        assert samples.to_frame()["visit"].tolist() == [24, 27, 27, 30]
+
+
+def test_a_sampler_that_has_grown_knows_and_counts_the_new_items():
+    steps = MatchEncoder(), SequenceSampler(), PopularityRetriever()
+    encoder, sampler, _ = (
+        make_match_pipeline(*steps)
+        .fit(EVENTS)
+        .partial_fit(EVENTS.assign(item_id="new", timestamp=10))
+    )
+    for step in (encoder, sampler):
+        assert step.schema_.items.values.tolist() == ["pie", "rye", "jam", "tea", "fig", "new"]
+    assert sampler.item_counts_.tolist() == [1, 1, 1, 1, 1, 5]
 
 
 # Errors

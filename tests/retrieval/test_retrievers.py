@@ -6,6 +6,8 @@ import pytest
 
 from skmatch import (
     DSSMRetriever,
+    FusionRetriever,
+    ItemToItemRetriever,
     MatchEncoder,
     PopularityRetriever,
     SequenceSampler,
@@ -18,7 +20,15 @@ EVENTS = make_events(n_users=60, n_items=40, n_events=1500, random_state=0)
 SMALL = {"embedding_dim": 8, "dims": (16, 8), "max_epochs": 2, "batch_size": 256, "random_state": 0}
 BOTH = pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
 ALL = pytest.mark.parametrize(
-    "retriever", [PopularityRetriever(), DSSMRetriever(**SMALL), YoutubeDNNRetriever(**SMALL)]
+    ("retriever", "reads_features"),
+    [
+        (PopularityRetriever(), False),
+        (ItemToItemRetriever(), False),
+        (DSSMRetriever(**SMALL), True),
+        (YoutubeDNNRetriever(**SMALL), True),
+        (FusionRetriever([("a", DSSMRetriever(**SMALL)), ("b", ItemToItemRetriever())]), True),
+        (FusionRetriever([("a", PopularityRetriever()), ("b", ItemToItemRetriever())]), False),
+    ],
 )
 
 
@@ -61,7 +71,7 @@ SOURCES = [
 
 
 @ALL
-def test_every_row_has_its_source(retriever):
+def test_every_row_has_its_source(retriever, reads_features):
     pipe = make_match_pipeline(
         MatchEncoder(user_features=["segment", "age"]), SequenceSampler(), retriever
     ).fit(EVENTS)
@@ -73,6 +83,8 @@ def test_every_row_has_its_source(retriever):
     by_query = table["source"].to_numpy().reshape(-1, 3)
     if isinstance(retriever, PopularityRetriever):
         expected[:] = "popularity"
+    elif not reads_features:
+        expected[expected == "features"] = "popularity"
     np.testing.assert_array_equal(by_query, np.broadcast_to(expected[:, None], by_query.shape))
     # A query does not depend on others; without known features it gets popular items.
     counts = EVENTS["item_id"].value_counts()
