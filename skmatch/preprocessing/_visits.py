@@ -101,7 +101,8 @@ def _find_pause(times: np.ndarray, offsets: np.ndarray) -> float | None:
         between = np.nan_to_num((mean * below - mean_below) ** 2 / (below * (1 - below)))
     if low == high or between.max() < MIN_SEPARATION * variance:
         return None
-    return float(np.exp(bounds[1 + between.argmax()]))
+    best = np.flatnonzero(between >= (1 - 1e-9) * between.max())  # several where no pause lies
+    return float(np.exp(bounds[1 + best].mean()))
 
 
 def _starts(times: np.ndarray, offsets: np.ndarray, pause: float, on_disk: bool) -> np.ndarray:
