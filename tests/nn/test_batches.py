@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toy import InOrder, make_trainer, whole_epoch
 
 from skmatch import DSSMRetriever, MatchEncoder, SequenceSampler
-from skmatch._nn.batches import BLOCK_SIZE, is_constant_in_blocks
+from skmatch._nn.batches import BLOCK_SIZE, Batches, Rows, Targets, is_constant_in_blocks
 from skmatch._nn.features import RaggedTensor
 from skmatch._nn.pooling import POOLINGS
 from skmatch.datasets import make_events
@@ -202,3 +202,37 @@ def test_whether_a_feature_is_the_same_in_each_block(rows):
     assert is_constant_in_blocks(torch.tensor(numbers), is_first) == expected
     expected = all(lists[i] == lists[i - 1] for i in inside)
     assert is_constant_in_blocks(RaggedTensor(values, offsets, 2), is_first) == expected
+
+
+@pytest.mark.parametrize("gap_rate", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_an_epoch_has_each_event_once_with_either_of_its_histories(gap_rate, batch_size):
+    n, visit = 400, 4  # one user, visits of four events
+    event = np.arange(n)
+    stop = np.concatenate([event, event // visit * visit])
+    rows = Rows(
+        user=torch.full((n,), 2),
+        start=torch.tensor(np.maximum(0, stop - 10)),
+        stop=torch.tensor(stop),
+        recency=torch.tensor(np.repeat([1, 0], n)),
+        log=torch.arange(n) + 2,
+        features=[],
+        max_length=10,
+    )
+    targets = Targets(torch.tensor(event + 2), None)
+    batches = Batches(rows, targets, batch_size, np.random.default_rng(0), gap_rate)
+    for _ in range(2):
+        seen, ends_before = [], []
+        for batch in batches.epoch():
+            history = batch.of_history(batch.users.tokens)
+            for item, own, recency in zip(
+                batch.positive.tolist(), history.tolist(), batch.users.recency.tolist(), strict=True
+            ):
+                end = item if recency else (item - 2) // visit * visit + 2
+                assert [one for one in own if one] == list(range(max(2, end - 10), end))
+                seen.append(item)
+                ends_before.append(not recency)
+        assert sorted(seen) == list(range(2, n + 2))
+        # The first of a visit has no other history, and the first visit none before it.
+        share = sum(ends_before) / ((n - visit) * (1 - 1 / visit))
+        assert share == pytest.approx(gap_rate, abs=0 if gap_rate in (0, 1) else 0.08)
