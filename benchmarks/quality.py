@@ -42,7 +42,7 @@ BEST: dict[str, dict[str, Any]] = {
         "pooling": "attention",
         "batch_size": 512,
         "max_epochs": 4,
-        "id_dropout": 0.0,  # who is asked about has trained
+        "id_dropout": 0.0,  # the users of the test have trained
     },
     "sampler": {"max_length": 100, "neg_ratio": 8},
 }
@@ -52,8 +52,7 @@ ENSEMBLE = BEST | {"parameters": BEST["parameters"] | {"n_estimators": 4}}
 OF_SET: dict[str, dict[str, Any]] = {
     "online-retail": {
         "parameters": {"dropout": 0.2, "temperature": 0.07},
-        # What a purchase counts as a target where the user had bought the same before: answers
-        # leave it out.
+        # Weight of a repeated purchase, which recommendations leave out.
         "repeat_weight": 0.3,
     },
 }
@@ -106,7 +105,11 @@ class Row:
 
 def rows() -> dict[str, Row]:
     """Give the models of the table by name."""
-    table = {"popularity": own("PopularityRetriever")}
+    table = {
+        "popularity": own("PopularityRetriever"),
+        "item-to-item": own("ItemToItemRetriever"),
+        "fusion": own("FusionRetriever"),
+    }
     for name, retriever in {"dssm": "DSSMRetriever", "youtube-dnn": "YoutubeDNNRetriever"}.items():
         table[name] = own(retriever)
         table[f"{name}-features"] = own(retriever, features=True)
@@ -155,6 +158,7 @@ class Task:
     train: pd.DataFrame  # with numbers for users and items, in the order of time
     users: np.ndarray  # whom to ask about
     items: np.ndarray  # what they touched next
+    seconds: np.ndarray  # when they did
     features: dict[str, Any] = field(default_factory=dict)  # parameters of the encoder
 
 
@@ -201,6 +205,7 @@ def run_set(task: Task, names: list[str], options: argparse.Namespace) -> None:
         inputs = Path(folder)
         task.train.to_csv(inputs / "train.csv", index=False)
         np.save(inputs / "users.npy", task.users)  # what they touched next stays here
+        np.save(inputs / "seconds.npy", task.seconds)
         for name in names:
             row = ROWS[name]
             if row.features and row.group == "main" and not task.features:
@@ -253,7 +258,8 @@ def read_task(path: Path, split: str, fast: bool) -> Task:
         {
             "user_id": pd.factorize(events["user_id"])[0],
             "item_id": pd.factorize(events["item_id"])[0],
-            "timestamp": np.arange(len(events)),
+            "timestamp": np.arange(len(events)),  # for models that read the order
+            "second": seconds_of(events["timestamp"]),  # for those that read times
         }
     )
     table[user_features] = events[user_features]
@@ -271,8 +277,16 @@ def read_task(path: Path, split: str, fast: bool) -> Task:
         train=train,
         users=held_out["user_id"].to_numpy(),
         items=held_out["item_id"].to_numpy(),
+        seconds=held_out["second"].to_numpy(),
         features=features if user_features or item_features else {},
     )
+
+
+def seconds_of(times: pd.Series) -> pd.Series:
+    """Return times as seconds."""
+    if pd.api.types.is_datetime64_any_dtype(times):
+        return (times - times.min()).dt.total_seconds()
+    return times
 
 
 def load(path: Path) -> pd.DataFrame:
@@ -300,7 +314,7 @@ def settings_of(row: Row, task: Task, fast: bool) -> dict[str, Any]:
             of_set = OF_SET.get(task.name, {})
             parameters = settings["parameters"] | of_set.get("parameters", {})
             settings |= of_set | {"parameters": parameters}
-        if fast and settings["retriever"] != "PopularityRetriever":
+        if fast and settings["retriever"] in ("DSSMRetriever", "YoutubeDNNRetriever"):
             settings["parameters"] = settings["parameters"] | {"max_epochs": FAST_EPOCHS}
     elif fast:
         settings |= dict.fromkeys({"epochs", "max_epochs"} & settings.keys(), FAST_EPOCHS)

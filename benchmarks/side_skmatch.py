@@ -100,6 +100,7 @@ def pipeline(retriever: object, item: str = "movie_id") -> MatchPipeline:
             neg_ratio=NEG_RATIO,
             negatives="popularity",
             exclude_history=False,
+            gap=None,
         ),
         retriever,
     )
@@ -193,7 +194,7 @@ def top_k(clock: Clock, inputs: Path, seed: int) -> None:
 
 
 def evaluation(clock: Clock, inputs: Path, seed: int) -> dict[str, float]:
-    """All metrics from one ranking: the scorer, asked of a retriever that has its answer ready."""
+    """Compute all metrics from one ranking, by a scorer of a retriever that has it ready."""
     data = np.load(inputs / "ranking.npz")
     held_out = pd.DataFrame({"user_id": data["test_user"], "item_id": data["test_item"]})
     schema = SimpleNamespace(user="user_id", item="item_id", time=None)
@@ -231,19 +232,30 @@ def quality(
     """Fit the named retriever and write what it recommends; a repeat may weigh less as a target."""
     events = read_training(inputs)
     last = getattr(skmatch, retriever)(**parameters)
-    if "random_state" in last.get_params():
+    if retriever == "FusionRetriever":
+        members = {"dssm": DSSMRetriever(random_state=seed), "items": skmatch.ItemToItemRetriever()}
+        last.set_params(retrievers=list(members.items()))
+    elif "random_state" in last.get_params():
         last.set_params(random_state=seed)
-    model = make_match_pipeline(MatchEncoder(**encoder), SequenceSampler(**sampler), last)
+    encode = MatchEncoder(time="second", **encoder)
+    model = make_match_pipeline(encode, SequenceSampler(**sampler), last)
     weights = {}
     if repeat_weight is not None:
         is_repeat = events.duplicated(["user_id", "item_id"])
         weights[f"{model.steps[-1][0]}__sample_weight"] = np.where(is_repeat, repeat_weight, 1.0)
     with clock("total"):
         model.fit(events, **weights)
+    # Events of the same second as the one to find come before it.
+    as_of = np.load(inputs / "seconds.npy") + 0.5
     write_lists(
         inputs,
         lambda users, exclude_seen: as_lists(
-            model.recommend(users, k=TOP_K, exclude_seen=exclude_seen), users
+            model.recommend(
+                pd.DataFrame({"user_id": users, "second": as_of}),
+                k=TOP_K,
+                exclude_seen=exclude_seen,
+            ),
+            users,
         ),
     )
 
