@@ -25,7 +25,7 @@ mine = events[events["user_id"] == 15].sort_values("timestamp")
 print(*title[mine["item_id"].tail(5)], sep="\n")
 
 # %%
-# Movies that the user has seen are left out. ``source`` says what answered.
+# Movies that the user has seen are left out. ``source`` says what they are based on.
 
 recommended = retriever.recommend([15], k=5)
 recommended.assign(title=recommended["item_id"].map(title))

@@ -2,9 +2,9 @@
 DSSM and YoutubeDNN side by side
 ================================
 
-`~skmatch.DSSMRetriever` has a tower for items, which reads their features;
-`~skmatch.YoutubeDNNRetriever` has a table with one vector an item. Popularity is the baseline that
-both have to beat.
+`~skmatch.DSSMRetriever` has an item tower, layers over an item's id and features;
+`~skmatch.YoutubeDNNRetriever` compares users with that encoding itself. Popularity is the baseline
+that both have to beat.
 """
 
 import pandas as pd

@@ -32,9 +32,9 @@ for loss in ("softmax", "bce"):
             SequenceSampler(negatives=negatives),
             YoutubeDNNRetriever(loss=loss, max_epochs=3, batch_size=512, random_state=0),
         ).fit(train)
-        answers = pipe.predict(test[["user_id"]], k=100)
+        recommended = pipe.predict(test[["user_id"]], k=100)
         recall = evaluate(pipe, test, "recall", k=100)["value"].iloc[0]
-        shown = popularity.reindex(answers.ravel())
+        shown = popularity.reindex(recommended.ravel())
         rows.append([loss, negatives, recall, shown.median(), shown.index.nunique()])
 columns = ["loss", "negatives", "recall@100", "median popularity", "items ever shown"]
 table = pd.DataFrame(rows, columns=columns)

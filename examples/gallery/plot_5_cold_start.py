@@ -2,7 +2,7 @@
 Cold start
 ==========
 
-Users and items of whom training knew nothing: what answers, and from what.
+Users and items without training events: what they are recommended, and on what basis.
 """
 
 import pandas as pd
@@ -35,17 +35,17 @@ neighbours.assign(title=neighbours["similar"].map(title))
 # %%
 # New users
 # ---------
-# A visitor brings a history in the query; another brings nothing. ``source`` says what answered:
+# A visitor brings a history in the query; another brings nothing. ``source`` says which was used:
 # the visitor's history, or the popularity of the items.
 
 queries = pd.DataFrame({"user_id": ["visitor", "nobody"], "history": [[1, 2355, 588], None]})
 print("the visitor liked", *title[queries["history"][0]], sep="\n- ")
-answers = pipe.recommend(queries, k=4)
-answers.assign(title=answers["item_id"].map(title))
+recommended = pipe.recommend(queries, k=4)
+recommended.assign(title=recommended["item_id"].map(title))
 
 # %%
-# Events that come in later are stored, and answer from then on:
+# Events that arrive later are stored, and count from then on:
 
 pipe.observe(pd.DataFrame({"user_id": [9999], "item_id": [260], "timestamp": [1_500_000_000]}))
-answers = pipe.recommend([9999], k=3)
-answers.assign(title=answers["item_id"].map(title))
+recommended = pipe.recommend([9999], k=3)
+recommended.assign(title=recommended["item_id"].map(title))

@@ -20,7 +20,7 @@ index = faiss.IndexFlatIP(retriever.item_vectors_.shape[1])
 index.add(retriever.item_vectors_)
 
 # %%
-# A query is who asks: here three known users, as of now. Positions in the index are places in
+# The queries are three known users, as of now. Positions in the index are those in
 # ``item_ids_``.
 
 queries = pd.DataFrame({"user_id": [15, 30, 73]})
@@ -29,7 +29,7 @@ found = retriever.item_ids_[positions]
 print(found)
 
 # %%
-# It is what the retriever itself answers where seen items stay in; to leave them out is the
+# The retriever itself recommends the same where seen items stay in; to leave them out is the
 # business of the engine now.
 
 own = retriever.recommend(queries, k=5, exclude_seen=False)

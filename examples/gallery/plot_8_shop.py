@@ -51,8 +51,8 @@ pipe = skmatch.make_match_pipeline(
 skmatch.evaluate(pipe, test, ["recall", "precision", "ndcg"], k=[10, 50]).round(3)
 
 # %%
-# Some customers buy for the first time after that day: their country answers. What is out of stock
-# is not offered.
+# Some customers buy for the first time after that day: they are recommended items by their country.
+# What is out of stock is not offered.
 
 new = pd.DataFrame({"CustomerID": ["C9999"], "Country": ["country_3"]})
 pipe.recommend(new, k=3, exclude=["S00001", "S00003"])
