@@ -139,8 +139,8 @@ class GrowingMixin:
         Parameters
         ----------
         items : DataFrame
-            One row per item: the column of the id and columns of features, by which
-            `DSSMRetriever` represents new items. Known items get the new features.
+            One row per item: the column of the id and columns of features, by which neural
+            retrievers represent new items. Known items get the new features.
 
         Returns
         -------
@@ -150,8 +150,8 @@ class GrowingMixin:
         Raises
         ------
         ValueError
-            In `YoutubeDNNRetriever`, whose item vectors come from training only: pass events of
-            new items to `partial_fit`.
+            In a neural retriever whose encoder has no item features: its item vectors come from
+            training only, so pass events of new items to `partial_fit`.
 
         Examples
         --------

@@ -422,14 +422,14 @@ def fitted_retriever(estimator: Any, attribute: str) -> Any:
 
 def read_duration(name: str, value: Any, is_datetime: bool) -> float:
     """Return a length of time as `read_times` counts it: nanoseconds where times are datetimes."""
-    is_number = isinstance(value, Real) and not isinstance(value, np.timedelta64)
+    is_number = isinstance(value, Real) and not isinstance(value, (bool, np.timedelta64))
     length: float = np.nan
     if is_datetime and not is_number:  # a number would be read as nanoseconds
         with suppress(TypeError, ValueError):
             length = float(pd.Timedelta(value).value)
     elif is_number and not is_datetime:
         length = float(value)
-    if not length > 0:
+    if not 0 < length < np.inf:
         kind = "a pandas.Timedelta or text such as '7D'" if is_datetime else "a number"
         raise ValueError(f"{name}={value!r} is not a length of time above 0: use {kind}.")
     return length

@@ -18,7 +18,11 @@ CHUNK_SIZE = 2**12  # events whose vectors are summed at a time
 
 
 def cooccurrence_vectors(
-    users: np.ndarray, items: np.ndarray, dim: int, seed: int
+    users: np.ndarray,
+    items: np.ndarray,
+    dim: int,
+    seed: int,
+    event_weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Factorise the counts of item pairs within a window of events.
 
@@ -30,6 +34,8 @@ def cooccurrence_vectors(
         Maximum number of dimensions; `n_dims` is lower if the matrix has a lower rank.
     seed : int
         Seed of the random start of the factorisation.
+    event_weights : ndarray of shape (n_events,) or None
+        A pair counts the product of the weights of its events, 1 on average.
 
     Returns
     -------
@@ -43,7 +49,11 @@ def cooccurrence_vectors(
     row = np.full(len(counts), -1, dtype=np.int32)
     row[codes] = np.arange(len(codes))
     is_kept = row[items] >= 0
-    sum_nearby = partial(_sum_nearby, users[is_kept], row[items[is_kept]])
+    if event_weights is None:
+        event_weights = np.ones(len(items), dtype=np.float32)
+    sum_nearby = partial(
+        _sum_nearby, users[is_kept], row[items[is_kept]], event_weights[is_kept, None]
+    )
     ones = np.ones((len(codes), 1), dtype=np.float32)
     n_nearby = sum_nearby(ones, ones)
     # Symmetric normalisation of the counts; otherwise frequent items would be near all others.
@@ -81,7 +91,11 @@ def _orthonormal(vectors: np.ndarray) -> np.ndarray:
 
 
 def _sum_nearby(
-    users: np.ndarray, items: np.ndarray, weights: np.ndarray, vectors: np.ndarray
+    users: np.ndarray,
+    items: np.ndarray,
+    event_weights: np.ndarray,  # (n_events, 1)
+    weights: np.ndarray,
+    vectors: np.ndarray,
 ) -> np.ndarray:
     """Return for each item the sum of the weighted vectors, (n_items, D), near its events.
 
@@ -93,7 +107,7 @@ def _sum_nearby(
         low, high = max(start - WINDOW, 0), min(stop + WINDOW, len(items))
         nearby = items[low:high]
         own = vectors[nearby]
-        own *= weights[nearby]
+        own *= weights[nearby] * event_weights[low:high]
         sums = np.zeros((high - low + 1, own.shape[1]), dtype=np.float32)
         np.cumsum(own, axis=0, out=sums[1:])
         event = np.arange(start, stop) - low
@@ -104,7 +118,7 @@ def _sum_nearby(
         last = np.minimum(event + WINDOW + 1, bounds[of_user])
         sum_of_event = (sums[last] - sums[first]) - own[event]
         present, column = np.unique(items[start:stop], return_inverse=True)
-        ones = np.ones(len(column), dtype=np.float32)
-        events_of_items = csr_array((ones, (column, np.arange(len(column)))))
+        weight = event_weights[start:stop, 0]
+        events_of_items = csr_array((weight, (column, np.arange(len(column)))))
         total[present] += events_of_items @ sum_of_event
     return total

@@ -86,11 +86,17 @@ class Engine:
     # Training
 
     @torch.no_grad()
-    def init_item_embeddings(self, samples: Samples, training: np.ndarray) -> None:
+    def init_item_embeddings(
+        self, samples: Samples, training: np.ndarray, weight: np.ndarray | None
+    ) -> None:
         """Start items near those that occur near them in the sequences of rows to train on."""
         dim = self.network.config.embedding_dim
         codes, vectors = cooccurrence_vectors(
-            samples.user[training], samples.item[training], dim, self.seed
+            samples.user[training],
+            samples.item[training],
+            dim,
+            self.seed,
+            None if weight is None else weight[training],
         )
         rows, values = self._to_device(codes), self._to_device(INITIAL_STD * vectors)
         tables = [table.weight for _, table in self._tables("item")]

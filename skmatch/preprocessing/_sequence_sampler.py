@@ -296,7 +296,9 @@ class SequenceSampler(
             log_=log,
             times_=times,
             offsets_=offsets,
-            visits_=None if self.visits_ is None else self.visits_.updated(times, offsets),
+            visits_=None
+            if self.visits_ is None or times is None
+            else self.visits_.updated(times, offsets),
             item_counts_=item_counts,
             sampling_=replace(
                 self.sampling_,

@@ -39,12 +39,21 @@ class Visits:
         cls, gap: Any, times: np.ndarray | None, offsets: np.ndarray, time_kind: str, on_disk: bool
     ) -> Visits | None:
         """Find the visits of the events of all users, sorted by time; None where there are none."""
-        if gap is None or times is None:
+        if gap is None:
             return None
         if not isinstance(gap, str) or gap != "visit":
+            if times is None:
+                raise ValueError(
+                    f"gap={gap!r} needs times, and the events have none: name their column in "
+                    "MatchEncoder(time=...), or set gap=None."
+                )
             return cls(read_duration("gap", gap, is_datetime=time_kind.endswith("datetime")), None)
-        pause = _find_pause(times, offsets)
-        return None if pause is None else cls(pause, _starts(times, offsets, pause, on_disk))
+        pause = None if times is None else _find_pause(times, offsets)
+        return (
+            None
+            if pause is None or times is None
+            else cls(pause, _starts(times, offsets, pause, on_disk))
+        )
 
     def updated(self, times: np.ndarray, offsets: np.ndarray) -> Visits:
         """Return the visits of other events with the same pause."""

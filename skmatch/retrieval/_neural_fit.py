@@ -62,10 +62,10 @@ class NeuralFit:
         config = self._config()
         weights = self._first_weights(config)
         self.engine = Engine(config, estimator.device, self.state.seed, weights)
-        if weights is None and estimator.init == "cooccurrence":
-            self.engine.init_item_embeddings(samples, self.training)
         drawn_by = sampling_counts(samples, self.training, self.counts, weight)
         weight = normalised(weight, self.training)
+        if weights is None and estimator.init == "cooccurrence":
+            self.engine.init_item_embeddings(samples, self.training, weight)
         self.trainer = self.engine.trainer(samples, self.training, weight, drawn_by, options)
         if estimator.warm_start or distributed.size() > 1:
             stopping = ("early_stopping", "validation_fraction", "n_iter_no_change")
@@ -273,7 +273,7 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
             users, items = untrained
             engine.reset_to_unknown(
                 np.setdiff1d(users, samples.user[training]),
-                np.setdiff1d(items, samples.item[training]),
+                np.setdiff1d(items, samples.item),
             )
     check_vectors(estimator, engine, samples)
     index = ItemIndex(estimator.index_.method, estimator.index_.random_state)
