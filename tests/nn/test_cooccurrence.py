@@ -38,9 +38,16 @@ def test_sums_of_what_is_near_are_products_with_the_counts(lengths, near, chunk)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cooccurrence, "WINDOW", near)
         patch.setattr(cooccurrence, "CHUNK_SIZE", chunk)
-        near_items = cooccurrence._sum_nearby(users, items, weights, vectors)
-    expected = counts_of(users, items, near) @ (weights * vectors)
-    np.testing.assert_allclose(near_items, expected, rtol=0, atol=1e-4)
+        ones = np.ones((len(items), 1), dtype=np.float32)
+        near_items = cooccurrence._sum_nearby(users, items, ones, weights, vectors)
+        # The events of item 2 weigh 3, so that its pairs count three times, and its own nine times.
+        heavy = np.where(items[:, None] == 2, np.float32(3), ones)
+        weighted = cooccurrence._sum_nearby(users, items, heavy, weights, vectors)
+    counts = counts_of(users, items, near)
+    np.testing.assert_allclose(near_items, counts @ (weights * vectors), rtol=0, atol=1e-4)
+    factor = np.where(np.arange(len(vectors)) == 2, 3, 1)[:, None]
+    expected = (factor * counts * factor.T) @ (weights * vectors)
+    np.testing.assert_allclose(weighted, expected, rtol=0, atol=1e-3)
 
 
 def test_vectors_are_the_main_directions_of_the_scaled_counts():
@@ -112,9 +119,9 @@ def test_events_held_out_place_nothing(monkeypatch):
     samples = SequenceSampler().fit_transform(events)
     seen = []
 
-    def spy(users, items, dim, seed):
+    def spy(users, items, *others):
         seen.append(len(items))
-        return cooccurrence_vectors(users, items, dim, seed)
+        return cooccurrence_vectors(users, items, *others)
 
     monkeypatch.setattr("skmatch._nn.engine.cooccurrence_vectors", spy)
     options = {"max_epochs": 1, "random_state": 0}
