@@ -241,10 +241,6 @@ def test_wrong_parameters(cls, form, parameters, message):
     {
         "negatives": ({"negatives": "hard"}, r"negatives='hard' is not known.*'uniform'"),
         "max_length": ({"max_length": 0}, r"'max_length'.*\[1, 2147483647\].*Got 0"),
-        "max_length of any memory": (
-            {"max_length": 10**9},
-            r"max_length=1,000,000,000.* up to 7,000,000,000 events.*longest here has 2\..*Lower",
-        ),
         "max_length of any integer": ({"max_length": 10**19}, r"'max_length'.*Got 1000000"),
         "min_history": ({"min_history": -1}, r"'min_history'.*\[0, inf\).*Got -1"),
         "neg_ratio": ({"neg_ratio": 0}, r"'neg_ratio'.*\[1, inf\).*Got 0"),
@@ -253,6 +249,15 @@ def test_wrong_parameters(cls, form, parameters, message):
 def test_wrong_parameters_of_the_sampler(cls, parameters, message):
     with says(message):
         make(cls, "pipeline", sampler=parameters).fit(EVENTS)
+
+
+@both
+def test_a_max_length_beyond_all_histories_costs_what_these_do(cls):
+    short, long = (
+        make(cls, "pipeline", sampler={"max_length": length}).fit(EVENTS)[-1]
+        for length in (50, 10**9)
+    )
+    np.testing.assert_array_equal(long.item_vectors_, short.item_vectors_)
 
 
 @both
