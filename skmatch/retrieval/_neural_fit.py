@@ -321,8 +321,8 @@ def rows_to_train(samples: Samples, weight: np.ndarray | None) -> tuple[np.ndarr
 
 
 def normalised(weight: np.ndarray | None, training: np.ndarray) -> np.ndarray | None:
-    """Return weights whose mean over the rows to train on is 1."""
-    if weight is None:
+    """Return weights whose mean over the rows to train on is 1; None where all are equal."""
+    if weight is None or (weight[training] == weight[training[0]]).all():
         return None
     weight = weight / weight.max()
     return (weight / weight[training].mean()).astype(np.float32)

@@ -450,7 +450,7 @@ def test_schema_is_found_inside(events):
 )
 def test_estimator_that_is_not_a_fitted_retriever_raises(estimator, events):
     for call in (make_topk_scorer(), evaluate):
-        with pytest.raises(TypeError, match=r"estimator=.* has no schema_: give a fitted"):
+        with pytest.raises(TypeError, match=r"estimator=.* has no schema_: pass a fitted"):
             call(estimator, events)
 
 
