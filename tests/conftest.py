@@ -7,6 +7,8 @@ import pytest
 
 pytest.register_assert_rewrite("contract")
 
+collect_ignore = ["typing_mistakes.py"]  # which test_typing.py gives to a type checker
+
 # The tests run in several processes: one thread each, or they contend for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test draws on a screen.

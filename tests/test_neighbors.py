@@ -388,10 +388,13 @@ def test_a_retriever_searches_the_graph():
         DSSMRetriever(**small, index=index).fit(events) for index in ("exact", "pynndescent")
     )
     assert by_graph.index_.method_ == "pynndescent"
-    found, expected = (model.recommend(k=10) for model in (by_graph, exact))
+    found, expected = (model.recommend(k=10, exclude_seen=False) for model in (by_graph, exact))
     assert found["user_id"].tolist() == expected["user_id"].tolist()
     pairs = ["user_id", "item_id"]
     assert len(found[pairs].merge(expected[pairs])) > 0.9 * len(expected)
+    unseen = by_graph.recommend(k=10)
+    assert len(unseen) == len(expected)
+    assert unseen[pairs].merge(events[pairs]).empty
 
 
 def test_threads_change_nothing(monkeypatch):
