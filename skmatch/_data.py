@@ -23,7 +23,8 @@ from skmatch._columns import (
     concatenate_ranges,
     gather_rows,
 )
-from skmatch._schema import Schema, SharedValue
+from skmatch._event_log import EventLog, NegativeSampling
+from skmatch._schema import Schema
 
 HISTORY = "history"  # the column of histories, in queries and in decoded samples
 
@@ -255,51 +256,6 @@ class Events(_Rows):
     def __repr__(self) -> str:
         head = self.gather(np.arange(min(5, len(self)))).decode()
         return f"Events: {len(self):,} rows, of {self.schema!r}\n{head}"
-
-
-@dataclass(frozen=True, eq=False)
-class NegativeSampling(SharedValue):
-    """How negatives are drawn; the names are those of `SequenceSampler`."""
-
-    negatives: str
-    neg_ratio: int
-    counts: np.ndarray  # (n_items,) events of each known item
-    seed: int | None = None  # None: the retriever's generator draws
-    exclude_history: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class EventLog(SharedValue):
-    """The items of all events, ordered by user, then time.
-
-    Observed items that are not in the catalogue yet are stored as unknown, and are pending.
-    """
-
-    items: np.ndarray  # (n_events,) int32
-    # (2, n_pending): indices into `items`, and codes in the vocabulary `Schema.pending`
-    pending: np.ndarray = field(default_factory=lambda: np.empty((2, 0), dtype=np.int64))
-
-    def inserted(self, index: np.ndarray, items: np.ndarray) -> EventLog:
-        """Return a log with items inserted before sorted indices; pending codes are negated."""
-        is_new = np.flatnonzero(items < 0)
-        pending, codes = self.pending
-        pending = pending + np.searchsorted(index, pending, side="right")
-        new = np.stack([index[is_new] + is_new, -items[is_new]])
-        return EventLog(
-            np.insert(self.items, index, np.maximum(items, UNKNOWN)),
-            np.concatenate([np.stack([pending, codes]), new], axis=1),
-        )
-
-    def resolve_pending(self, schema: Schema) -> EventLog:
-        """Return a log in which pending items that are in the catalogue by now have its codes."""
-        indices, codes = self.pending
-        if schema.pending is None or not len(indices):
-            return self
-        items_now = schema.items.lookup(schema.pending.decode(codes))
-        is_known = items_now >= FIRST_KNOWN
-        items = self.items.copy()
-        items[indices[is_known]] = items_now[is_known]
-        return EventLog(items, self.pending[:, ~is_known])
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -59,8 +59,8 @@ except ImportError:  # Windows
 TRUSTED_TYPES = [
     "skmatch._columns.RaggedArray",
     "skmatch._columns.Vocabulary",
-    "skmatch._data.EventLog",
-    "skmatch._data.NegativeSampling",
+    "skmatch._event_log.EventLog",
+    "skmatch._event_log.NegativeSampling",
     "skmatch._schema.Feature",
     "skmatch._schema.Schema",
     "skmatch.metrics._scorer.TopKScorer",

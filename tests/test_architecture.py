@@ -14,7 +14,8 @@ ARROWS = {
     "_validation": set(),
     "_columns": set(),
     "_schema": {"_columns"},
-    "_data": {"_columns", "_schema"},
+    "_event_log": {"_columns", "_schema"},
+    "_data": {"_columns", "_event_log", "_schema"},
     "_typing": {"_data"},
     "_files": {"_columns"},
     "_growth": {"_data", "_typing"},
@@ -23,8 +24,8 @@ ARROWS = {
     "_item_filter": {"_data"},
     "neighbors": {"_data", "_item_filter", "_validation"},
     "preprocessing": {
-        "_columns", "_data", "_files", "_growth", "_schema", "_typing", "_validation",
-        "persistence", "preprocessing",
+        "_columns", "_data", "_event_log", "_files", "_growth", "_schema", "_typing",
+        "_validation", "persistence", "preprocessing",
     },
     "metrics": {"_docs", "_validation", "metrics"},
     "model_selection": {"_columns", "_typing", "_validation"},
@@ -85,4 +86,4 @@ def test_only_nn_imports_torch_and_it_imports_no_scikit_learn():
 
 def test_files_stay_short():
     for path in PACKAGE.rglob("*.py"):
-        assert len(path.read_text().splitlines()) < 600, path
+        assert len(path.read_text().splitlines()) <= 450, path

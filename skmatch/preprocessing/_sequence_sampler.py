@@ -18,15 +18,14 @@ from skmatch._data import (
     PADDING,
     CatalogueRows,
     Columns,
-    EventLog,
     Events,
-    NegativeSampling,
     Samples,
     as_coded,
     concatenate_ranges,
     index_dtype,
 )
-from skmatch._files import allocate, blocks, collect
+from skmatch._event_log import EventLog, NegativeSampling
+from skmatch._files import blocks, collect
 from skmatch._growth import replaced
 from skmatch._schema import Schema
 from skmatch._typing import EventTable
@@ -37,8 +36,7 @@ from skmatch.preprocessing._plain_events import PlainEventsMixin
 from skmatch.preprocessing._time_order import (
     count_before,
     order_events,
-    rows_of_users,
-    user_blocks,
+    sorted_log,
 )
 from skmatch.preprocessing._visits import Visits
 
@@ -242,7 +240,7 @@ class SequenceSampler(
         if self.random_state is not None:
             seed = int(check_random_state(self.random_state).randint(2**31))
         item_counts = _count_items(events.item, schema)
-        log, stop = _sorted_log(events, offsets)
+        log, stop = sorted_log(events, offsets)
         times = cast("np.ndarray | None", log.get("time"))
         self._set_learnt(
             learnt
@@ -447,25 +445,3 @@ class SequenceSampler(
 def _count_items(items: np.ndarray, schema: Schema) -> np.ndarray:
     """Count the events of each known item."""
     return count_codes(items, len(schema.items))[FIRST_KNOWN:]
-
-
-def _sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:
-    """Return items and times sorted by user, then time, then row, and each row's rank.
-
-    Events on disk are sorted in blocks of users, which bounds the memory of each sort.
-    """
-    rank = allocate(len(events), index_dtype(len(events)), events.on_disk)
-
-    def sort(first: int, last: int) -> Columns:
-        """Sort the events of the users with codes first ... last - 1."""
-        rows = rows_of_users(events.user, first, last)
-        time = None if events.time is None else events.time[rows]
-        order = order_events(events.user[rows], time)
-        block_rank = np.empty(len(order), dtype=rank.dtype)
-        block_rank[order] = np.arange(offsets[first], offsets[last])
-        rank[rows] = block_rank
-        columns: Columns = {"item": events.item[rows][order]}
-        return columns if time is None else columns | {"time": time[order]}
-
-    users = user_blocks(offsets, events.on_disk)
-    return collect((sort(*block) for block in users), events.on_disk), rank

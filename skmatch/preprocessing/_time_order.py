@@ -7,8 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from skmatch._columns import Column, order_by_code
-from skmatch._files import blocks, collect
+from skmatch._columns import Column, Columns, order_by_code
+from skmatch._data import Events, index_dtype
+from skmatch._files import allocate, blocks, collect
 
 
 def in_blocks(function: Callable[[slice], Column], n_rows: int, on_disk: bool) -> Column:
@@ -61,3 +62,25 @@ def count_before(
         low = np.where(open_ & earlier, middle + 1, low)
         high = np.where(open_ & ~earlier, middle, high)
     return low
+
+
+def sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:
+    """Return items and times sorted by user, then time, then row, and each row's rank.
+
+    Events on disk are sorted in blocks of users, which bounds the memory of each sort.
+    """
+    rank = allocate(len(events), index_dtype(len(events)), events.on_disk)
+
+    def sort(first: int, last: int) -> Columns:
+        """Sort the events of the users with codes first ... last - 1."""
+        rows = rows_of_users(events.user, first, last)
+        time = None if events.time is None else events.time[rows]
+        order = order_events(events.user[rows], time)
+        block_rank = np.empty(len(order), dtype=rank.dtype)
+        block_rank[order] = np.arange(offsets[first], offsets[last])
+        rank[rows] = block_rank
+        columns: Columns = {"item": events.item[rows][order]}
+        return columns if time is None else columns | {"time": time[order]}
+
+    users = user_blocks(offsets, events.on_disk)
+    return collect((sort(*block) for block in users), events.on_disk), rank
