@@ -271,7 +271,7 @@ class Vocabulary:
                 converted = values.astype(pd.api.types.pandas_dtype(self.dtype))
             reads_same = converted.astype(str) == values.astype(str)
             same = ((self.lookup(converted) != UNKNOWN) & reads_same).to_numpy()
-        except (TypeError, ValueError, OverflowError):
+        except Exception:  # the types of ids, such as UUID, refuse values in any way
             return
         if same.any():
             value, fitted = (column[same].tolist()[0] for column in (values, converted))

@@ -1,5 +1,7 @@
 """Every kind of query in one frame: the source and the number of its recommendations."""
 
+import uuid
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -252,3 +254,11 @@ def test_a_user_without_events_is_an_unknown_user(cls):
     own = pipe.set_params(**{f"{cls.__name__.lower()}__id_dropout": 0.0})
     vectors = fit_with_tables(own[-1]).transform(queries)
     assert not np.allclose(vectors[0], vectors[1])
+
+
+def test_unknown_ids_of_the_fitted_type_are_no_error():
+    ids = [uuid.UUID(int=i) for i in range(6)]
+    events = pd.DataFrame({"user_id": [1, 1, 2, 2], "item_id": ids[:2] * 2})
+    retriever = PopularityRetriever().fit(events)
+    queries = pd.DataFrame({"user_id": [1], "history": [[ids[4], ids[5]]]})
+    assert retriever.recommend(queries)["item_id"].empty
