@@ -68,7 +68,7 @@ class AdamW:
         """Update what the last step's gradients reach, at this learning rate."""
         self.n_steps += 1
         bias1, bias2 = (1 - beta**self.n_steps for beta in BETAS)
-        # The second moment's bias correction goes into two numbers, in place of a division of all.
+        # Correcting the bias in step size and epsilon avoids a division of the whole moment.
         size, eps = lr * math.sqrt(bias2) / bias1, EPS * math.sqrt(bias2)
         decay = 1 - lr * self.weight_decay
         gradient = torch.cat([gradient_of(weight) for weight in self.weights])

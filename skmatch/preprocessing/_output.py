@@ -62,7 +62,12 @@ class FrameOutputMixin:
         """
         check_is_fitted(self)
         features = tuple(feature.name for feature in self.schema_.user_features)
-        return np.asarray(self._output_type.column_names(self.schema_, features), dtype=object)
+        names = self._output_type.column_names(self.schema_, features)
+        return np.asarray([*names, *self._further_columns()], dtype=object)
+
+    def _further_columns(self) -> list[str]:
+        """Return the names of columns that depend on what was fitted."""
+        return []
 
     def _output(self, rows: Rows) -> Rows:
         config = getattr(self, "_sklearn_output_config", {})

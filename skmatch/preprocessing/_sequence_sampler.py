@@ -426,20 +426,8 @@ class SequenceSampler(
         first = self.offsets_[events.user]
         return {"visit": self.visits_.of_events(self.times_, first, stop, events.on_disk)}
 
-    def get_feature_names_out(self, input_features: None = None) -> np.ndarray:
-        """Return the column names of the output as a DataFrame.
-
-        Parameters
-        ----------
-        input_features : None
-            Ignored.
-
-        Returns
-        -------
-        names : ndarray of str objects
-        """
-        names = super().get_feature_names_out()
-        return names if self.visits_ is None else np.append(names, "visit")
+    def _further_columns(self) -> list[str]:
+        return [] if self.visits_ is None else ["visit"]
 
 
 def _count_items(items: np.ndarray, schema: Schema) -> np.ndarray:
