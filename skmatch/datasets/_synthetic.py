@@ -27,6 +27,8 @@ def make_events(
     n_clusters: int = 10,
     popularity_skew: float = 1.0,
     drift: float = 0.1,
+    visit_size: float = 1.0,
+    repeats: float = 0.0,
     random_state: int | np.random.Generator | None = None,
 ) -> pd.DataFrame:
     """Generate a year of events with clusters of interest, popularity, drift and features.
@@ -45,7 +47,12 @@ def make_events(
         Exponent of Zipf's law, by which popularity falls with the rank of an item in its cluster; 0
         makes all items of a cluster equally popular.
     drift : float, default=0.1
-        Probability that a user's interest is redrawn at each event.
+        Probability that a user's interest is redrawn at each event: with 1, events depend on the
+        user's tastes but not on the event before.
+    visit_size : float, default=1.0
+        Mean number of events per visit. Events of a visit follow each other within a minute.
+    repeats : float, default=0.0
+        Probability that an event repeats one of the user's earlier items.
     random_state : int, numpy.random.Generator or None, default=None
         Seed; an int makes the events reproducible.
 
@@ -104,6 +111,8 @@ def make_events(
         )
     _check_number("popularity_skew", popularity_skew, 0, 100)
     _check_number("drift", drift, 0, 1)
+    _check_number("visit_size", visit_size, 1, 1000)
+    _check_number("repeats", repeats, 0, 1)
     try:
         rng = np.random.default_rng(random_state)
     except (TypeError, ValueError) as error:
@@ -116,9 +125,11 @@ def make_events(
     item_cluster = rank % n_clusters
     weight = (rank // n_clusters + 1.0) ** -popularity_skew
 
-    user, second, first = _draw_visits(n_users, n_events, rng)
+    user, second, first = _draw_times(n_users, n_events, visit_size, rng)
     cluster = _draw_interests(user, first, home, n_clusters, drift, rng)
     item = _draw_items(user, cluster, second, item_cluster, weight, n_clusters, rng)
+    if repeats:
+        item = _repeat(item, first[user], repeats, rng)
 
     in_time = np.argsort(second, kind="stable")
     user, item, second = user[in_time], item[in_time], second[in_time]
@@ -141,7 +152,9 @@ def _check_number(name: str, value: Any, low: float, high: float) -> None:
         raise ValueError(f"{name}={value!r} must be a number from {low} to {high}.")
 
 
-def _draw_visits(n_users: int, n_events: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+def _draw_times(
+    n_users: int, n_events: int, visit_size: float, rng: np.random.Generator
+) -> tuple[Ints, Ints, Ints]:
     """Draw the user and second of each event, sorted by both; return them and user offsets."""
     activity = rng.lognormal(sigma=0.8, size=n_users)
     counts = 1 + rng.multinomial(n_events - n_users, activity / activity.sum())
@@ -151,7 +164,18 @@ def _draw_visits(n_users: int, n_events: int, rng: np.random.Generator) -> tuple
     # sorting one number per (user, second) is faster than sorting two
     second = np.sort(user * _YEAR + (moment * _YEAR).astype(np.int64)) - user * _YEAR
     first = np.cumsum(counts) - counts
-    second += np.arange(n_events) - first[user]  # no ties within a user
+    index = np.arange(n_events)
+    if visit_size > 1:
+        begins = rng.random(n_events) < 1 / visit_size
+        begins[first] = True
+        start = np.maximum.accumulate(np.where(begins, index, 0))
+        pause = rng.integers(5, 60, n_events)
+        elapsed = np.cumsum(pause)
+        second = second[start] + elapsed - elapsed[start]
+        # A visit that outlasts the pause after it moves the next one.
+        span = user * (2 * _YEAR)
+        second = np.maximum.accumulate(second + span) - span
+    second += index - first[user]  # no ties within a user
     return user, second, first
 
 
@@ -208,6 +232,16 @@ def _draw_items(
         index = np.searchsorted(mass, target, side="right") - 1
         item[todo] = shelf[np.clip(index, first, end - 1)]  # `mass` is rounded
     return item
+
+
+def _repeat(item: Ints, first: Ints, repeats: float, rng: np.random.Generator) -> Ints:
+    """Replace items by earlier ones of the user, whose first event has the index `first`."""
+    index = np.arange(len(item))
+    earlier = rng.integers(first, np.maximum(index, first + 1))
+    source = np.where((rng.random(len(item)) < repeats) & (index > first), earlier, index)
+    while (source[source] != source).any():  # a repeat of a repeat
+        source = source[source]
+    return item[source]
 
 
 def _user_features(home: Ints, n_clusters: int, rng: np.random.Generator) -> dict[str, Any]:

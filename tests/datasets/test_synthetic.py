@@ -143,6 +143,28 @@ def test_repeats_are_few_where_a_cluster_has_many_items():
     assert events.duplicated(["user_id", "item_id"]).mean() < 0.05
 
 
+def test_visits_hold_events_of_about_a_minute_each():
+    events = make_events(n_events=20_000, visit_size=5, random_state=0)
+    ordered, together = _by_user(events)
+    pause = np.diff(ordered["timestamp"])[together]
+    assert (pause > 0).all()
+    within = pause <= 60
+    assert (pause[~within] > 600).mean() > 0.98
+    n_visits = len(events) - within.sum()
+    # A user's first event begins a visit; of the others one in five does.
+    expected = 1000 + (20_000 - 1000) / 5
+    assert n_visits == pytest.approx(expected, rel=0.05)
+
+
+def test_the_share_of_repeats():
+    events = make_events(n_items=5000, repeats=0.4, random_state=0)
+    later = events.duplicated("user_id")
+    repeated = events.duplicated(["user_id", "item_id"])
+    assert repeated[later].mean() == pytest.approx(0.4, abs=0.05)
+    everything = make_events(repeats=1.0, random_state=0)
+    assert (everything.groupby("user_id")["item_id"].nunique() == 1).all()
+
+
 def test_user_features_predict_the_clusters_of_items(events):
     clusters = events["category"].cat.codes
     matches = events["segment"].cat.codes == clusters
@@ -174,6 +196,8 @@ def test_tags_are_one_or_two(events):
         ({"popularity_skew": -1}, "popularity_skew=-1"),
         ({"popularity_skew": float("nan")}, "popularity_skew=nan"),
         ({"drift": 1.5}, "drift=1.5 must be a number from 0 to 1"),
+        ({"visit_size": 0.5}, "visit_size=0.5 must be a number from 1"),
+        ({"repeats": 2}, "repeats=2 must be a number from 0 to 1"),
         ({"drift": "slow"}, "drift='slow'"),
         ({"random_state": "dice"}, "random_state='dice' must be an integer from 0"),
     ],
