@@ -130,8 +130,8 @@ class _Rows:
                 )
         features: Columns = {}
         for feature in schema.user_features:
-            if feature.name in frame.columns:
-                column = frame[feature.name]
+            column = frame.get(feature.name)
+            if column is not None:
                 is_multi = feature.kind == "multi_valued"
                 features[feature.name] = (
                     RaggedArray.from_lists(column.tolist()) if is_multi else column.to_numpy()
@@ -142,8 +142,8 @@ class _Rows:
             "item": frame[schema.item].to_numpy(),
             "time": frame[schema.time].to_numpy() if schema.time in frame.columns else None,
             "features": features,
-            "user_ids": frame[cls._USER_KEY] if cls._USER_KEY in frame.columns else None,
-            "item_ids": frame[cls._ITEM_KEY] if cls._ITEM_KEY in frame.columns else None,
+            "user_ids": frame.get(cls._USER_KEY),
+            "item_ids": frame.get(cls._ITEM_KEY),
         }
 
     def user_columns(self) -> Columns:
@@ -157,9 +157,7 @@ class _Rows:
 
     def original_users(self) -> pd.Series:
         """Return the users as the caller wrote them, unknown ones included."""
-        if self.user_ids is not None:
-            return self.user_ids
-        return self.schema.users.decode(self.user)
+        return self.schema.users.decode(self.user) if self.user_ids is None else self.user_ids
 
     def ids(self) -> pd.DataFrame:
         """Return the original ids of users and, if the rows have any, of items."""
@@ -312,14 +310,19 @@ class Samples(_Rows):
 
     _SAMPLES_KEY: ClassVar[str] = "skmatch_samples"
     WINDOW: ClassVar[tuple[str, ...]] = ("seen_start", "history_start", "history_stop")
-    _OPTIONAL: ClassVar[tuple[str, ...]] = ("visit", "event_stop")
+    _COLUMNS: ClassVar[dict[str, str]] = {  # of a frame: the attributes that they hold
+        **dict(zip(WINDOW, ("seen", "start", "stop"), strict=True)),
+        "visit": "visit",
+        "event_stop": "event_stop",
+    }
+    _SHARED = ("log", "sampling", "max_length", "min_history", "gap_rate")  # by all rows
 
     def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
-        window = {"seen": self.seen[rows], "start": self.start[rows], "stop": self.stop[rows]}
-        for name in self._OPTIONAL:
-            if getattr(self, name) is not None:
-                window[name] = getattr(self, name)[rows]
-        return super()._gathered(rows) | window
+        return super()._gathered(rows) | {
+            name: column[rows]
+            for name in self._COLUMNS.values()
+            if (column := getattr(self, name)) is not None
+        }
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         # Whether there is an event_stop depends on all rows; the columns must not.
@@ -333,38 +336,20 @@ class Samples(_Rows):
     def to_frame(self) -> pd.DataFrame:
         """Return the codes and ranges as a DataFrame that the next step can read."""
         frame = super().to_frame()
-        for name, column in zip(self.WINDOW, (self.seen, self.start, self.stop), strict=True):
-            frame[name] = column
-        for name in self._OPTIONAL:
+        for label, name in self._COLUMNS.items():
             if getattr(self, name) is not None:
-                frame[name] = getattr(self, name)
-        frame.attrs[self._SAMPLES_KEY] = (
-            self.log,
-            self.sampling,
-            self.max_length,
-            self.min_history,
-            self.gap_rate,
-        )
+                frame[label] = getattr(self, name)
+        frame.attrs[self._SAMPLES_KEY] = {name: getattr(self, name) for name in self._SHARED}
         return frame
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
         """Read a frame made by `to_frame`."""
-        log, sampling, max_length, min_history, gap_rate = frame.attrs[cls._SAMPLES_KEY]
-        seen, start, stop = (frame[name].to_numpy() for name in cls.WINDOW)
-        return cls(
-            **cls._from_frame(frame),
-            seen=seen,
-            start=start,
-            stop=stop,
-            log=log,
-            sampling=sampling,
-            max_length=max_length,
-            min_history=min_history,
-            gap_rate=gap_rate,
-            event_stop=frame["event_stop"].to_numpy() if "event_stop" in frame else None,
-            visit=frame["visit"].to_numpy() if "visit" in frame else None,
-        )
+        columns = cls._from_frame(frame) | frame.attrs[cls._SAMPLES_KEY]
+        for label, name in cls._COLUMNS.items():
+            if label in frame:
+                columns[name] = frame[label].to_numpy()
+        return cls(**columns)
 
     def history_counts(self) -> csr_array:
         """Return how often each item of the catalogue is in each history, (n_rows, n_items)."""

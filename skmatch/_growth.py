@@ -9,9 +9,25 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import Samples, as_coded
+from skmatch._docs import fill_docs
 from skmatch._typing import PlainEvents, SampleTable, Table
 
 Estimator = TypeVar("Estimator")
+
+_shared_docs = fill_docs(
+    returns="""\
+Returns
+-------
+self : estimator instance
+    Unchanged if an error is raised. Do not call it while other threads query.""",
+    example="""\
+Examples
+--------
+>>> import pandas as pd
+>>> from skmatch import PopularityRetriever
+>>> events = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": ["tea", "jam"]})
+>>> retriever = PopularityRetriever().fit(events)""",
+)
 
 
 def replaced(estimator: Estimator, **fitted: Any) -> Estimator:
@@ -55,6 +71,7 @@ class GrowingMixin:
         """Return the parameter of `fit` that holds the weights."""
         return {"sample_weight": sample_weight}
 
+    @_shared_docs
     def observe(self, X: PlainEvents) -> Self:
         """Add events to the stored histories, without training.
 
@@ -68,17 +85,9 @@ class GrowingMixin:
         X : DataFrame or array-like of shape (n_events, n_columns)
             Plain events, as in `fit`. Columns of features may be absent.
 
-        Returns
-        -------
-        self : estimator instance
-            Unchanged if an error is raised. Do not call it while other threads query.
+        {returns}
 
-        Examples
-        --------
-        >>> import pandas as pd
-        >>> from skmatch import PopularityRetriever
-        >>> events = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": ["tea", "jam"]})
-        >>> retriever = PopularityRetriever().fit(events)
+        {example}
         >>> news = pd.DataFrame({"user_id": ["eve"], "item_id": ["tea"]})
         >>> retriever.observe(news).recommend(["eve"])["item_id"].tolist()
         ['jam']
@@ -92,6 +101,7 @@ class GrowingMixin:
         propagate(self._growing_steps(), "_partial_fit", X, False)
         return self
 
+    @_shared_docs
     def partial_fit(
         self, X: SampleTable, y: None = None, *, sample_weight: ArrayLike | None = None
     ) -> Self:
@@ -112,17 +122,9 @@ class GrowingMixin:
         sample_weight : array-like of shape (n_events,) or None, default=None
             Weight of each event as a target. Events of weight 0 are stored, but not trained on.
 
-        Returns
-        -------
-        self : estimator instance
-            Unchanged if an error is raised. Do not call it while other threads query.
+        {returns}
 
-        Examples
-        --------
-        >>> import pandas as pd
-        >>> from skmatch import PopularityRetriever
-        >>> events = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": ["tea", "jam"]})
-        >>> retriever = PopularityRetriever().fit(events)
+        {example}
         >>> news = pd.DataFrame({"user_id": ["eve", "ann"], "item_id": ["rye", "rye"]})
         >>> retriever.partial_fit(news).recommend(["bob"])["item_id"].tolist()
         ['rye', 'tea']
@@ -133,6 +135,7 @@ class GrowingMixin:
         propagate(self._growing_steps(), "_partial_fit", X, True, sample_weight=sample_weight)
         return self
 
+    @_shared_docs
     def add_items(self, items: Table) -> Self:
         """Add rows to the catalogue, which can be recommended at once.
 
@@ -142,10 +145,7 @@ class GrowingMixin:
             One row per item: the column of the id and columns of features, by which neural
             retrievers represent new items. Known items get the new features.
 
-        Returns
-        -------
-        self : estimator instance
-            Unchanged if an error is raised. Do not call it while other threads query.
+        {returns}
 
         Raises
         ------
@@ -153,12 +153,7 @@ class GrowingMixin:
             In a neural retriever whose encoder has no item features: its item vectors come from
             training only, so pass events of new items to `partial_fit`.
 
-        Examples
-        --------
-        >>> import pandas as pd
-        >>> from skmatch import PopularityRetriever
-        >>> events = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": ["tea", "jam"]})
-        >>> retriever = PopularityRetriever().fit(events)
+        {example}
         >>> retriever.add_items(pd.DataFrame({"item_id": ["rye"]})).item_ids_.tolist()
         ['tea', 'jam', 'rye']
         """

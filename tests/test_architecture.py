@@ -18,7 +18,7 @@ ARROWS = {
     "_data": {"_columns", "_event_log", "_schema"},
     "_typing": {"_data"},
     "_files": {"_columns"},
-    "_growth": {"_data", "_typing"},
+    "_growth": {"_data", "_docs", "_typing"},
     "_nn": {"_nn", "_columns", "_data", "_schema"},
     "persistence": {"_version"},
     "_item_filter": {"_data"},

@@ -8,11 +8,13 @@ from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skmatch._columns import count_codes
 from skmatch._data import FIRST_KNOWN, Samples, as_coded
+from skmatch._typing import SampleTable, Table
 from skmatch._validation import check_k, check_weights, checked_fit, require_rows
 from skmatch.neighbors import ItemFilter, ItemIndex
 from skmatch.persistence import VersionedMixin
@@ -20,6 +22,7 @@ from skmatch.preprocessing import SequenceSampler
 from skmatch.preprocessing._plain_events import PlainEventsMixin
 from skmatch.retrieval._filters import read_filter
 from skmatch.retrieval._queries import POPULARITY, queries_of, source_of
+from skmatch.retrieval._shared_docs import with_shared_docs
 from skmatch.retrieval._verbs import BATCH_SIZE, RecommendMixin
 
 
@@ -92,33 +95,19 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
         """
 
     @checked_fit
+    @with_shared_docs
     def fit(
         self,
-        X: Any,
-        y: Any = None,
+        X: SampleTable,
+        y: None = None,
         *,
-        sample_weight: Any = None,
-        users: Any = None,
-        items: Any = None,
+        sample_weight: ArrayLike | None = None,
+        users: Table | None = None,
+        items: Table | None = None,
     ) -> Self:
         """Learn from events.
 
-        Parameters
-        ----------
-        X : Samples, DataFrame, array-like of shape (n_events, n_columns), or Parquet
-            What the `fit_transform` of a `SequenceSampler` returned. Plain events, also in Parquet,
-            are encoded and sampled with the defaults of `MatchEncoder` and `SequenceSampler`.
-        y : None
-            Ignored.
-        sample_weight : array-like of shape (n_events,) or None, default=None
-            Weight of each event as a target: one of weight 2 counts as two events, one of weight 0
-            is history and seen, but no target.
-        users, items : DataFrame or None, default=None
-            Tables for the `MatchEncoder`, where `X` holds plain events.
-
-        Returns
-        -------
-        self : estimator instance
+        {fit}
         """
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         samples, weight, encoding = self._read_training(X, users, items, sample_weight)

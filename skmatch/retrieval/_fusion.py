@@ -21,6 +21,7 @@ from skmatch.neighbors import ItemFilter
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import FEATURES, HISTORY, POPULARITY
+from skmatch.retrieval._shared_docs import with_shared_docs
 from skmatch.retrieval._verbs import BATCH_SIZE, SimilarItemsMixin
 
 RANK_OFFSET = 60  # of reciprocal ranks (Cormack et al., 2009)
@@ -31,6 +32,7 @@ def _all_have(method: str) -> Callable[[Any], bool]:
     return lambda fusion: all(hasattr(one, method) for _, one in fusion._members())
 
 
+@with_shared_docs
 class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseComposition):
     """Merge the recommendations of several retrievers into one list.
 
@@ -53,11 +55,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
         Number of items that each member contributes per query, at least `k`.
     n_jobs : int or None, default=None
         Number of members that are fitted at a time; None means 1.
-    k : int, default=10
-        Number of items that `predict` and `recommend` return per query.
-    exclude_seen : bool, default=True
-        Whether recommendations leave out what the user has interacted with; the default of
-        `predict`, `recommend` and `score`.
+    {ranking}
 
     Attributes
     ----------
@@ -65,12 +63,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
         The fitted members.
     named_retrievers_ : Bunch
         The fitted members by name.
-    counts_, popularity_ : ndarray of shape (n_items,)
-        Number of events of each item, or the sum of their weights, and its share.
-    item_ids_ : ndarray of shape (n_items,)
-        Ids of the catalogue.
-    schema_ : Schema
-        Roles, ids and features of the events.
+    {catalogue}
 
     See Also
     --------

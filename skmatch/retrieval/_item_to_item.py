@@ -15,6 +15,7 @@ from skmatch.neighbors import ItemFilter, top_k
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import HISTORY, POPULARITY, source_of
+from skmatch.retrieval._shared_docs import with_shared_docs
 from skmatch.retrieval._verbs import SimilarItemsMixin
 
 BLOCK_SCORES = 2**24  # scores that are held at a time: 64 MiB
@@ -24,6 +25,7 @@ COUNT_UNIT = 2.0**-32  # counts are its multiples, whose sums are exact in any o
 LEAST_PRIOR = 1e-9  # keeps the order of popularity where `smoothing` is 0
 
 
+@with_shared_docs
 class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
     """Recommend the items that most often follow those of the history.
 
@@ -54,11 +56,7 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         events are followed by popular ones.
     n_neighbors : int or None, default=None
         Number of items that are kept per item, those counted most often; None keeps all.
-    k : int, default=10
-        Number of items that `predict` and `recommend` return per query.
-    exclude_seen : bool, default=True
-        Whether recommendations leave out what the user has interacted with; the default of
-        `predict`, `recommend` and `score`.
+    {ranking}
 
     Attributes
     ----------
@@ -68,14 +66,7 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         The share of each item in what follows and, weighted, precedes an item.
     prior_ : ndarray of shape (n_items,)
         The share of popularity in what follows an item, by `smoothing`.
-    counts_ : ndarray of shape (n_items,)
-        Number of events of each item, or the sum of their weights.
-    popularity_ : ndarray of shape (n_items,)
-        Share of each item in `counts_`.
-    item_ids_ : ndarray of shape (n_items,)
-        Ids of the catalogue.
-    schema_ : Schema
-        Roles, ids and features of the events.
+    {catalogue}
 
     See Also
     --------

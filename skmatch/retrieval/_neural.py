@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -21,12 +22,14 @@ from skmatch._nn.layers import ACTIVATIONS
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.training import PRECISIONS
+from skmatch._typing import SampleTable, Table
 from skmatch._validation import check_choice, checked_fit
 from skmatch.neighbors import METHODS, ItemIndex
 from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._neural_fit import NeuralFit, update
 from skmatch.retrieval._progress import reporting
+from skmatch.retrieval._shared_docs import with_shared_docs
 from skmatch.retrieval._vectors import VectorsMixin
 
 OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory", re.IGNORECASE)
@@ -131,32 +134,19 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         """Return the layers of the user tower and of the item tower (None: items have none)."""
 
     @checked_fit
+    @with_shared_docs
     def fit(
         self,
-        X: Any,
-        y: Any = None,
+        X: SampleTable,
+        y: None = None,
         *,
-        sample_weight: Any = None,
-        users: Any = None,
-        items: Any = None,
+        sample_weight: ArrayLike | None = None,
+        users: Table | None = None,
+        items: Table | None = None,
     ) -> Self:
         """Train the towers on events.
 
-        Parameters
-        ----------
-        X : Samples, DataFrame, array-like of shape (n_events, n_columns), or Parquet
-            What the `fit_transform` of a `SequenceSampler` gave. Plain events, also in Parquet,
-            are encoded and sampled with the defaults of `MatchEncoder` and `SequenceSampler`.
-        y : None
-            Ignored.
-        sample_weight : array-like of shape (n_events,) or None, default=None
-            How much each event counts as a target.
-        users, items : DataFrame or None, default=None
-            Tables for the `MatchEncoder`, where `X` holds plain events.
-
-        Returns
-        -------
-        self : estimator instance
+        {fit}
 
         Raises
         ------

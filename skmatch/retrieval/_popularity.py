@@ -15,9 +15,11 @@ from skmatch.neighbors import ItemIndex
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import POPULARITY
+from skmatch.retrieval._shared_docs import with_shared_docs
 from skmatch.retrieval._vectors import VectorsMixin
 
 
+@with_shared_docs
 class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
     """Recommend to everyone the items with the most events.
 
@@ -28,29 +30,14 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
     ----------
     half_life : duration or None, default=None
         Length of time after which an event counts half, in the unit of the times or as a timedelta
-        for datetimes: what is popular now. None counts all events alike.
-    k : int, default=10
-        Number of items that `predict` and `recommend` return per query.
-    exclude_seen : bool, default=True
-        Whether recommendations leave out what the user has interacted with; the default of
-        `predict`, `recommend` and `score`.
+        for datetimes: what is popular now, as of the latest event. None counts all events alike.
+    {ranking}
 
     Attributes
     ----------
-    counts_ : ndarray of shape (n_items,)
-        Number of events of each item, or the sum of their weights, as of the latest event.
-    popularity_ : ndarray of shape (n_items,)
-        Each item's share of the (weighted) events.
     item_vectors_ : ndarray of shape (n_items, 1)
-        The same as vectors of one dimension; every user's vector is 1.
-    item_ids_ : ndarray of shape (n_items,)
-        Ids of the catalogue, in the order of `item_vectors_`.
-    schema_ : Schema
-        Roles, ids and features of the events.
-    n_features_in_ : int
-        Number of columns seen during fit, where it got plain events.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns seen during fit, where it got a frame of plain events.
+        `popularity_` as vectors of one dimension; every user's vector is 1.
+    {catalogue}
 
     Examples
     --------

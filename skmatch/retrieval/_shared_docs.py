@@ -1,8 +1,47 @@
-"""The parts that the docstrings of the neural retrievers share."""
+"""The parts that the docstrings of retrievers share."""
 
 from skmatch._docs import fill_docs
 
-PARAMETERS = """\
+FIT = """\
+Parameters
+----------
+X : Samples, DataFrame, array-like of shape (n_events, n_columns), or Parquet
+    What the `fit_transform` of a `SequenceSampler` returned. Plain events, also in Parquet,
+    are encoded and sampled with the defaults of `MatchEncoder` and `SequenceSampler`.
+y : None
+    Ignored.
+sample_weight : array-like of shape (n_events,) or None, default=None
+    Weight of each event as a target: one of weight 2 counts as two events, one of weight 0
+    is history and seen, but no target.
+users, items : DataFrame or None, default=None
+    Tables for the `MatchEncoder`, where `X` holds plain events.
+
+Returns
+-------
+self : estimator instance"""
+
+RANKING = """\
+k : int, default=10
+    Number of items that `predict` and `recommend` return per query.
+exclude_seen : bool, default=True
+    Whether recommendations exclude items that the user has interacted with: the default of
+    `predict`, `recommend` and `score`."""
+
+CATALOGUE = """\
+counts_ : ndarray of shape (n_items,)
+    Number of events of each item, or the sum of their weights.
+popularity_ : ndarray of shape (n_items,)
+    Share of each item in `counts_`: the scores for queries of which nothing is known.
+item_ids_ : ndarray of shape (n_items,)
+    Item ids, in the order of the catalogue.
+schema_ : Schema
+    Roles, ids and features of the events.
+n_features_in_ : int
+    Number of columns of `X`, if `fit` got plain events.
+feature_names_in_ : ndarray of shape (`n_features_in_`,)
+    Column names of `X`, if `fit` got a frame of plain events."""
+
+NEURAL_PARAMETERS = """\
 activation : {"relu", "prelu", "gelu", "tanh"}, default="gelu"
     Activation after each layer except the last.
 dropout : float, default=0.1
@@ -45,8 +84,8 @@ lr : float, default=0.006
 weight_decay : float, default=0.0
     Decoupled weight decay of matrices and embeddings; biases, scales and half-lives do not decay.
 early_stopping : bool, default=False
-    Whether to hold out the last event of some users, compute NDCG@10 on it after each epoch, stop
-    when it no longer improves and restore the best weights.
+    Whether to hold out the last event of some users, compute NDCG@10 on it after each epoch (as
+    `score` does), stop when it no longer improves and restore the best weights.
 validation_fraction : float, default=0.1
     Share of the users whose last event is held out.
 n_iter_no_change : int, default=5
@@ -67,22 +106,11 @@ verbose : bool or int, default=False
 index : {"exact", "auto", "pynndescent"}, default="exact"
     Search method, see `skmatch.neighbors.ItemIndex`. "auto" is "exact" up to 100,000 items and
     "pynndescent" above. The graph of "pynndescent" is not saved: the first search after loading
-    builds it again.
-k : int, default=10
-    Number of items that `predict` and `recommend` return per query.
-exclude_seen : bool, default=True
-    Whether recommendations exclude items that the user has interacted with: the default of
-    `predict`, `recommend` and `score`, and the rule of the validation for early stopping."""
+    builds it again."""
 
-ATTRIBUTES = """\
+NEURAL_ATTRIBUTES = """\
 item_vectors_ : ndarray of shape (n_items, n_dims), float32
-    Item vectors.
-item_ids_ : ndarray of shape (n_items,)
-    Item ids, in the order of `item_vectors_`.
-counts_ : ndarray of shape (n_items,)
-    Number of events of each item, or the sum of their weights.
-popularity_ : ndarray of shape (n_items,)
-    Share of each item in `counts_`: the scores for queries of which nothing is known.
+    Item vectors, in the order of `item_ids_`.
 n_iter_ : int
     Number of epochs trained.
 loss_curve_ : list of float
@@ -96,15 +124,9 @@ training_state_ : dict or None
 network_config_ : dict
     Sizes and options of the network.
 index_ : ItemIndex
-    Index of `item_vectors_`.
-schema_ : Schema
-    Roles, ids and features of the events.
-n_features_in_ : int
-    Number of columns of `X`, if `fit` got plain events.
-feature_names_in_ : ndarray of shape (`n_features_in_`,)
-    Column names of `X`, if `fit` got a frame of plain events."""
+    Index of `item_vectors_`."""
 
-REFERENCES = """\
+NEURAL_REFERENCES = """\
 .. [2] S. Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback",
    UAI 2009.
 .. [3] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization",
@@ -120,4 +142,11 @@ REFERENCES = """\
 .. [8] B. Lakshminarayanan, A. Pritzel and C. Blundell, "Simple and scalable predictive
    uncertainty estimation using deep ensembles", NeurIPS 2017."""
 
-with_shared_docs = fill_docs(parameters=PARAMETERS, attributes=ATTRIBUTES, references=REFERENCES)
+with_shared_docs = fill_docs(
+    fit=FIT,
+    ranking=RANKING,
+    catalogue=CATALOGUE,
+    parameters=f"{NEURAL_PARAMETERS}\n{RANKING}",
+    attributes=f"{NEURAL_ATTRIBUTES}\n{CATALOGUE}",
+    references=NEURAL_REFERENCES,
+)
