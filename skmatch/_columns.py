@@ -101,7 +101,6 @@ class RaggedArray:
         return RaggedArray(self.values[positions], offsets)
 
     def concatenate(self, other: RaggedArray) -> RaggedArray:
-        """Return the rows of both arrays."""
         offsets = np.append(self.offsets, self.offsets[-1] + other.offsets[1:])
         return RaggedArray(np.concatenate([self.values, other.values]), offsets)
 

@@ -89,14 +89,17 @@ class _Rows:
         names = self.column_names(self.schema, tuple(self.features))
         if self.time is None and self.schema.time is not None:
             names.remove(self.schema.time)
-        names += [self._USER_KEY] * self._has_unknown_user()
-        return names + [self._ITEM_KEY] * self._has_unknown_item()
+        return [*names, *self._unknown_ids()]
 
-    def _has_unknown_user(self) -> bool:
-        return self.user_ids is not None and bool((self.user == UNKNOWN).any())
-
-    def _has_unknown_item(self) -> bool:
-        return self.item_ids is not None and bool((self.item == UNKNOWN).any())
+    def _unknown_ids(self) -> dict[str, pd.Series]:
+        """Return the columns of ids that the codes of these rows do not hold."""
+        users, items = (self.user, self.user_ids), (self.item, self.item_ids)
+        columns = {self._USER_KEY: users, self._ITEM_KEY: items}.items()
+        return {
+            key: ids
+            for key, (codes, ids) in columns
+            if ids is not None and (codes == UNKNOWN).any()
+        }
 
     def to_frame(self) -> pd.DataFrame:
         """Return the codes as a DataFrame that the next step can read.
@@ -112,10 +115,8 @@ class _Rows:
         frame = pd.DataFrame(columns)
         if self.user_ids is not None:
             frame.index = self.user_ids.index
-            if self._has_unknown_user():
-                frame[self._USER_KEY] = self.user_ids.array
-        if self.item_ids is not None and self._has_unknown_item():
-            frame[self._ITEM_KEY] = self.item_ids.array
+        for key, ids in self._unknown_ids().items():
+            frame[key] = ids.array
         frame.attrs[self._SCHEMA_KEY] = self.schema
         return frame
 
@@ -159,7 +160,7 @@ class _Rows:
         """Return the users as the caller wrote them, unknown ones included."""
         return self.schema.users.decode(self.user) if self.user_ids is None else self.user_ids
 
-    def ids(self) -> pd.DataFrame:
+    def decode(self) -> pd.DataFrame:
         """Return the original ids of users and, if the rows have any, of items."""
         users = self.original_users().reset_index(drop=True)
         frame = pd.DataFrame({self.schema.user: users})
@@ -246,10 +247,6 @@ class Events(_Rows):
             columns["has_history"] = cells.notna().to_numpy()
             columns["history"] = RaggedArray.from_lists([[] if c is None else c for c in cells])
         return cls(**columns)
-
-    def decode(self) -> pd.DataFrame:
-        """Return the original ids of users and, if the rows have any, of items."""
-        return self.ids()
 
     def __repr__(self) -> str:
         head = self.gather(np.arange(min(5, len(self)))).decode()
@@ -383,7 +380,7 @@ class Samples(_Rows):
 
     def decode(self) -> pd.DataFrame:
         """Return the original ids, and each history as a list, newest last."""
-        frame = self.ids()
+        frame = super().decode()
         positions, offsets = concatenate_ranges(self.start, self.stop)
         items = self.schema.items.decode(self.log.items[positions]).tolist()
         bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)

@@ -64,11 +64,9 @@ class GrowingMixin:
     """Methods that add events and items to a fitted retriever or pipeline."""
 
     def _growing_steps(self) -> list[Any]:
-        """Return the steps that events pass through."""
         return [self]
 
     def _weight_param(self, sample_weight: Any) -> dict[str, Any]:
-        """Return the parameter of `fit` that holds the weights."""
         return {"sample_weight": sample_weight}
 
     @_shared_docs

@@ -276,7 +276,6 @@ def require_column(
 
 
 def reject_missing(column: pd.Series, remedy: str) -> None:
-    """Raise if a value is missing."""
     missing = column.isna().to_numpy()
     if missing.any():
         raise ValueError(
@@ -338,7 +337,6 @@ def read_times(column: pd.Series) -> tuple[np.ndarray, str]:
 
 
 def check_choice(parameter: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise if a value is not one of the choices."""
     if value not in choices:
         raise ValueError(
             f"{parameter}={value!r} is not known; choose one of {', '.join(map(repr, choices))}."
@@ -355,7 +353,6 @@ def check_k(k: Any, parameter: str = "k", of: str = "items") -> int:
 
 
 def require_rows(n_rows: int) -> None:
-    """Raise if a table has no rows."""
     if not n_rows:
         raise ValueError(
             "X has 0 sample(s), but a minimum of 1 is required: give at least one event."

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from skmatch._typing import Label, PlainEvents
 from skmatch._validation import (
     DEFAULT_TIME,
     as_times,
+    check_k,
     read_table,
     reject_missing,
     require_column,
@@ -48,9 +49,6 @@ class _EventSplit(BaseCrossValidator):
     @abstractmethod
     def _folds(self, events: _Events) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Generate the positions of the training and test events of each fold."""
-
-    def _n_folds(self) -> int:
-        return self.n_splits
 
     def split(
         self, X: PlainEvents, y: None = None, groups: None = None
@@ -98,7 +96,7 @@ class _EventSplit(BaseCrossValidator):
         n_splits : int
             Number of folds.
         """
-        return self._n_folds()
+        return self.n_splits
 
 
 class LeaveLastOut(_EventSplit):
@@ -159,8 +157,8 @@ class LeaveLastOut(_EventSplit):
         user: Label = "user_id",
         time: Label | None = DEFAULT_TIME,
     ) -> None:
-        _check_count("n_last", n_last)
-        _check_count("n_splits", n_splits)
+        check_k(n_last, "n_last", "events")
+        check_k(n_splits, "n_splits", "folds")
         self.n_last = n_last
         self.n_splits = n_splits
         self.user = user
@@ -259,7 +257,7 @@ class TemporalSplit(_EventSplit):
         user: Label = "user_id",
         time: Label | None = DEFAULT_TIME,
     ) -> None:
-        _check_count("n_splits", n_splits)
+        check_k(n_splits, "n_splits", "folds")
         if cutoffs is not None:
             if pd.api.types.is_scalar(cutoffs) or len(cutoffs) == 0:
                 raise ValueError(
@@ -311,7 +309,7 @@ class TemporalSplit(_EventSplit):
             is_test = (bounds[2] <= index) & (index < bounds[3])
             yield np.flatnonzero(is_train), np.flatnonzero(is_test)
 
-    def _n_folds(self) -> int:
+    def get_n_splits(self, X: Any = None, y: None = None, groups: None = None) -> int:
         return self.n_splits if self.cutoffs is None else len(self.cutoffs)
 
     def _cut_by_number(self, index: np.ndarray, times: pd.Index) -> list[Any]:
@@ -423,8 +421,3 @@ def _read_duration(name: str, value: Any, times: pd.Index) -> Any:
     if length is None or not length >= zero:
         raise ValueError(f"{name}={value!r} is not a length of time: use {wanted}, not below 0.")
     return length
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r}: use an integer of at least 1.")

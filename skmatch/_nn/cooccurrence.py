@@ -24,25 +24,11 @@ def cooccurrence_vectors(
     seed: int,
     event_weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Factorise the counts of item pairs within a window of events.
+    """Factorise the counts of item pairs within a window of events, sorted by user and time.
 
-    Parameters
-    ----------
-    users, items : ndarray of shape (n_events,), int
-        Codes, sorted by user and time.
-    dim : int
-        Maximum number of dimensions; `n_dims` is lower if the matrix has a lower rank.
-    seed : int
-        Seed of the random start of the factorisation.
-    event_weights : ndarray of shape (n_events,) or None
-        A pair counts the product of the weights of its events, 1 on average.
-
-    Returns
-    -------
-    codes : ndarray of shape (n_found,)
-        The items that have neighbours.
-    vectors : ndarray of shape (n_found, n_dims), float32
-        Their vectors; the mean square of all values is 1.
+    A pair counts the product of the weights of its events, 1 on average. Return the codes of the
+    items that have neighbours, and their vectors, (n_found, n_dims), whose values have a mean
+    square of 1; `n_dims` is below `dim` if the matrix has a lower rank.
     """
     counts = np.bincount(items)
     codes = np.sort(np.argsort(-counts, kind="stable")[: min(MAX_ITEMS, (counts > 0).sum())])

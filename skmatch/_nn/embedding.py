@@ -38,8 +38,7 @@ class EmbeddingTable(nn.Module):
         self.is_sole_input = is_sole_input
         self.by_row = size > SMALL
         self.weight = nn.Parameter(
-            torch.empty(size, dim, dtype=torch.float32, device="cpu"),
-            requires_grad=not self.by_row,
+            torch.empty(size, dim, dtype=torch.float32, device="cpu"), requires_grad=not self.by_row
         )
         self.touched: list[tuple[Tensor, Tensor]] = []  # distinct codes and their rows of a step
 

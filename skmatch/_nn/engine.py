@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,7 @@ from skmatch._nn.training import Objective, Trainer, constant, one_cycle
 from skmatch._schema import Schema
 
 Weights = dict[str, np.ndarray]
+_THREADS = ThreadpoolController()  # of the OpenMP that torch has loaded
 
 CATALOGUE_BLOCK = 4096  # items encoded at a time; more take memory and are no faster
 ROWS_BLOCK = 2**23  # numbers of the histories that are encoded at a time
@@ -49,18 +50,8 @@ class TrainingOptions:
 class Engine:
     """A network on its device; the estimators know torch only through this class.
 
-    Parameters
-    ----------
-    config : NetworkConfig
-        What to build.
-    device : str
-        Name of the device.
-    seed : int
-        Seeds weights, negatives and dropout.
-    weights : dict of str to ndarray or None
-        Weights to start from; None draws them.
-    shared : bool
-        Whether to serve from these very arrays: a copy could be trained.
+    It starts from `weights`, or draws them from `seed`, which also seeds negatives and dropout. A
+    `shared` network serves from the given arrays; a copy of them could be trained.
     """
 
     def __init__(
@@ -204,7 +195,9 @@ class Engine:
         item_features = self._item_features(samples.schema)
         size = max(1, ROWS_BLOCK // (rows.max_length * self.network.config.embedding_dim))
         vectors = []
-        with one_thread(is_needed=len(rows) == 1):
+        # One query is too small for several threads; those of many callers would compete.
+        one_thread = _THREADS.limit(limits=1, user_api="openmp") if len(rows) == 1 else None
+        with one_thread or nullcontext():
             for row in torch.arange(len(rows), device=self.device).split(size):
                 user = rows.user[row].long()
                 features = [source.gather(row, user) for source in rows.features]
@@ -291,19 +284,3 @@ class Engine:
             stop=self._to_device(np.concatenate([samples.stop[training], stop])),
             recency=torch.cat([rows.recency, torch.zeros_like(rows.recency)]),
         )
-
-
-_CONTROLLER = ThreadpoolController()  # of the OpenMP that torch has loaded
-
-
-@contextmanager
-def one_thread(is_needed: bool) -> Iterator[None]:
-    """Let OpenMP use one thread for what this Python thread does.
-
-    A query is too small for several, which would compete where many Python threads ask at once.
-    """
-    if not is_needed:
-        yield
-        return
-    with _CONTROLLER.limit(limits=1, user_api="openmp"):
-        yield

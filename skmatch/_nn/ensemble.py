@@ -31,7 +31,6 @@ class Ensemble(nn.Module):
         self.members = cast(Sequence[TwoTower], members)  # torch does not type what it holds
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw the weights anew, except those of modules of the caller."""
         for member in self.members:
             member.initialise(generator)
 
@@ -40,7 +39,6 @@ class Ensemble(nn.Module):
         return concatenate([one.encode_users(batch, token_features) for one in self.members])
 
     def encode_items(self, items: Tensor, features: list[FeatureTensor]) -> Tensor:
-        """Return the vectors of items, (M, V)."""
         return concatenate([one.encode_items(items, features) for one in self.members])
 
 

@@ -58,16 +58,11 @@ def gather_column(column: FeatureTensor, rows: Tensor) -> FeatureTensor:
     return RaggedTensor(column.values[index], offsets, column.longest)
 
 
-def concatenate_ranges(
-    start: Tensor, length: Tensor, total: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the integers of all ranges one after another, and the offsets of the ranges.
-
-    Without their number, `total`, this synchronises with the device.
-    """
+def concatenate_ranges(start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the concatenated integers of all ranges, and their offsets; synchronises."""
     offsets = torch.zeros(len(length) + 1, dtype=torch.int64, device=start.device)
     torch.cumsum(length, 0, out=offsets[1:])
-    shift = torch.repeat_interleave(start - offsets[:-1], length, output_size=total)
+    shift = torch.repeat_interleave(start - offsets[:-1], length)
     return torch.arange(len(shift), device=start.device) + shift, offsets
 
 

@@ -325,11 +325,8 @@ def _read_100k(folder: Folder) -> _Tables:
         item, title, _, _, _, *flags = line.split("|")
         genres = "|".join(name for name, flag in zip(names, flags, strict=True) if flag == "1")
         rows.append((int(item), title, genres))
-    users = None
-    if (folder / "u.user").is_file():
-        columns = {"user_id": "int64", "age": "int64", "gender": "str", "occupation": "str"}
-        users = _read_fields(folder / "u.user", "|", columns | {"zip": "str"})
-    return _Tables(ratings, _movies(rows), _users(users))
+    columns = {"user_id": "int64", "age": "int64", "gender": "str", "occupation": "str"}
+    return _Tables(ratings, _movies(rows), _read_users(folder / "u.user", "|", columns))
 
 
 def _read_dat(folder: Folder) -> _Tables:
@@ -339,11 +336,8 @@ def _read_dat(folder: Folder) -> _Tables:
         item, rest = line.split("::", 1)
         title, genres = rest.rsplit("::", 1)
         rows.append((int(item), title, genres))
-    users = None
-    if (folder / "users.dat").is_file():
-        columns = {"user_id": "int64", "gender": "str", "age": "int64", "occupation": "int64"}
-        users = _read_fields(folder / "users.dat", "::", columns | {"zip": "str"})
-    return _Tables(ratings, _movies(rows), _users(users))
+    columns = {"user_id": "int64", "gender": "str", "age": "int64", "occupation": "int64"}
+    return _Tables(ratings, _movies(rows), _read_users(folder / "users.dat", "::", columns))
 
 
 def _read_csv(folder: Folder) -> _Tables:
@@ -409,14 +403,15 @@ def _movies(rows: list[tuple[int, str, str]]) -> pd.DataFrame:
     return movies.astype({"title": "str", "genres": "str"}).set_index("item_id")
 
 
-def _users(users: pd.DataFrame | None) -> pd.DataFrame | None:
-    if users is None:
+def _read_users(path: Folder, delimiter: str, columns: dict[str, str]) -> pd.DataFrame | None:
+    """Return the users' features; some archives have none."""
+    if not path.is_file():
         return None
+    users = _read_fields(path, delimiter, columns | {"zip": "str"})
     return users.set_index("user_id")[["gender", "age", "occupation", "zip"]]
 
 
 def _join(tables: _Tables) -> pd.DataFrame:
-    """Join the features of movies and users to the ratings."""
     ratings, movies, users = tables
     # Drops movies without ratings; a rating without its movie has no genres.
     movies = movies.reindex(ratings["item_id"].unique())

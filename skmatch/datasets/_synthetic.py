@@ -180,12 +180,7 @@ def _draw_times(
 
 
 def _draw_interests(
-    user: Ints,
-    first: Ints,
-    home: Ints,
-    n_clusters: int,
-    drift: float,
-    rng: np.random.Generator,
+    user: Ints, first: Ints, home: Ints, n_clusters: int, drift: float, rng: np.random.Generator
 ) -> Ints:
     """Draw the user's cluster of interest at each event."""
     turns = rng.random(len(user)) < drift

@@ -26,7 +26,6 @@ POLICY = (
 
 
 def make_app(explorer: Explorer) -> Starlette:
-    """Return the application that serves an explorer."""
     page = files("skmatch.explore").joinpath("page.html").read_text(encoding="utf-8")
 
     async def show_page(request: Request) -> Response:

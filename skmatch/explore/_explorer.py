@@ -58,12 +58,7 @@ class _Model:
 class Explorer:
     """Recommendations and similar items of one or two models, with ids as text.
 
-    Parameters
-    ----------
-    models : dict of str to estimator
-        Fitted retrievers, pipelines or searches by name.
-    items : DataFrame of str or None, default=None
-        Table of items, with labels and features.
+    `models` holds fitted estimators by name, `items` labels and features of items as text.
     """
 
     def __init__(self, models: dict[str, Any], items: pd.DataFrame | None = None):
@@ -117,7 +112,6 @@ class Explorer:
         }
 
     def users(self, q: str = "", limit: int = 20) -> dict:
-        """Find users by a part of their id."""
         found = _search(q, {user: user for user in self._users})
         return {"users": found[:limit], "total": len(found)}
 
@@ -154,13 +148,9 @@ class Explorer:
             else:
                 source, rows = None, []
             answers.append({"model": model.name, "source": source, "items": rows})
-        return {
-            "history": [self._describe(item) for item in history[::-1]],
-            "answers": answers,
-        }
+        return {"history": [self._describe(item) for item in history[::-1]], "answers": answers}
 
     def similar(self, item: str | None = None, k: int = 10, **filters: Any) -> dict:
-        """Return the most similar items in each model."""
         if item is None:
             raise ParameterError("item", "item is missing; pass an item id.")
         self._require_item("item", item)
@@ -216,11 +206,7 @@ class Explorer:
     def _describe(self, item: str) -> dict:
         cells = (self._features[name].get(item, []) for name in self._filters)
         details = [", ".join(map(_text, cell)) for cell in cells if cell]
-        return {
-            "id": item,
-            "label": self._labels.get(item, item),
-            "details": " · ".join(details),
-        }
+        return {"id": item, "label": self._labels.get(item, item), "details": " · ".join(details)}
 
     def _rows(self, table: pd.DataFrame, column: Any) -> list[dict]:
         ids, scores = table[column].tolist(), table["score"].tolist()

@@ -15,13 +15,14 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINE_STYLES = ("-", "--", "-.", ":")
 
 shared_docs = fill_docs(
-    ax="""\
+    curve="""\
 ax : matplotlib Axes or None, default=None
-    Axes to draw on; None makes a new figure.""",
-    curve_kwargs="""\
+    Axes to draw on; None makes a new figure.
 curve_kwargs : dict or None, default=None
     Options of `matplotlib.axes.Axes.plot` for all curves.""",
     scatter="""\
+ax : matplotlib Axes or None, default=None
+    Axes to draw on; None makes a new figure.
 max_labels : int, default=50
     Number of items, from the first (the most popular), whose labels are drawn where they do not
     overlap others.
@@ -41,7 +42,6 @@ def style_of(number: int) -> dict[str, Any]:
 
 
 def axes_for(display: Any, ax: Any) -> Any:
-    """Return the given axes, or new ones."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:

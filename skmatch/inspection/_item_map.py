@@ -83,7 +83,6 @@ class ItemMapDisplay:
 
         Parameters
         ----------
-        {ax}
         {scatter}
 
         Returns
@@ -186,7 +185,6 @@ class ItemMapDisplay:
         labels : Series or None, default=None
             Labels, indexed by item ids; the default label is the item's id. The most popular items
             have precedence.
-        {ax}
         {scatter}
 
         Returns
@@ -237,7 +235,6 @@ class ItemMapDisplay:
 
 
 def _by_item(values: Any, parameter: str, ids: pd.Series) -> pd.Series:
-    """Return the values of the given items."""
     if not isinstance(values, pd.Series):
         raise ValueError(
             f"{parameter} is a {type(values).__name__}; pass a Series indexed by item ids."

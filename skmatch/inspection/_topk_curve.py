@@ -73,8 +73,7 @@ class TopKCurveDisplay:
 
         Parameters
         ----------
-        {ax}
-        {curve_kwargs}
+        {curve}
 
         Returns
         -------
@@ -124,8 +123,7 @@ class TopKCurveDisplay:
         X : DataFrame or array-like of shape (n_events, n_columns)
             Held-out events, with the columns that the estimators were fitted on.
         {metric}
-        {ax}
-        {curve_kwargs}
+        {curve}
 
         Returns
         -------
@@ -172,8 +170,7 @@ class TopKCurveDisplay:
             The recommended item ids of each query, best first, or several by the names that the
             legend shows.
         {metric}
-        {ax}
-        {curve_kwargs}
+        {curve}
 
         Returns
         -------

@@ -54,8 +54,7 @@ class TrainingCurveDisplay:
 
         Parameters
         ----------
-        {ax}
-        {curve_kwargs}
+        {curve}
 
         Returns
         -------
@@ -99,8 +98,7 @@ class TrainingCurveDisplay:
             A fitted `DSSMRetriever` or `YoutubeDNNRetriever`, a pipeline that ends in one or a
             search over one, or several by the names that the legend shows. A validation score
             needs ``early_stopping=True``.
-        {ax}
-        {curve_kwargs}
+        {curve}
 
         Returns
         -------

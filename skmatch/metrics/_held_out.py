@@ -39,7 +39,6 @@ def fitted_schema(estimator: Any) -> Any:
 def read_held_out(
     estimator: Any, X: Any, gain: Hashable | None
 ) -> tuple[HeldOut, np.ndarray | None]:
-    """Return held-out events and their gains."""
     schema, retriever = fitted_schema(estimator), last_step(estimator)
     is_coded = hasattr(X, "original_users") or "skmatch_schema" in getattr(X, "attrs", {})
     gains = None

@@ -84,26 +84,11 @@ METRICS: dict[str, Callable[[Hits, np.ndarray, int], np.ndarray]] = {
 def find_hits(
     query: np.ndarray, item: Any, ranking: np.ndarray, gain: np.ndarray | None = None
 ) -> tuple[Hits, np.ndarray]:
-    """Find the relevant items in rankings.
+    """Return the relevant items in rankings, and the number of distinct ones of each query.
 
-    Parameters
-    ----------
-    query : ndarray of int, shape (n_pairs,)
-        Row of `ranking` of each relevant item; every row has at least one.
-    item : array-like, shape (n_pairs,)
-        Relevant items; pairs may repeat.
-    ranking : ndarray, shape (n_queries, n_ranked)
-        Item ids, best first; None and NaN are misses.
-    gain : ndarray of float, shape (n_pairs,), or None, default=None
-        Gain of each pair, with at least one above 0 per query; of a repeated pair the largest
-        counts. None means 1 each.
-
-    Returns
-    -------
-    hits : Hits
-        An item that a ranking repeats counts at its first rank.
-    n_relevant : ndarray of int, shape (n_queries,)
-        Number of distinct relevant items.
+    `item`, (n_pairs,), is relevant to row `query` of `ranking`, (n_queries, n_ranked), where None
+    and NaN are misses; each row has a relevant item. Of a repeated pair the largest gain counts,
+    of an item that a ranking repeats the first rank.
     """
     n_queries, n_ranked = ranking.shape
     item = np.asarray(item)

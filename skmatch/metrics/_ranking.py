@@ -60,7 +60,6 @@ def _relevant_pairs(y_true: Any) -> tuple[pd.Series, int]:
 
 
 def _read_gains(relevance: Any, y_true: Any, pairs: pd.Series) -> np.ndarray:
-    """Return the gain of each relevant item."""
     gains, _ = _relevant_pairs(_read_rows(relevance, "relevance", "one gain per item of y_true"))
     if any(isinstance(row, (set, frozenset)) for row in y_true):
         raise ValueError("y_true holds sets, whose order relevance cannot follow: give lists.")

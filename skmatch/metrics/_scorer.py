@@ -24,7 +24,6 @@ class _Scores(NamedTuple):
     held_out: HeldOut
 
     def means(self) -> dict[str, float]:
-        """Average over the queries."""
         # Validation inside `fit` has the queries in another order.
         average = np.mean if isinstance(self.held_out.item, pd.Series) else mean
         return {str(name): float(average(self.values[name].to_numpy())) for name in self.values}
@@ -62,27 +61,11 @@ class TopKScorer:
         return f"make_topk_scorer({metrics!r}, k={k!r}{given})"
 
     def __call__(self, estimator: Any, X: Any, y: Any = None) -> float | dict[str, float]:
-        """Score a fitted retriever on held-out events.
-
-        Parameters
-        ----------
-        estimator : object
-            A fitted retriever, a pipeline that ends in one or a search over one.
-        X : DataFrame or array-like, shape (n_events, n_columns), or Samples
-            Held-out events.
-        y : None
-            Ignored: the relevant items are in `X`.
-
-        Returns
-        -------
-        score : float or dict of str to float
-            The score, or a dict with keys such as ``"ndcg@10"`` if there are several.
-        """
+        """Score a fitted retriever on held-out events, which hold the relevant items."""
         scores = self.score_queries(estimator, X).means()
         return scores if len(scores) > 1 else next(iter(scores.values()))
 
     def score_queries(self, estimator: Any, X: Any) -> _Scores:
-        """Score each user's ranking."""
         held_out, gain = read_held_out(estimator, X, self.gain)
         k = max(self.k)
         rules = {"exclude_seen": self.exclude_seen, "candidates": self.candidates}

@@ -18,10 +18,7 @@ EVALUATION_COLUMNS = ("unknown_user", "n_relevant", "n_unknown_items")
 
 
 def check_features(
-    user_features: list[Label],
-    item_features: list[Label],
-    kinds: dict[Label, Kind],
-    delimiter: str,
+    user_features: list[Label], item_features: list[Label], kinds: dict[Label, Kind], delimiter: str
 ) -> dict[str, list[Label]]:
     """Return the features by side, "user" and "item"; raise if a parameter is invalid."""
     named = [*user_features, *item_features]
@@ -75,7 +72,6 @@ def check_names(roles: Roles, features: dict[str, list[Label]]) -> None:
 
 
 def check_time_kind(schema: Schema, kind: str) -> None:
-    """Raise if the times are of another kind than at fit."""
     if kind == schema.time_kind:
         return
     message = f"The time column {schema.time!r} holds a {kind} here and a {schema.time_kind} at fit"
@@ -88,7 +84,6 @@ def check_time_kind(schema: Schema, kind: str) -> None:
 
 
 def reject_coded(X: Any) -> None:
-    """Raise if events are encoded already."""
     kinds = (Events, Samples)
     if isinstance(X, kinds) or any(is_coded_frame(X, kind) for kind in kinds):
         raise ValueError(

@@ -25,23 +25,11 @@ class WholeFrame:
         self.head = frame
 
     def read(self, function: Function, columns: list[Hashable]) -> Iterator[Columns]:
-        """Yield the result of a function of the DataFrame."""
         yield function(self.head, slice(0, len(self.head)))
 
 
 class ParquetEvents:
-    """Events in Parquet, read in pieces with the dtypes that `pandas.read_parquet` returns.
-
-    Parameters
-    ----------
-    X : path, list of paths or pyarrow.dataset.Dataset
-        The files.
-
-    Attributes
-    ----------
-    head : DataFrame
-        The columns, without rows.
-    """
+    """Events in Parquet, read in pieces with the dtypes that `pandas.read_parquet` returns."""
 
     on_disk = True
 
@@ -50,7 +38,7 @@ class ParquetEvents:
         if next(iter(self.dataset.get_fragments()), None) is None:
             raise ValueError(f"{X!r} holds no Parquet file: pass the path of a file or a folder.")
         self.dataset = _with_columns_of_all(self.dataset)
-        self.head = _frame(self.dataset.schema.empty_table())
+        self.head = _frame(self.dataset.schema.empty_table())  # the columns, without rows
         self._dtype_of: dict[str, Any] = {}  # None: as in each piece
 
     def read(self, function: Function, columns: list[Hashable]) -> Iterator[Columns]:

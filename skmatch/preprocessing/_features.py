@@ -95,7 +95,6 @@ class FeatureValues(NamedTuple):
         return isinstance(self.column, RaggedArray) or self.column.dtype != np.float64
 
     def has_values(self) -> bool:
-        """Return whether any item has a value."""
         return not np.isneginf(self.times).all()
 
     def lengthened(self, n_codes: int) -> FeatureValues:

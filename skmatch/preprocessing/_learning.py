@@ -30,18 +30,8 @@ from skmatch.preprocessing._timeline import Timeline
 class SchemaLearner:
     """Learns roles, ids and features from pieces of events, and encodes their ids.
 
-    Parameters
-    ----------
-    head : DataFrame
-        A table with the columns of the events.
-    roles : Roles
-        Labels of the columns of user, item and time.
-    features : dict of str to list
-        Labels of the features by side, "user" and "item".
-    tables : dict of str to DataFrame or None
-        The table of each side.
-    kinds, delimiter
-        As in `MatchEncoder`.
+    `head` is a table with the columns of the events; `features` and `tables` hold the features and
+    the tables of each side, "user" and "item".
     """
 
     def __init__(
@@ -272,7 +262,6 @@ class _ItemLearner(_SideLearner):
         self.values: dict[Hashable, FeatureValues] = {}
 
     def learn_features(self, piece: pd.DataFrame, rows: Rows) -> None:
-        """Learn the features of a piece."""
         assert self.ids is not None
         for name in self.from_events:
             column, known = piece[name], self.values.get(name)

@@ -227,11 +227,7 @@ class MatchEncoder(
         source, codes, features = self._fit(X, users, items)
         user_ids = None if source.on_disk else source.head[self.schema_.user]
         events = Events(
-            self.schema_,
-            **codes,
-            features=features,
-            user_ids=user_ids,
-            on_disk=source.on_disk,
+            self.schema_, **codes, features=features, user_ids=user_ids, on_disk=source.on_disk
         )
         return self._output(events)
 

@@ -50,7 +50,6 @@ class PlainEventsMixin(EventTableMixin):
             )
 
     def _encode_queries(self, X: Any) -> Events:
-        """Return encoded queries."""
         events = as_coded(X, Events)
         if events is not None:
             self._check_codes(events.schema)

@@ -33,11 +33,7 @@ from skmatch._validation import check_choice, checked_fit, require_rows
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._output import FrameOutputMixin
 from skmatch.preprocessing._plain_events import PlainEventsMixin
-from skmatch.preprocessing._time_order import (
-    count_before,
-    order_events,
-    sorted_log,
-)
+from skmatch.preprocessing._time_order import count_before, order_events, sorted_log
 from skmatch.preprocessing._visits import Visits
 
 Negatives = Literal["uniform", "popularity", "log", "zipf", "in_batch", "all"]
@@ -431,5 +427,4 @@ class SequenceSampler(
 
 
 def _count_items(items: np.ndarray, schema: Schema) -> np.ndarray:
-    """Count the events of each known item."""
     return count_codes(items, len(schema.items))[FIRST_KNOWN:]

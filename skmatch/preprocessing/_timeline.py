@@ -84,25 +84,8 @@ class Timeline:
         """Fill the missing values of rows, and add the other values to the timeline.
 
         A missing value becomes its user's latest earlier value, in the order of time, then rows.
-
-        Parameters
-        ----------
-        user, time : ndarray of shape (n_rows,)
-            Codes of users, and times; with None all rows have the same time.
-        column : Column
-            A value for each row.
-        present : ndarray of shape (n_rows,)
-            Whether the row has a value.
-        n_codes : int
-            Number of user codes.
-        on_disk : bool, default=False
-            Process blocks of users, and keep the filled column in temporary files.
-
-        Returns
-        -------
-        filled : Column
-            A value for each row.
-        timeline : Timeline
+        Without `time` all rows have the same. With `on_disk`, users are processed in blocks, and
+        the filled column is in temporary files.
         """
         n_new = n_codes + 1 - len(self.offsets)
         offsets = np.append(self.offsets, np.full(n_new, self.offsets[-1]))

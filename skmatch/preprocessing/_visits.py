@@ -48,12 +48,9 @@ class Visits:
                     "MatchEncoder(time=...), or set gap=None."
                 )
             return cls(read_duration("gap", gap, is_datetime=time_kind.endswith("datetime")), None)
-        pause = None if times is None else _find_pause(times, offsets)
-        return (
-            None
-            if pause is None or times is None
-            else cls(pause, _starts(times, offsets, pause, on_disk))
-        )
+        if times is None or (pause := _find_pause(times, offsets)) is None:
+            return None
+        return cls(pause, _starts(times, offsets, pause, on_disk))
 
     def updated(self, times: np.ndarray, offsets: np.ndarray) -> Visits:
         """Return the visits of other events with the same pause."""

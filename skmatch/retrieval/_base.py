@@ -148,19 +148,12 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
             Item ids, best first; missing at the end where fewer remain.
         """
         samples = self._read_queries(X)
-        return self._decode_items(self._rank(samples, k, exclude_seen, candidates, exclude))
+        rules = {"exclude_seen": exclude_seen, "candidates": candidates, "exclude": exclude}
+        return self._decode_items(self._rank(samples, k, **rules))
 
-    def _rank(
-        self,
-        samples: Samples,
-        k: int | None = None,
-        exclude_seen: bool | None = None,
-        candidates: Any = None,
-        exclude: Any = None,
-    ) -> np.ndarray:
+    def _rank(self, samples: Samples, k: int | None = None, **rules: Any) -> np.ndarray:
         """Return the positions of the best items of each query, -1 where fewer remain."""
-        allowed = self._read_filter(samples, exclude_seen, candidates, exclude)
-        return self._search(samples, k, allowed)[0]
+        return self._search(samples, k, self._read_filter(samples, **rules))[0]
 
     def _search(
         self, samples: Samples, k: int | None, allowed: ItemFilter
@@ -197,7 +190,6 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
     def _as_frame(
         self, samples: Samples, positions: np.ndarray, scores: np.ndarray, source: np.ndarray
     ) -> pd.DataFrame:
-        """Return the recommendations to some queries, one row per item."""
         found = positions >= 0
         row, rank = np.nonzero(found)
         return pd.DataFrame(
@@ -248,7 +240,6 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
         return samples, weight, encoding
 
     def _read_queries(self, X: Any) -> Samples:
-        """Return queries as samples."""
         check_is_fitted(self)
         samples = as_coded(X, Samples)
         if samples is not None:
@@ -261,11 +252,10 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
     def _read_filter(
         self,
         samples: Samples,
-        exclude_seen: bool | None,
+        exclude_seen: bool | None = None,
         candidates: Any = None,
         exclude: Any = None,
     ) -> ItemFilter:
-        """Return what may be recommended to each query."""
         without_seen = ItemFilter.without_seen(
             samples, self.exclude_seen if exclude_seen is None else exclude_seen
         )

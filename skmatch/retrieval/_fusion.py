@@ -120,33 +120,11 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
         self.exclude_seen = exclude_seen
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters, and with `deep` those of the members.
-
-        Parameters
-        ----------
-        deep : bool, default=True
-            Whether to include the members and their parameters, as ``name__parameter``.
-
-        Returns
-        -------
-        params : dict
-        """
         if self.retrievers is None:
             return super(_BaseComposition, self).get_params(deep=False)
         return self._get_params("retrievers", deep=deep)
 
     def set_params(self, **params: Any) -> FusionRetriever:
-        """Set parameters, members by name and members' parameters as ``name__parameter``.
-
-        Parameters
-        ----------
-        **params : dict
-            Values by name.
-
-        Returns
-        -------
-        self : FusionRetriever
-        """
         if self.retrievers is None:
             return super(_BaseComposition, self).set_params(**params)
         self._set_params("retrievers", **params)
@@ -164,7 +142,6 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
         return {"retrievers_": members, "named_retrievers_": named}
 
     def _members(self) -> list[tuple[str, Any]]:
-        """Return the members by name, without those that are dropped."""
         retrievers = self.retrievers
         if retrievers is None:
             from skmatch.retrieval import DSSMRetriever, ItemToItemRetriever
@@ -316,7 +293,6 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
         return copy._with_members("_add_items", rows), rows
 
     def _with_members(self, verb: str, *args: Any) -> FusionRetriever:
-        """Return a copy whose members know new rows."""
         grown = [getattr(one, verb)(*args)[0] for one in self.retrievers_]
         return replaced(self, **self._fitted(list(self.named_retrievers_), grown))
 

@@ -215,7 +215,6 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         return np.where(source == HISTORY, source, POPULARITY)  # features are not read
 
     def _scores(self, samples: Samples) -> np.ndarray:
-        """Return the scores of all items, (n_queries, n_items)."""
         half_life = np.full(len(samples), self.half_life)
         if samples.visit is not None:
             half_life[samples.visit >= samples.stop] = self.visit_half_life
@@ -246,7 +245,6 @@ def _resized(transitions: csr_array, n_items: int) -> csr_array:
 
 
 def _strongest(matrix: csr_array, n_kept: int) -> csr_array:
-    """Return the largest values of each row."""
     row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     order = np.lexsort((matrix.indices, -matrix.data, row))
     rank = np.arange(len(order)) - matrix.indptr[row]

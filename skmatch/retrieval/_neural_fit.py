@@ -31,24 +31,12 @@ MAX_STEP_EVENTS = 2**27  # events of a step's histories; more are a mistake
 class NeuralFit:
     """One fit: the rows to train on, the network, and the state between two epochs.
 
-    Parameters
-    ----------
-    estimator : NeuralRetriever
-        Whose parameters set the fit; it is not changed.
-    samples : Samples
-        Training rows.
-    weight : ndarray of shape (n_samples,) or None
-        Weights of the rows.
-    encoding : dict
-        Fitted attributes of the encoding of plain events.
+    The parameters of `estimator`, which is not changed, set the fit; `encoding` holds fitted
+    attributes that the encoding of plain events has set.
     """
 
     def __init__(
-        self,
-        estimator: Any,
-        samples: Samples,
-        weight: np.ndarray | None,
-        encoding: dict[str, Any],
+        self, estimator: Any, samples: Samples, weight: np.ndarray | None, encoding: dict[str, Any]
     ):
         self.estimator, self.samples, self.encoding = estimator, samples, encoding
         self.state = self._first_state()
@@ -272,8 +260,7 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
             # Users and items without events here either stay unknown, as after fit.
             users, items = untrained
             engine.reset_to_unknown(
-                np.setdiff1d(users, samples.user[training]),
-                np.setdiff1d(items, samples.item),
+                np.setdiff1d(users, samples.user[training]), np.setdiff1d(items, samples.item)
             )
     check_vectors(estimator, engine, samples)
     index = ItemIndex(estimator.index_.method, estimator.index_.random_state)
@@ -351,7 +338,6 @@ def fitted_attributes(
     index: ItemIndex,
     copy: bool = True,
 ) -> dict[str, Any]:
-    """Return the attributes that training sets."""
     vectors = engine.item_vectors(samples.schema)
     return {
         "loss_curve_": losses,
@@ -379,7 +365,6 @@ def check_vectors(estimator: Any, engine: Engine, samples: Samples) -> None:
 
 
 def divergence(estimator: Any, what: str) -> FloatingPointError:
-    """Return the error of a training that diverged."""
     return FloatingPointError(
         f"{what}: training diverged. Lower lr={estimator.lr} or raise "
         f"temperature={estimator.temperature}."
@@ -387,7 +372,6 @@ def divergence(estimator: Any, what: str) -> FloatingPointError:
 
 
 def network_sizes(schema: Schema) -> dict[str, Any]:
-    """Return what a network must know of a schema."""
     return {
         "n_users": len(schema.users),
         "n_items": len(schema.items),

@@ -42,7 +42,6 @@ class EpochBar:
         """Do nothing: the bar advances when an epoch ends."""
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        """Advance the bar by an epoch."""
         if context.task_name == "epoch":
             self._progress.advance(self._task)
 

@@ -31,7 +31,6 @@ def queries_of(X: Any, schema: Schema) -> Any:
 
 
 def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
-    """Return a list of ids as a column."""
     values = as_pandas(values)
     is_list = isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1
     if not is_list:

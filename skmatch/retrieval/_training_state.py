@@ -49,7 +49,6 @@ class TrainingState:
         self.settings = settings
 
     def add_epoch(self, loss: float) -> None:
-        """Count an epoch."""
         self.losses = [*self.losses, loss]
         self.n_epochs += 1
 
