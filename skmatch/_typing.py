@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import timedelta
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from narwhals.typing import IntoDataFrame
+from narwhals.typing import IntoDataFrame, IntoSeries
 
 from skmatch._data import Events, Samples
 
@@ -28,3 +30,6 @@ Parquet = Path | Sequence[Path] | Dataset
 PlainEvents = Table | np.ndarray | Sequence[Sequence[Any]]
 EventTable = PlainEvents | Parquet | Events
 SampleTable = EventTable | Samples
+Duration = float | str | timedelta | np.timedelta64
+Ids = Sequence[Any] | AbstractSet[Any] | np.ndarray | pd.Series | pd.Index | IntoSeries
+ItemRule = Ids | Mapping[Any, Ids]  # for all queries, or by query

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 from numbers import Real
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 
 from skmatch._columns import order_by_code
-from skmatch._typing import Label, PlainEvents
+from skmatch._typing import Duration, Label, PlainEvents
 from skmatch._validation import (
     DEFAULT_TIME,
     as_times,
@@ -29,7 +29,6 @@ from skmatch._validation import (
 __all__ = ["LeaveLastOut", "TemporalSplit"]
 
 Time = float | str | datetime | np.datetime64
-Duration = float | str | timedelta | np.timedelta64
 
 
 class _Events(NamedTuple):
@@ -79,7 +78,7 @@ class _EventSplit(BaseCrossValidator):
         """
         yield from self._folds(_read_events(X, self.user, self.time))
 
-    def get_n_splits(self, X: Any = None, y: None = None, groups: None = None) -> int:
+    def get_n_splits(self, X: object = None, y: None = None, groups: None = None) -> int:
         """Return the number of folds.
 
         Parameters
@@ -309,7 +308,7 @@ class TemporalSplit(_EventSplit):
             is_test = (bounds[2] <= index) & (index < bounds[3])
             yield np.flatnonzero(is_train), np.flatnonzero(is_test)
 
-    def get_n_splits(self, X: Any = None, y: None = None, groups: None = None) -> int:
+    def get_n_splits(self, X: object = None, y: None = None, groups: None = None) -> int:
         return self.n_splits if self.cutoffs is None else len(self.cutoffs)
 
     def _cut_by_number(self, index: np.ndarray, times: pd.Index) -> list[Any]:

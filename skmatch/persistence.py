@@ -164,7 +164,7 @@ class VersionedMixin:
         super().__setstate__(state)  # type: ignore[misc]
 
 
-def save(estimator: Any, path: str | os.PathLike) -> None:
+def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     """Save an estimator like ``joblib.dump``, with a checksum that `load` verifies.
 
     The file is replaced atomically: if writing fails or the process dies, the old file remains. A

@@ -27,7 +27,7 @@ ARROWS = {
         "_columns", "_data", "_event_log", "_files", "_growth", "_schema", "_typing",
         "_validation", "persistence", "preprocessing",
     },
-    "metrics": {"_docs", "_validation", "metrics"},
+    "metrics": {"_docs", "_typing", "_validation", "metrics"},
     "model_selection": {"_columns", "_typing", "_validation"},
     "datasets": {"_docs", "datasets"},
     "callbacks": {"_validation", "persistence"},
@@ -36,7 +36,7 @@ ARROWS = {
         "neighbors", "persistence", "preprocessing", "metrics", "retrieval",
     },
     "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
-    "inspection": {"_docs", "_validation", "inspection", "metrics"},
+    "inspection": {"_docs", "_typing", "_validation", "inspection", "metrics"},
     "pipeline": {
         "_data", "_growth", "_schema", "_typing", "_validation", "persistence", "retrieval",
     },

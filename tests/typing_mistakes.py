@@ -16,6 +16,7 @@ def train(events: pd.DataFrame) -> str:
     pipe.recommend(top_k=10)  # mistake: call-arg
     PopularityRetriever().fit(events).predict(events, k="ten")  # mistake: arg-type
     DSSMRetriever(64, (64,), "gelu")  # mistake: call-arg
+    pipe.recommend(["ann"], candidates=3)  # mistake: arg-type
     pipe.observe()  # mistake: call-arg
     return PopularityRetriever().fit(events).score(events)  # mistake: return-value
 

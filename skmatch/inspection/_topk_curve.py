@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from skmatch._typing import SampleTable
 from skmatch._validation import check_choice
 from skmatch.inspection._drawing import (
     LINE_STYLES,
@@ -17,7 +18,7 @@ from skmatch.inspection._drawing import (
     style_of,
 )
 from skmatch.metrics import evaluate
-from skmatch.metrics._ranking import METRICS, score_rankings
+from skmatch.metrics._ranking import METRICS, Rows, score_rankings
 from skmatch.metrics._scorer import check_ks
 
 KS = (1, 2, 5, 10, 20, 50, 100)
@@ -104,7 +105,7 @@ class TopKCurveDisplay:
     def from_estimator(
         cls,
         estimator: Any,
-        X: Any,
+        X: SampleTable,
         *,
         metric: str = "ndcg",
         k: int | Iterable[int] = KS,
@@ -152,8 +153,8 @@ class TopKCurveDisplay:
     @shared_docs
     def from_predictions(
         cls,
-        y_true: Any,
-        y_pred: Any,
+        y_true: Rows,
+        y_pred: Rows | dict[str, Rows],
         *,
         metric: str = "ndcg",
         k: int | Iterable[int] = KS,

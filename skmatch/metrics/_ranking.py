@@ -13,6 +13,8 @@ from skmatch._docs import fill_docs
 from skmatch._validation import check_k
 from skmatch.metrics._hits import METRICS, find_hits
 
+Rows = Sequence[Any] | np.ndarray | pd.Series | pd.DataFrame  # one per query
+
 
 def _read_rows(values: Any, name: str, shape: str) -> Any:
     """Return a frame as an array; raise if the values are not one row per query."""
@@ -197,9 +199,7 @@ _shared_docs = fill_docs(**SHARED_DOCS)
 
 
 @_shared_docs
-def recall_at_k(
-    y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
-) -> float | np.ndarray:
+def recall_at_k(y_true: Rows, y_pred: Rows, k: int, *, average: bool = True) -> float | np.ndarray:
     """Compute the share of the relevant items that rank among the first k.
 
     {parameters}
@@ -217,9 +217,7 @@ def recall_at_k(
 
 
 @_shared_docs
-def hit_at_k(
-    y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
-) -> float | np.ndarray:
+def hit_at_k(y_true: Rows, y_pred: Rows, k: int, *, average: bool = True) -> float | np.ndarray:
     """Compute whether any relevant item ranks among the first k (hit rate, success).
 
     {parameters}
@@ -238,12 +236,7 @@ def hit_at_k(
 
 @_shared_docs
 def ndcg_at_k(
-    y_true: Sequence[Any] | np.ndarray,
-    y_pred: Any,
-    k: int,
-    *,
-    average: bool = True,
-    relevance: Any = None,
+    y_true: Rows, y_pred: Rows, k: int, *, average: bool = True, relevance: Rows | None = None
 ) -> float | np.ndarray:
     """Compute the normalised discounted cumulative gain of the first k.
 
@@ -273,9 +266,7 @@ def ndcg_at_k(
 
 
 @_shared_docs
-def mrr_at_k(
-    y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
-) -> float | np.ndarray:
+def mrr_at_k(y_true: Rows, y_pred: Rows, k: int, *, average: bool = True) -> float | np.ndarray:
     """Compute the reciprocal rank of the first hit among the first k.
 
     {parameters}
@@ -299,7 +290,7 @@ def mrr_at_k(
 
 @_shared_docs
 def precision_at_k(
-    y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
+    y_true: Rows, y_pred: Rows, k: int, *, average: bool = True
 ) -> float | np.ndarray:
     """Compute the share of the first k items that is relevant.
 
@@ -318,9 +309,7 @@ def precision_at_k(
 
 
 @_shared_docs
-def map_at_k(
-    y_true: Sequence[Any] | np.ndarray, y_pred: Any, k: int, *, average: bool = True
-) -> float | np.ndarray:
+def map_at_k(y_true: Rows, y_pred: Rows, k: int, *, average: bool = True) -> float | np.ndarray:
     """Compute the average precision of the first k; its mean over queries is MAP.
 
     {parameters}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from skmatch._typing import ItemRule, SampleTable
 from skmatch._validation import check_k, last_step, unwrap_searches
 from skmatch.metrics._held_out import HeldOut, fitted_schema, read_held_out
 from skmatch.metrics._hits import METRICS, find_hits, mean
@@ -38,7 +39,7 @@ class TopKScorer:
         k: int | Iterable[int] = (10,),
         *,
         exclude_seen: bool | None = None,
-        candidates: Any = None,
+        candidates: ItemRule | None = None,
         gain: Hashable | None = None,
     ) -> None:
         self.metrics = _check_metrics(metrics)
@@ -60,7 +61,7 @@ class TopKScorer:
         given = "".join(f", {name}={rule!r}" for name, rule in rules.items() if rule is not None)
         return f"make_topk_scorer({metrics!r}, k={k!r}{given})"
 
-    def __call__(self, estimator: Any, X: Any, y: Any = None) -> float | dict[str, float]:
+    def __call__(self, estimator: Any, X: SampleTable, y: None = None) -> float | dict[str, float]:
         """Score a fitted retriever on held-out events, which hold the relevant items."""
         scores = self.score_queries(estimator, X).means()
         return scores if len(scores) > 1 else next(iter(scores.values()))
@@ -89,7 +90,7 @@ def make_topk_scorer(
     k: int | Iterable[int] = (10,),
     *,
     exclude_seen: bool | None = None,
-    candidates: Any = None,
+    candidates: ItemRule | None = None,
     gain: Hashable | None = None,
 ) -> TopKScorer:
     """Make a scorer of top-k recommendations, for the ``scoring`` of scikit-learn.
@@ -180,7 +181,7 @@ def make_topk_scorer(
 
 def evaluate(
     estimator: Any,
-    X: Any,
+    X: SampleTable,
     metrics: str | Iterable[str] = ("recall", "hit", "ndcg"),
     k: int | Iterable[int] = (10,),
     *,
@@ -188,7 +189,7 @@ def evaluate(
     confidence: float | None = None,
     random_state: int | np.random.Generator | None = None,
     exclude_seen: bool | None = None,
-    candidates: Any = None,
+    candidates: ItemRule | None = None,
     gain: Hashable | None = None,
 ) -> pd.DataFrame:
     """Tabulate the scores of `make_topk_scorer` for a fitted retriever on held-out events.

@@ -28,7 +28,7 @@ from skmatch._event_log import EventLog, NegativeSampling
 from skmatch._files import blocks, collect
 from skmatch._growth import replaced
 from skmatch._schema import Schema
-from skmatch._typing import EventTable
+from skmatch._typing import Duration, EventTable
 from skmatch._validation import check_choice, checked_fit, require_rows
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._output import FrameOutputMixin
@@ -157,7 +157,7 @@ class SequenceSampler(
         neg_ratio: int = 3,
         negatives: Negatives = "popularity",
         exclude_history: bool = True,
-        gap: Any = "visit",
+        gap: Duration | None = "visit",
         gap_rate: float = 0.5,
         random_state: int | np.random.RandomState | None = None,
     ):

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skmatch._columns import count_codes
 from skmatch._data import FIRST_KNOWN, Samples, as_coded
-from skmatch._typing import SampleTable, Table
+from skmatch._typing import ItemRule, SampleTable, Table
 from skmatch._validation import check_k, check_weights, checked_fit, require_rows
 from skmatch.neighbors import ItemFilter, ItemIndex
 from skmatch.persistence import VersionedMixin
@@ -124,12 +124,12 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
 
     def predict(
         self,
-        X: Any,
+        X: SampleTable,
         k: int | None = None,
         *,
         exclude_seen: bool | None = None,
-        candidates: Any = None,
-        exclude: Any = None,
+        candidates: ItemRule | None = None,
+        exclude: ItemRule | None = None,
     ) -> np.ndarray:
         """Return the ids of the best items of each query.
 
@@ -221,7 +221,7 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
         return self, self._read_queries(queries_of(X, self.schema_))
 
     def _read_training(
-        self, X: Any, users: Any, items: Any, sample_weight: Any
+        self, X: Any, users: Any, items: Any, sample_weight: ArrayLike | None
     ) -> tuple[Samples, np.ndarray | None, dict[str, Any]]:
         """Return training rows, their weights, and what a fit on plain events sets."""
         encoding: dict[str, Any] = {}
@@ -253,8 +253,8 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
         self,
         samples: Samples,
         exclude_seen: bool | None = None,
-        candidates: Any = None,
-        exclude: Any = None,
+        candidates: ItemRule | None = None,
+        exclude: ItemRule | None = None,
     ) -> ItemFilter:
         without_seen = ItemFilter.without_seen(
             samples, self.exclude_seen if exclude_seen is None else exclude_seen

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -103,7 +104,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
     def __init__(
         self,
         retrievers: list[tuple[str, Any]] | None = None,
-        weights: Any = None,
+        weights: ArrayLike | None = None,
         *,
         rule: str = "ranks",
         n_candidates: int = 200,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, Literal, Self
@@ -73,7 +73,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
     def __init__(
         self,
         embedding_dim: int = 64,
-        dims: Any = (256, 64),
+        dims: Sequence[int] | np.ndarray = (256, 64),
         *,
         activation: str = "gelu",
         dropout: float = 0.1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from numbers import Integral
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval
 
 from skmatch._data import CatalogueRows, Samples
+from skmatch._typing import Duration
 from skmatch._validation import read_duration
 from skmatch.neighbors import ItemIndex
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
@@ -63,7 +63,7 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
 
     def __init__(
         self,
-        half_life: float | str | timedelta | None = None,
+        half_life: Duration | None = None,
         *,
         k: int = 10,
         exclude_seen: bool = True,

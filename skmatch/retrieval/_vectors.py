@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from skmatch._data import Samples
+from skmatch._typing import SampleTable
 from skmatch.neighbors import ItemFilter, ItemIndex
 from skmatch.retrieval._verbs import SimilarItemsMixin
 
@@ -51,7 +52,7 @@ class VectorsMixin(SimilarItemsMixin, ClassNamePrefixFeaturesOutMixin, Transform
     def _encode(self, samples: Samples) -> np.ndarray:
         """Return the vectors of users, (n_queries, n_dims), float32."""
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: SampleTable) -> np.ndarray:
         """Return the vectors of users.
 
         Parameters

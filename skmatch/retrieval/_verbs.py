@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import FIRST_KNOWN, Samples
+from skmatch._typing import Ids, ItemRule, SampleTable
 from skmatch._validation import check_k, in_frame_of
 from skmatch.metrics import make_topk_scorer
 from skmatch.neighbors import ItemLists
@@ -33,12 +34,12 @@ class RecommendMixin(ABC):
 
     def recommend(
         self,
-        X: Any = None,
+        X: SampleTable | Ids | None = None,
         k: int | None = None,
         *,
         exclude_seen: bool | None = None,
-        candidates: Any = None,
-        exclude: Any = None,
+        candidates: ItemRule | None = None,
+        exclude: ItemRule | None = None,
     ) -> Any:
         """Recommend items to users.
 
@@ -94,13 +95,13 @@ class RecommendMixin(ABC):
 
     def recommend_batches(
         self,
-        X: Any = None,
+        X: SampleTable | Ids | None = None,
         k: int | None = None,
         *,
         batch_size: int = BATCH_SIZE,
         exclude_seen: bool | None = None,
-        candidates: Any = None,
-        exclude: Any = None,
+        candidates: ItemRule | None = None,
+        exclude: ItemRule | None = None,
     ) -> Iterator[Any]:
         """Recommend items to users batch by batch, so that no frame holds all recommendations.
 
@@ -133,11 +134,11 @@ class RecommendMixin(ABC):
 
     def score(
         self,
-        X: Any,
-        y: Any = None,
+        X: SampleTable,
+        y: None = None,
         *,
         exclude_seen: bool | None = None,
-        candidates: Any = None,
+        candidates: ItemRule | None = None,
         gain: Hashable | None = None,
     ) -> float:
         """Compute the mean NDCG@k of held-out events.
@@ -183,7 +184,12 @@ class SimilarItemsMixin:
     """`similar_items` of a retriever with item vectors, or of a pipeline that ends in one."""
 
     def similar_items(
-        self, items: Any, k: int | None = None, *, candidates: Any = None, exclude: Any = None
+        self,
+        items: Ids,
+        k: int | None = None,
+        *,
+        candidates: ItemRule | None = None,
+        exclude: ItemRule | None = None,
     ) -> Any:
         """Find the items whose vectors are nearest to those of given items.
 
