@@ -17,9 +17,9 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype, is_hashable
-from sklearn.base import _fit_context
-from sklearn.callback import with_callbacks
 from sklearn.utils import check_array
+
+from skmatch._sklearn import fit_context, with_callbacks
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -41,7 +41,7 @@ class Roles(NamedTuple):
 def checked_fit(method: Method) -> Method:
     """Decorate what fits an estimator: validate its parameters, call its callbacks."""
     # scikit-learn's decorators are untyped; the cast keeps the signature for type checkers.
-    return cast(Method, with_callbacks(_fit_context(prefer_skip_nested_validation=True)(method)))
+    return cast(Method, with_callbacks(fit_context(prefer_skip_nested_validation=True)(method)))
 
 
 def read_table(

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import os
-from copy import copy
 from pathlib import Path
 from typing import Any
 
 from sklearn.pipeline import Pipeline
 
+from skmatch._sklearn import require_callbacks, without_callback_context
 from skmatch._validation import check_k
 from skmatch.persistence import save
-
-# Attributes that scikit-learn sets on an estimator during `fit`.
-_FIT_ATTRIBUTES = (
-    "_skl_callbacks",
-    "_skl_callbacks_to_teardown",
-    "_callback_fit_ctx",
-    "_parent_callback_ctx",
-)
 
 
 class Checkpoint:
@@ -45,6 +37,8 @@ class Checkpoint:
     It needs ``warm_start=True``, which lets `fit` continue. Events and parameters such as ``lr`` or
     ``max_epochs`` must be those of the interrupted fit; otherwise `fit` raises an error that names
     the difference. The seed is that of the interrupted fit, regardless of ``random_state``.
+
+    Callbacks need scikit-learn 1.9.
 
     The saved estimator can recommend, too. Other callbacks are not saved: set them again. After a
     complete fit the file of the last epoch remains; fitting it again returns the same result at
@@ -76,6 +70,7 @@ class Checkpoint:
     max_propagation_depth = 1
 
     def __init__(self, path: str | os.PathLike, every: int = 1):
+        require_callbacks("Checkpoint")
         self.path = path
         self.every = check_k(every, "every", "epochs")
 
@@ -113,19 +108,11 @@ class Checkpoint:
         if context.task_name != "epoch" or (context.task_id + 1) % self.every:
             return
         # The `fitted_estimator` of the callbacks would be copied in every epoch.
-        saved = _copy_without_fit(estimator)
+        saved = without_callback_context(estimator)
         saved._set_learnt(estimator._unfinished())
         if isinstance(self._outer, Pipeline):
-            pipeline = _copy_without_fit(self._outer)
+            pipeline = without_callback_context(self._outer)
             *steps, (name, _) = pipeline.steps
             pipeline.steps = [*steps, (name, saved)]
             saved = pipeline
         save(saved.set_callbacks(Checkpoint(self.path, self.every)), self.path)
-
-
-def _copy_without_fit(estimator: Any) -> Any:
-    """Return a shallow copy of an estimator without the attributes of its running fit."""
-    copied = copy(estimator)
-    for name in _FIT_ATTRIBUTES:
-        vars(copied).pop(name, None)
-    return copied

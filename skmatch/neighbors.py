@@ -8,11 +8,11 @@ from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from threadpoolctl import threadpool_limits
 
 from skmatch._data import FIRST_KNOWN
 from skmatch._item_filter import ItemFilter, ItemLists, is_in
+from skmatch._sklearn import n_threads
 from skmatch._validation import check_choice, check_k
 
 __all__ = ["ItemFilter", "ItemIndex", "ItemLists"]
@@ -270,7 +270,7 @@ class _Graph:
     """pynndescent's graph of neighbours, searched by one thread at a time."""
 
     def __init__(self, vectors: np.ndarray, random_state: int | None):
-        n_threads = _openmp_effective_n_threads()
+        threads = n_threads()
         with threadpool_limits():  # restores the limits that numba changes
             from numba import get_num_threads
             from pynndescent import NNDescent  # compiles for half a minute when first imported
@@ -279,7 +279,7 @@ class _Graph:
                 vectors,
                 metric="inner_product",  # "dot" needs normalised vectors
                 random_state=random_state,
-                n_jobs=min(n_threads, get_num_threads()),
+                n_jobs=min(threads, get_num_threads()),
             )
             self._graph.prepare()
         self._searching = Lock()
@@ -292,7 +292,7 @@ class _Graph:
 
 def _top_k_in_threads(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Compute `top_k` in threads: numpy releases the GIL while it partitions."""
-    n_parts = min(_openmp_effective_n_threads(), scores.size // _PART_SIZE, len(scores))
+    n_parts = min(n_threads(), scores.size // _PART_SIZE, len(scores))
     if n_parts < 2:
         return top_k(scores, k)
     with ThreadPoolExecutor(n_parts) as pool:

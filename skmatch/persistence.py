@@ -49,6 +49,7 @@ import joblib
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 
+from skmatch._sklearn import parameter_names
 from skmatch._version import __version__
 
 try:
@@ -154,7 +155,7 @@ class VersionedMixin:
                 SkmatchVersionWarning(estimator_name=type(self).__name__, original_version=version),
                 stacklevel=2,
             )
-        missing = [name for name in self._get_param_names() if name not in state]  # type: ignore[attr-defined]
+        missing = [name for name in parameter_names(self) if name not in state]
         if missing:
             raise _MissingParameterError(
                 f"{type(self).__name__} was saved by skmatch {version} without the parameters "

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skmatch._data import Samples
 from skmatch._growth import GrowingMixin
 from skmatch._schema import Schema
+from skmatch._sklearn import CallbackSupportMixin
 from skmatch._typing import EventTable
 from skmatch._validation import Method, unwrap_searches
 from skmatch.persistence import VersionedMixin
@@ -25,7 +26,7 @@ def _if_final_has(method: Method) -> Method:
     return cast(Method, check(method))
 
 
-class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline):
+class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline, CallbackSupportMixin):
     """A Pipeline of encoder, sampler and retriever that returns the original ids.
 
     It is scikit-learn's `~sklearn.pipeline.Pipeline` with the retriever's further methods.
@@ -96,7 +97,10 @@ class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline):
         return self._final_retriever().schema_
 
     def _growing_steps(self) -> list[Any]:
-        return [unwrap_searches(step) for _, _, step in self._iter()]
+        return [unwrap_searches(step) for step in self._active_steps()]
+
+    def _active_steps(self) -> list[Any]:
+        return [step for _, step in self.steps if step not in (None, "passthrough")]
 
     def _weight_param(self, sample_weight: Any) -> dict[str, Any]:
         is_routed = get_config()["enable_metadata_routing"]
@@ -109,7 +113,7 @@ class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline):
     def _read(self, X: Any) -> tuple[Any, Samples]:
         check_is_fitted(self)
         rows = queries_of(X, self.schema_)
-        for _, _, step in self._iter(with_final=False):
+        for step in self._active_steps()[:-1]:
             rows = step.transform(rows)
         retriever = self._final_retriever()
         return retriever, retriever._read_queries(rows)

@@ -1,6 +1,7 @@
 """The arrows between the parts, and where torch and scikit-learn may be imported."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "skmatch"
 ARROWS = {
     "_version": set(),
     "_docs": set(),
-    "_validation": set(),
+    "_sklearn": set(),
+    "_validation": {"_sklearn"},
     "_columns": set(),
     "_schema": {"_columns"},
     "_event_log": {"_columns", "_schema"},
@@ -20,25 +22,27 @@ ARROWS = {
     "_files": {"_columns"},
     "_growth": {"_data", "_docs", "_typing"},
     "_nn": {"_nn", "_columns", "_data", "_schema"},
-    "persistence": {"_version"},
+    "persistence": {"_sklearn", "_version"},
     "_item_filter": {"_data"},
-    "neighbors": {"_data", "_item_filter", "_validation"},
+    "neighbors": {"_data", "_item_filter", "_sklearn", "_validation"},
     "preprocessing": {
-        "_columns", "_data", "_event_log", "_files", "_growth", "_schema", "_typing",
+        "_columns", "_data", "_event_log", "_files", "_growth", "_schema", "_sklearn", "_typing",
         "_validation", "persistence", "preprocessing",
     },
     "metrics": {"_docs", "_typing", "_validation", "metrics"},
     "model_selection": {"_columns", "_typing", "_validation"},
     "datasets": {"_docs", "datasets"},
-    "callbacks": {"_validation", "persistence"},
+    "callbacks": {"_sklearn", "_validation", "persistence"},
     "retrieval": {
-        "_nn", "_columns", "_data", "_docs", "_growth", "_schema", "_typing", "_validation",
+        "_nn", "_columns", "_data", "_docs", "_growth", "_schema", "_sklearn", "_typing",
+        "_validation",
         "neighbors", "persistence", "preprocessing", "metrics", "retrieval",
     },
     "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
     "inspection": {"_docs", "_typing", "_validation", "inspection", "metrics"},
     "pipeline": {
-        "_data", "_growth", "_schema", "_typing", "_validation", "persistence", "retrieval",
+        "_data", "_growth", "_schema", "_sklearn", "_typing", "_validation", "persistence",
+        "retrieval",
     },
 }  # fmt: skip
 
@@ -82,6 +86,15 @@ def test_only_nn_imports_torch_and_it_imports_no_scikit_learn():
             assert "sklearn" not in roots, path
         else:
             assert "torch" not in roots, path
+
+
+def test_private_names_of_others_are_in_one_file():
+    others = r"(?:sklearn|pandas|torch)\S*"
+    private = rf"(?:from|import) {others}\._\w+|from {others} import .*\b_\w+|\b_skl_\w+"
+    for path in PACKAGE.rglob("*.py"):
+        if part_of(path) != "_sklearn":
+            found = re.findall(private, path.read_text())
+            assert not found, f"{path.name}: {found}"
 
 
 def test_files_stay_short():

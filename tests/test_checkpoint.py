@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import skops.io
 from sklearn.base import clone
-from sklearn.callback import ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
@@ -28,6 +27,8 @@ from skmatch import (
 )
 from skmatch._nn import embedding
 from skmatch.datasets import make_events
+
+callback = pytest.importorskip("sklearn.callback", reason="scikit-learn is older than 1.9")
 
 EVENTS = make_events(n_users=60, n_items=100, n_events=500, random_state=0)
 SMALL = {
@@ -203,7 +204,7 @@ def test_a_fit_that_continues_another_goes_on(tmp_path):
 def test_what_is_saved_recommends_as_of_its_epoch(tmp_path):
     seen = []
 
-    class Keep(ScoringMonitor):
+    class Keep(callback.ScoringMonitor):
         def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
             if context.task_name == "epoch":
                 seen.append(fitted_estimator.recommend(k=3))
@@ -221,7 +222,7 @@ def test_every_so_many_epochs_are_saved(tmp_path):
 
 def test_what_is_loaded_keeps_on_saving_and_has_no_other_callback(tmp_path):
     model = DSSMRetriever(**SMALL)
-    monitor = ScoringMonitor(scoring={"ndcg": make_topk_scorer("ndcg", k=5)})
+    monitor = callback.ScoringMonitor(scoring={"ndcg": make_topk_scorer("ndcg", k=5)})
     model.set_callbacks(monitor, Failing(tmp_path / "fit"))
     with pytest.raises(PowerCutError):
         model.fit(EVENTS)

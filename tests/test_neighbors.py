@@ -402,7 +402,7 @@ def test_threads_change_nothing(monkeypatch):
     queries, vectors = rng.normal(size=(50, 4)), rng.normal(size=(30, 4))
     one = ItemIndex().fit(vectors).search(queries, 5)
     monkeypatch.setattr(neighbors, "_PART_SIZE", 100)
-    monkeypatch.setattr(neighbors, "_openmp_effective_n_threads", lambda: 3)
+    monkeypatch.setattr(neighbors, "n_threads", lambda: 3)
     many = ItemIndex().fit(vectors).search(queries, 5)
     for expected, got in zip(one, many, strict=True):
         np.testing.assert_array_equal(got, expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sklearn.callback import CallbackSupportMixin
+from skmatch._sklearn import CallbackSupportMixin
 
 
 class EventTableMixin(CallbackSupportMixin):

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import Events, Samples
 from skmatch._schema import Schema
+from skmatch._sklearn import OUTPUT_CONFIG
 
 Rows = TypeVar("Rows", Events, Samples)
 
@@ -45,7 +46,7 @@ class FrameOutputMixin:
                 f"transform={transform!r} is not known; choose 'default', 'pandas' or None."
             )
         if transform is not None:
-            self._sklearn_output_config = {"transform": transform}
+            setattr(self, OUTPUT_CONFIG, {"transform": transform})
         return self
 
     def get_feature_names_out(self, input_features: None = None) -> np.ndarray:
@@ -70,6 +71,6 @@ class FrameOutputMixin:
         return []
 
     def _output(self, rows: Rows) -> Rows:
-        config = getattr(self, "_sklearn_output_config", {})
+        config = getattr(self, OUTPUT_CONFIG, {})
         wanted = config.get("transform", get_config()["transform_output"])
         return cast(Rows, rows.to_frame()) if wanted == "pandas" else rows

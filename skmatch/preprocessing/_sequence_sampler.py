@@ -9,7 +9,6 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skmatch._columns import check_offsets, count_codes
@@ -28,6 +27,7 @@ from skmatch._event_log import EventLog, NegativeSampling
 from skmatch._files import blocks, collect
 from skmatch._growth import replaced
 from skmatch._schema import Schema
+from skmatch._sklearn import Interval
 from skmatch._typing import Duration, EventTable
 from skmatch._validation import check_choice, checked_fit, require_rows
 from skmatch.persistence import VersionedMixin

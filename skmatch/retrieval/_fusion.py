@@ -12,11 +12,11 @@ from joblib import Parallel, delayed
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.metaestimators import _BaseComposition, available_if
+from sklearn.utils.metaestimators import available_if
 
 from skmatch._data import CatalogueRows, Samples
 from skmatch._growth import GrowingMixin, replaced
+from skmatch._sklearn import BaseComposition, Interval, StrOptions
 from skmatch._validation import check_choice, check_k
 from skmatch.neighbors import ItemFilter
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
@@ -34,7 +34,7 @@ def _all_have(method: str) -> Callable[[Any], bool]:
 
 
 @with_shared_docs
-class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseComposition):
+class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposition):
     """Merge the recommendations of several retrievers into one list.
 
     All members are fitted on the same events. Each gives its best candidates under the same rules;
@@ -122,12 +122,12 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, _BaseCompos
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         if self.retrievers is None:
-            return super(_BaseComposition, self).get_params(deep=False)
+            return super(BaseComposition, self).get_params(deep=False)
         return self._get_params("retrievers", deep=deep)
 
     def set_params(self, **params: Any) -> FusionRetriever:
         if self.retrievers is None:
-            return super(_BaseComposition, self).set_params(**params)
+            return super(BaseComposition, self).set_params(**params)
         self._set_params("retrievers", **params)
         return self
 

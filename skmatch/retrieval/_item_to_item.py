@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
-from sklearn.utils._param_validation import Interval
 
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
+from skmatch._sklearn import Interval
 from skmatch.neighbors import ItemFilter, top_k
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._growing import GrowthMixin

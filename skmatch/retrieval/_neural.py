@@ -12,7 +12,6 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
 from skmatch._nn.device import isolated
@@ -22,13 +21,14 @@ from skmatch._nn.layers import ACTIVATIONS
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.training import PRECISIONS
+from skmatch._sklearn import Interval, StrOptions
 from skmatch._typing import SampleTable, Table
 from skmatch._validation import check_choice, checked_fit
 from skmatch.neighbors import METHODS, ItemIndex
 from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._neural_fit import NeuralFit, update
-from skmatch.retrieval._progress import reporting
+from skmatch.retrieval._progress import callbacks_in_first_process
 from skmatch.retrieval._shared_docs import with_shared_docs
 from skmatch.retrieval._vectors import VectorsMixin
 
@@ -158,7 +158,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         scikit-learn's callbacks see each epoch, and may stop the fit after it. The data that they
         get are `Samples`: each user's last training event with the history before it.
         """
-        with reporting(self), isolated(), self._naming_memory_parameters():
+        with callbacks_in_first_process(self), isolated(), self._naming_memory_parameters():
             self._check_names()
             samples, weight, encoding = self._read_training(X, users, items, sample_weight)
             schema = samples.schema

@@ -18,6 +18,7 @@ from skmatch._nn.features import FeatureSpec
 from skmatch._schema import Feature, Schema
 from skmatch.neighbors import ItemIndex
 from skmatch.retrieval._base import count_items, popularity_of
+from skmatch.retrieval._progress import epoch_bar
 from skmatch.retrieval._training_state import TrainingState, settings_of
 
 # An epoch of "auto" has about so many steps: with fewer, small sets stay underfitted.
@@ -73,31 +74,39 @@ class NeuralFit:
         # Each user's last event: scored by a first one, which has no history, epochs hardly differ.
         scored = self.samples.gather(self.training[last_of_users(self.samples.user[self.training])])
         data = {"estimator": estimator, "X": scored, "y": scored.item}
-        context = estimator._init_callback_context(
-            max_subtasks=estimator.max_epochs - state.n_epochs
-        )
+        n_epochs = estimator.max_epochs - state.n_epochs
+        context = estimator._init_callback_context(max_subtasks=n_epochs)
         context.call_on_fit_task_begin(**data)
         stop = False
-        while not stop and state.n_epochs < estimator.max_epochs:
-            if state.has_stalled(estimator.n_iter_no_change):
-                break
-            subcontext = context.subcontext(task_name="epoch")
-            subcontext.call_on_fit_task_begin(**data)
-            loss = self.trainer.run_epoch()
-            if not np.isfinite(loss):
-                raise divergence(estimator, f"The loss became {loss} in epoch {state.n_epochs + 1}")
-            state.add_epoch(loss)
-            if len(self.held_out):
-                state.add_score(self.validate(), self.engine.weights)
-            stop = distributed.broadcast(
-                subcontext.call_on_fit_task_end(**data, reconstruction_attributes=self.attributes)
-            )
+        with epoch_bar(estimator, n_epochs) as advance:
+            while not stop and state.n_epochs < estimator.max_epochs:
+                if state.has_stalled(estimator.n_iter_no_change):
+                    break
+                subcontext = context.subcontext(task_name="epoch")
+                subcontext.call_on_fit_task_begin(**data)
+                self._run_epoch()
+                stop = distributed.broadcast(
+                    subcontext.call_on_fit_task_end(
+                        **data, reconstruction_attributes=self.attributes
+                    )
+                )
+                advance()
         self.trainer.close()
         if state.best_weights is not None:
             self.engine.load(state.best_weights)
         self._reset_untrained(self.engine)
         check_vectors(estimator, self.engine, self.samples)
         context.call_on_fit_task_end(**data, reconstruction_attributes=self.attributes)
+
+    def _run_epoch(self) -> None:
+        """Train for an epoch and validate; raise if the loss is not finite."""
+        loss, state = self.trainer.run_epoch(), self.state
+        if not np.isfinite(loss):
+            epoch = state.n_epochs + 1
+            raise divergence(self.estimator, f"The loss became {loss} in epoch {epoch}")
+        state.add_epoch(loss)
+        if len(self.held_out):
+            state.add_score(self.validate(), self.engine.weights)
 
     def validate(self) -> float:
         """Compute the score of the held-out events, as the fitted retriever would."""

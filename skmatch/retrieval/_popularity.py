@@ -6,9 +6,9 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from sklearn.utils._param_validation import Interval
 
 from skmatch._data import CatalogueRows, Samples
+from skmatch._sklearn import Interval
 from skmatch._typing import Duration
 from skmatch._validation import read_duration
 from skmatch.neighbors import ItemIndex

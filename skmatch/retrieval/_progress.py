@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from threading import current_thread, main_thread
@@ -11,68 +11,38 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sklearn.callback import ProgressBar
 
 from skmatch._nn import distributed
-
-
-class EpochBar:
-    """Progress bar over epochs, also inside a Pipeline.
-
-    scikit-learn's own `ProgressBar` starts at the outermost estimator only.
-    """
-
-    def setup(self, estimator: Any, context: Any) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=Console(),
-        )
-        self._task = self._progress.add_task(
-            f"{type(estimator).__name__}, epochs", total=context.max_subtasks
-        )
-        self._progress.start()
-
-    def teardown(self, estimator: Any, context: Any) -> None:
-        self._progress.stop()
-
-    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Do nothing: the bar advances when an epoch ends."""
-
-    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        if context.task_name == "epoch":
-            self._progress.advance(self._task)
+from skmatch._sklearn import callbacks_of, has_progress_bar
 
 
 @contextmanager
-def reporting(estimator: Any) -> Iterator[None]:
-    """Set the callbacks of a fit: the user's, and with `verbose` a progress bar.
+def epoch_bar(estimator: Any, n_epochs: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar over epochs if `verbose`; yield what advances it.
 
-    There is no second bar if the user has set one on this or an outer estimator. In distributed
-    training only the first process has callbacks.
+    There is no second bar if the user has set scikit-learn's, which shows the epochs of the
+    outermost estimator only.
     """
-    callbacks = list(getattr(estimator, "_skl_callbacks", []))
-    active = callbacks
+    is_first = distributed.rank() == 0
+    if not (estimator.verbose and is_first and _is_interactive()) or has_progress_bar(estimator):
+        yield lambda: None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+    with Progress(TextColumn("{task.description}"), *columns, console=Console()) as progress:
+        task = progress.add_task(f"{type(estimator).__name__}, epochs", total=n_epochs)
+        yield lambda: progress.advance(task)
+
+
+@contextmanager
+def callbacks_in_first_process(estimator: Any) -> Iterator[None]:
+    """Remove the callbacks of a fit in all but the first process of distributed training."""
+    callbacks = callbacks_of(estimator)
     if distributed.rank() > 0:
-        active = []
-    elif estimator.verbose and not _has_bar(estimator) and _is_interactive():
-        active = [*callbacks, EpochBar()]
-    estimator.set_callbacks(*active)
+        estimator.set_callbacks()
     try:
         yield
     finally:
         estimator.set_callbacks(*callbacks)
-
-
-def _has_bar(estimator: Any) -> bool:
-    callbacks = list(getattr(estimator, "_skl_callbacks", []))
-    context = getattr(estimator, "_parent_callback_ctx", None)
-    while context is not None:
-        callbacks += context._callbacks
-        context = context.parent
-    return any(isinstance(callback, ProgressBar) for callback in callbacks)
 
 
 def _is_interactive() -> bool:

@@ -1,13 +1,9 @@
 """scikit-learn's callbacks on retrievers: alone, in a Pipeline and in a search."""
 
-import io
 import re
-import sys
 
-import joblib
 import pytest
 from sklearn.base import clone
-from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
@@ -18,10 +14,11 @@ from skmatch import (
     PopularityRetriever,
     SequenceSampler,
     YoutubeDNNRetriever,
-    make_match_pipeline,
     make_topk_scorer,
 )
 from skmatch.datasets import make_events
+
+callback = pytest.importorskip("sklearn.callback", reason="scikit-learn is older than 1.9")
 
 EVENTS = make_events(n_users=40, n_items=30, n_events=600, random_state=0)
 SMALL = {"embedding_dim": 4, "dims": (8, 4), "max_epochs": 3, "batch_size": 256, "random_state": 0}
@@ -108,7 +105,7 @@ def wide(monkeypatch):
 
 @BOTH
 def test_progress_bar_through_a_pipeline(cls, wide, capsys):
-    make_pipe(cls(**SMALL)).set_callbacks(ProgressBar()).fit(EVENTS)
+    make_pipe(cls(**SMALL)).set_callbacks(callback.ProgressBar()).fit(EVENTS)
     shown = bars(capsys.readouterr().out)
     assert f"Pipeline - fit-final-estimator | {cls.__name__} - fit #2" in shown
     assert set(shown.values()) == {100}
@@ -122,7 +119,7 @@ def test_progress_bar_through_a_search_with_two_workers(cls, wide, capsys):
         make_pipe(cls(**SMALL)), {f"{step}__max_epochs": [1, 2]}, cv=LeaveLastOut(),
         scoring=make_topk_scorer("ndcg"), n_jobs=2,
     )  # fmt: skip
-    search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(EVENTS)
+    search.set_callbacks(callback.ProgressBar(max_propagation_depth=None)).fit(EVENTS)
     lines = capsys.readouterr().out.splitlines()
     epochs = [line for line in lines if f"| {cls.__name__} - fit" in line]
     assert len(epochs) == 3  # two candidates and the refit
@@ -132,7 +129,7 @@ def test_progress_bar_through_a_search_with_two_workers(cls, wide, capsys):
 @BOTH
 def test_scoring_monitor_takes_the_scorer(cls):
     scorer = make_topk_scorer(["recall", "ndcg"], k=[5, 10])
-    monitor = ScoringMonitor(scoring=scorer)
+    monitor = callback.ScoringMonitor(scoring=scorer)
     retriever = cls(**SMALL, lr=0.05).set_callbacks(monitor).fit(EVENTS)
     log = monitor.get_logs().data_as_pandas
     epochs = log[log["task_name"] == "epoch"]
@@ -149,7 +146,7 @@ def test_scoring_monitor_takes_the_scorer(cls):
 @BOTH
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_scoring_monitor_in_the_pipeline_of_a_search(cls, n_jobs):
-    monitor = ScoringMonitor(scoring={"ndcg": make_topk_scorer("ndcg", k=5)})
+    monitor = callback.ScoringMonitor(scoring={"ndcg": make_topk_scorer("ndcg", k=5)})
     step = cls.__name__.lower()
     search = GridSearchCV(
         make_pipe(cls(**SMALL).set_callbacks(monitor)), {f"{step}__max_epochs": [1, 2]},
@@ -184,83 +181,3 @@ def test_a_stopped_fit_equals_a_shorter_fit(cls):
     stopped = cls(**SMALL).set_callbacks(Keep(2)).fit(EVENTS)
     assert len(stopped.loss_curve_) == 2
     assert (stopped.predict(EVENTS[:5]) == seen[1]).all()
-
-
-class Screen(io.StringIO):
-    """A fake terminal."""
-
-    def isatty(self):
-        return True
-
-
-@pytest.fixture
-def look(monkeypatch):
-    """Return a function that runs another in a fake terminal and returns the output."""
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(function, *args):
-        with (
-            monkeypatch.context() as patch
-        ):  # pytest has set its own stdout between fixture and test
-            patch.setattr(sys, "stdout", Screen())
-            function(*args)
-            return sys.stdout.getvalue()
-
-    return run
-
-
-@BOTH
-@pytest.mark.parametrize("make", [None, make_pipeline, make_match_pipeline])
-def test_verbose_shows_the_epochs_in_a_terminal(cls, make, look):
-    retriever = cls(**SMALL, verbose=True)
-    shown = look((make_pipe(retriever, make) if make else retriever).fit, EVENTS)
-    assert f"{cls.__name__}, epochs" in shown
-    assert "3/3" in shown
-    assert not hasattr(retriever, "_skl_callbacks")
-
-
-@BOTH
-def test_verbose_shows_nothing_elsewhere(cls, capfd):
-    make_pipe(cls(**SMALL, verbose=True)).fit(EVENTS)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_verbose_shows_in_a_notebook(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ipykernel", object())
-    DSSMRetriever(**SMALL, verbose=True).fit(EVENTS)
-    assert "3/3" in capsys.readouterr().out
-
-
-def test_not_verbose_shows_nothing_in_a_terminal(look):
-    assert look(DSSMRetriever(**SMALL).fit, EVENTS) == ""
-
-
-def test_verbose_adds_no_second_bar(look, wide, capsys):
-    retriever = DSSMRetriever(**SMALL, verbose=True)
-    pipe = make_pipe(retriever).set_callbacks(ProgressBar(max_propagation_depth=0))
-    assert ", epochs" not in look(pipe.fit, EVENTS)
-    assert ", epochs" not in look(retriever.set_callbacks(ProgressBar()).fit, EVENTS)
-
-
-def test_verbose_in_workers_shows_nothing(look):
-    search = GridSearchCV(
-        make_pipe(DSSMRetriever(**SMALL, verbose=True)), {"dssmretriever__temperature": [0.1, 0.2]},
-        cv=LeaveLastOut(), scoring=make_topk_scorer("ndcg"), refit=False,
-    )  # fmt: skip
-    assert look(search.fit, EVENTS).count("3/3") >= 2
-    for backend in ("loky", "threading"):
-        with joblib.parallel_config(backend=backend, n_jobs=2):
-            assert look(search.fit, EVENTS) == ""
-
-
-def test_a_failing_fit_removes_its_bar(look):
-    retriever = DSSMRetriever(**SMALL, verbose=True, temperature=1e-40)
-
-    def fit():
-        with pytest.raises(FloatingPointError):
-            retriever.fit(EVENTS)
-
-    assert "0/3" in look(fit)
-    assert not hasattr(retriever, "_skl_callbacks")
-    assert "3/3" in look(retriever.set_params(temperature=0.1).fit, EVENTS)
