@@ -93,7 +93,7 @@ class Batches:
     def _cut_blocks(self) -> None:
         """Cut the rows into blocks of one user's events that lie within BLOCK_SIZE of the first.
 
-        Only where a history is its predecessor's, moved on by an event, do they share tokens.
+        Rows share tokens only if each history is the one before it, shifted by an event.
         """
         user, start, stop = (
             column.cpu().numpy() for column in (self.rows.user, self.rows.start, self.rows.stop)

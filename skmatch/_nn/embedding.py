@@ -28,8 +28,8 @@ class EmbeddingTable(nn.Module):
     entity : {"user", "item", "value"}
         What the codes stand for: users, items, or values of a feature.
     is_sole_input : bool
-        Whether nothing but its row tells a code from others. New rows then start apart from each
-        other, and rows without training keep their random values; else both are those of unknown.
+        Whether the embedding is the only input that distinguishes the codes. Then new and untrained
+        rows keep random values; otherwise they equal the row of the unknown code.
     """
 
     def __init__(self, size: int, dim: int, entity: str = "value", is_sole_input: bool = False):
@@ -61,7 +61,7 @@ class EmbeddingTable(nn.Module):
         return embedding_bag(codes, rows, offsets, mode="mean", include_last_offset=True)
 
     def pop_gradient(self) -> tuple[Tensor, Tensor]:
-        """Return the distinct codes that a step touched and the gradients of their rows, once."""
+        """Return the distinct codes of a step and the gradients of their rows, and forget them."""
         touched, self.touched = self.touched, []
         parts = [(codes, rows.grad) for codes, rows in touched if rows.grad is not None]
         if not parts:  # a process that had no rows of the step
@@ -76,13 +76,13 @@ class EmbeddingTable(nn.Module):
         return np.concatenate([saved, added])
 
     def untrained(self) -> np.ndarray:
-        """Return the codes whose rows equal that of unknown."""
+        """Return the codes whose rows equal that of the unknown code."""
         is_equal = (self.weight[FIRST_KNOWN:] == self.weight[UNKNOWN]).all(1)
         return FIRST_KNOWN + np.flatnonzero(is_equal.cpu())
 
     @torch.no_grad()
     def reset_to_unknown(self, codes: np.ndarray) -> None:
-        """Set the rows of codes that training never met to that of unknown."""
+        """Set the rows of untrained codes to that of the unknown code."""
         if not self.is_sole_input:
             rows = torch.as_tensor(codes, device=self.weight.device)
             self.weight[rows] = self.weight[UNKNOWN].clone()
@@ -104,7 +104,7 @@ def gather(table: Tensor, codes: Tensor) -> Tensor:
 def distinct(codes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the codes that occur, sorted, and each code's index among them.
 
-    Their number would have to be read from a GPU: there, repeats stay, and no index refers to them.
+    Reading their number would synchronise with a GPU: there, repeats stay, without an index.
     """
     if not is_async(codes.device):
         return torch.unique(codes, return_inverse=True)

@@ -28,7 +28,7 @@ MAX_COUNTED_LENGTH = 16  # shorter histories have an embedding per length, all o
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """All that it takes to build a network, saved beside the weights.
+    """Sizes and options of a network, saved with the weights.
 
     Where `item_dims` is None, items have no tower: their encodings are their vectors.
     """

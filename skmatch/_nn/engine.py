@@ -80,7 +80,7 @@ class Engine:
     def init_item_embeddings(
         self, samples: Samples, training: np.ndarray, weight: np.ndarray | None
     ) -> None:
-        """Start items near those that occur near them in the sequences of rows to train on."""
+        """Initialise item embeddings from the co-occurrence of items in the training sequences."""
         dim = self.network.config.embedding_dim
         codes, vectors = cooccurrence_vectors(
             samples.user[training],
@@ -103,13 +103,13 @@ class Engine:
         counts: np.ndarray,
         options: TrainingOptions,
     ) -> EnsembleTrainer:
-        """Bring the rows to train on to the device.
+        """Return a trainer, with the training rows on the device.
 
-        `training` holds the rows in the order of the log, `weight` (n_samples,) their weights, 1 on
-        average, and `counts` (n_items,) what negatives are drawn by.
+        `training` holds these rows in the order of the log, `weight` (n_samples,) their weights, 1
+        on average; negatives are drawn by `counts` (n_items,).
         """
         sampling = samples.sampling
-        # Neighbouring rows share their histories: cut out row by row they would not.
+        # Not cut, since neighbouring rows share the events of their histories.
         rows = self._rows(samples, training, cut=False)
         if samples.visit is not None and samples.gap_rate > 0:
             rows = self._with_gaps(rows, samples, training)
@@ -156,7 +156,7 @@ class Engine:
         return {name: array.copy() for name, array in arrays.items()} if copy else arrays
 
     def load(self, weights: Weights, shared: bool = False) -> None:
-        """Load what `weights` returned; tables extend it by the rows of codes added since."""
+        """Load weights; tables append rows for the codes that were added since."""
         # Arrays read through a memory map cannot be written to, which torch warns of: copied.
         arrays = {
             name: np.require(weights[name], requirements="W") for name in self.network.state_dict()
@@ -168,18 +168,18 @@ class Engine:
         self.network.load_state_dict(state, assign=shared)
 
     def untrained(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the codes of users and items whose rows are still those of unknown."""
+        """Return the codes of users and items whose embeddings equal that of the unknown code."""
         (_, users), (_, items) = next(self._tables("user")), next(self._tables("item"))
         return users.untrained(), items.untrained()
 
     def reset_to_unknown(self, users: np.ndarray, items: np.ndarray) -> None:
-        """Set the rows of users and items that training never met to those of unknown."""
+        """Set the embeddings of untrained users and items to those of the unknown code."""
         for entity, codes in (("user", users), ("item", items)):
             for _, table in self._tables(entity):
                 table.reset_to_unknown(codes)
 
     def _tables(self, entity: str | None = None) -> Iterator[tuple[str, EmbeddingTable]]:
-        """Return the tables of the network, of all or of one entity, with their names' weights."""
+        """Yield embedding tables, of all entities or of one, with the names of their weights."""
         for name, module in self.network.named_modules():
             if isinstance(module, EmbeddingTable) and entity in (None, module.entity):
                 yield f"{name}.weight", module
@@ -244,7 +244,7 @@ class Engine:
         return self._content[1]
 
     def _rows(self, samples: Samples, rows: np.ndarray, cut: bool = True) -> Rows:
-        """Bring rows to the device, with the log, or what they need of it where that is less."""
+        """Copy rows to the device, with the log or, if `cut`, only the events that they need."""
         start, stop, log = samples.start[rows], samples.stop[rows], samples.log.items
         longest = int((stop - start).max(initial=1))
         if cut and len(rows) * 4 < len(log):
@@ -274,7 +274,7 @@ class Engine:
         )
 
     def _with_gaps(self, rows: Rows, samples: Samples, training: np.ndarray) -> Rows:
-        """Add to each row to train on the history before its visit."""
+        """Append to the training rows their histories that end before the visit."""
         assert samples.visit is not None
         stop = samples.visit[training]
         start = np.maximum(samples.seen[training], stop - samples.max_length)

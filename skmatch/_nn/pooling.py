@@ -1,8 +1,8 @@
 """Pooling of histories: a window of item vectors becomes one vector.
 
 A pooling is a module that maps a `History` of R rows to a matrix (R, width); rows without events
-should give zeros. The name of a built-in one and a callable ``(dim, max_length) -> module`` are
-used alike.
+should give zeros. Built-in poolings are chosen by name; others are passed as a callable
+``(dim, max_length) -> module``.
 """
 
 from __future__ import annotations
@@ -121,10 +121,10 @@ class DecayPooling(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Decaying means, and attention by which they query the events that matter now.
+    """Decaying means, and attention over the events with these means as queries.
 
     Heads of scaled dot products (Vaswani et al., 2017), with a learned bias per lag in place of
-    position embeddings: an event is the same token to all windows of a block but for its lag.
+    position embeddings, so that all windows of a block share the tokens.
     """
 
     def __init__(self, dim: int, max_length: int):
@@ -199,7 +199,7 @@ def make_pooling(pooling: str | Callable, dim: int, max_length: int) -> tuple[nn
 
 
 def no_decay(history: History) -> Tensor:
-    """Return the rate of weights that are all alike, (1,)."""
+    """Return the decay rate of equal weights, (1,)."""
     return torch.zeros(1, dtype=torch.float32, device=history.tokens.device)
 
 

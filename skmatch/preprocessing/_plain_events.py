@@ -36,9 +36,7 @@ class PlainEventsMixin(EventTableMixin):
             return events, {}
         encoder = MatchEncoder().set_output(transform="default")
         events = encoder.fit_transform(X, users=users, items=items)
-        learnt = {
-            name: getattr(encoder, name) for name in vars(encoder) if name in self._OF_ENCODING
-        }
+        learnt = {name: vars(encoder)[name] for name in self._OF_ENCODING if name in vars(encoder)}
         return events, learnt | {"encoder_": encoder}
 
     @staticmethod

@@ -77,12 +77,13 @@ class SequenceSampler(
         seen items. Set it to False, together with ``exclude_seen=False`` in the retriever, if
         users interact with items repeatedly and recommendations may repeat them.
     gap : "visit", duration or None, default="visit"
-        What separates a visit from the one before. "visit": pauses of the length that separates all
-        pauses between events into short and long ones; where pauses are of one kind, there are no
-        visits. A duration, in the unit of the times or as a timedelta for datetimes: that much time
-        before an event. None: no visits. Neural retrievers train on histories that end with the
-        last event and on those that end before the visit, and know which a query has: recommending
-        within a visit and for the next one are different tasks.
+        What separates a visit from earlier events. "visit": pauses of the length that best
+        separates short from long pauses; if pauses do not form these two groups, there are no
+        visits. A duration, in the unit of the times or as a timedelta for datetimes: the visit of
+        an event holds the events less than that long before it. None: no visits. Neural retrievers
+        train on histories that end with the last event and on those that end before the visit, and
+        read which kind a query has: the next item of a visit and the first of the next visit are
+        different tasks.
     gap_rate : float, default=0.5
         Share of the events that are trained on with the history before their visit, drawn anew in
         every epoch, where there is such a history. 1 fits for the next visit only.

@@ -37,8 +37,8 @@ def _all_have(method: str) -> Callable[[Any], bool]:
 class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposition):
     """Merge the recommendations of several retrievers into one list.
 
-    All members are fitted on the same events. Each gives its best candidates under the same rules;
-    an item's score is the weighted sum of its reciprocal ranks [1]_ or of its shares in the lists.
+    All members are fitted on the same events and contribute their best candidates under the same
+    rules. The score of an item is the weighted sum of its reciprocal ranks [1]_ or of its shares.
 
     Parameters
     ----------
@@ -46,12 +46,12 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         The members by name; "drop" in place of an estimator leaves one out. None stands for a
         `DSSMRetriever` and an `ItemToItemRetriever`.
     weights : sequence of float or None, default=None
-        Weight of each member; None weighs all alike. Where one member is much better than the
-        others, give it more.
+        Weight of each member; None weighs all equally. Give a member that is much better than the
+        others a larger weight.
     rule : {"ranks", "shares"}, default="ranks"
-        "ranks": a member adds its weight over 60 plus the item's rank. "shares": it adds its weight
-        times the item's share of its list: the softmax of cosines over the temperature, and of
-        other scores their part of the sum.
+        What a member adds to the score of an item. "ranks": its weight, divided by 60 plus the
+        rank. "shares": its weight times the item's share of the list, which is the softmax of
+        cosines over the temperature, or the score divided by the sum of scores.
     n_candidates : int, default=200
         Number of items that each member contributes per query, at least `k`.
     n_jobs : int or None, default=None
@@ -134,7 +134,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     def _fit_samples(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
         members = self._check_members()
         fitted = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fit_member)(clone(member), samples, weight) for _, member in members
+            delayed(clone(member).fit)(samples, sample_weight=weight) for _, member in members
         )
         return self._fitted([name for name, _ in members], fitted)
 
@@ -309,7 +309,3 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     observe = available_if(_all_have("observe"))(GrowingMixin.observe)
     partial_fit = available_if(_all_have("partial_fit"))(GrowingMixin.partial_fit)
     add_items = available_if(_all_have("add_items"))(GrowingMixin.add_items)
-
-
-def _fit_member(member: Any, samples: Samples, weight: np.ndarray | None) -> Any:
-    return member.fit(samples, sample_weight=weight)

@@ -34,9 +34,9 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
     nearest neighbours [3]_ and covisitation counts. They need no training and no torch, and on
     sparse tables they rank above most networks; see `FusionRetriever` for both together.
 
-    Within a visit the next item depends mostly on the last one, the next visit on many of the
-    events before: where the `SequenceSampler` has found visits, a query uses the half-life that
-    fits its time.
+    Within a visit the next item depends mostly on the last event, at the start of a visit on many
+    events: if the `SequenceSampler` has found visits, queries within a visit use `half_life` and
+    queries that begin one `visit_half_life`.
 
     Parameters
     ----------

@@ -21,12 +21,12 @@ from skmatch.retrieval._base import count_items, popularity_of
 from skmatch.retrieval._progress import epoch_bar
 from skmatch.retrieval._training_state import TrainingState, settings_of
 
-# An epoch of "auto" has about so many steps: with fewer, small sets stay underfitted.
+# Steps per epoch of batch_size="auto": with fewer steps, small data sets are underfitted.
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
-# Share of the learning rate of an update: with all of it, what was learnt of others is undone.
+# Share of `lr` at which `partial_fit` trains: the full rate overwrites what was learnt before.
 UPDATE_RATE = 0.15
-FULL_SOFTMAX_BYTES = 2**28  # of a step's scores; above that, negatives had better be sampled
-MAX_STEP_EVENTS = 2**27  # events of a step's histories; more are a mistake
+FULL_SOFTMAX_BYTES = 2**28  # scores of a step; negatives="all" warns above
+MAX_STEP_EVENTS = 2**27  # in the histories of a step; more raise an error
 
 
 class NeuralFit:
@@ -71,7 +71,7 @@ class NeuralFit:
     def run(self) -> None:
         """Run the epochs; the network ends with its best weights where they are validated."""
         estimator, state = self.estimator, self.state
-        # Each user's last event: scored by a first one, which has no history, epochs hardly differ.
+        # Each user's last event, for callbacks: first events, without history, score alike.
         scored = self.samples.gather(self.training[last_of_users(self.samples.user[self.training])])
         data = {"estimator": estimator, "X": scored, "y": scored.item}
         n_epochs = estimator.max_epochs - state.n_epochs
@@ -118,7 +118,7 @@ class NeuralFit:
     def attributes(
         self, engine: Engine | None = None, *, exact: bool = False, copy: bool = True
     ) -> dict[str, Any]:
-        """Return the fitted attributes as of now; without a copy, weights change with a step."""
+        """Return the current fitted attributes; without a copy, later steps change the weights."""
         engine = engine or self.engine
         item_index = ItemIndex("exact" if exact else self.estimator.index, self.state.seed)
         return {
@@ -180,7 +180,7 @@ class NeuralFit:
             )
         if not self.estimator.early_stopping:
             return training, training[:0]
-        # The last event of some users is held out; earlier ones do not know of it.
+        # The last event of some users is held out; the histories of earlier ones do not hold it.
         last = last_of_users(samples.user[training])
         n_held_out = int(np.ceil(self.estimator.validation_fraction * len(last)))
         if n_held_out >= len(training):
@@ -210,7 +210,7 @@ class NeuralFit:
         )
 
     def _check_cost(self, batch_size: int) -> None:
-        """Raise where a step's histories are a mistake, warn where its scores had better not be."""
+        """Raise if the histories of a step are too large, warn if the scores of all items are."""
         samples, n_rows = self.samples, min(batch_size, len(self.training))
         longest = int((samples.stop - samples.start).max())
         n_events = n_rows * longest
@@ -242,7 +242,7 @@ class NeuralFit:
 
 
 def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
-    """Train a fitted retriever on further rows, once over; return its new fitted attributes."""
+    """Train a fitted retriever for an epoch on further rows; return the new fitted attributes."""
     config = NetworkConfig.from_dict(estimator.network_config_)
     config = NetworkConfig(**vars(config) | network_sizes(samples.schema))
     # Each call draws anew.
@@ -266,7 +266,7 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
             raise divergence(estimator, f"The loss became {loss}")
         losses = [*losses, loss]
         if untrained is not None:
-            # Users and items without events here either stay unknown, as after fit.
+            # Users and items that still have no events keep the vectors of unknown ones.
             users, items = untrained
             engine.reset_to_unknown(
                 np.setdiff1d(users, samples.user[training]), np.setdiff1d(items, samples.item)
@@ -280,10 +280,10 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
 def make_options(
     estimator: Any, max_epochs: int, n_rows: int, is_update: bool = False
 ) -> TrainingOptions:
-    """Return how to train on so many rows.
+    """Return the options of training on `n_rows` rows.
 
-    An update makes as many steps as it has rows, up to those of an epoch of "auto": what it learns
-    does not depend on how events are split into calls.
+    An update takes one step per row, at most AUTO_STEPS: the result hardly depends on how events
+    are split into calls.
     """
     batch_size = estimator.batch_size
     smallest, largest = AUTO_BATCH
@@ -327,7 +327,7 @@ def normalised(weight: np.ndarray | None, training: np.ndarray) -> np.ndarray | 
 def sampling_counts(
     samples: Samples, training: np.ndarray, counts: np.ndarray, weight: np.ndarray | None
 ) -> np.ndarray:
-    """Return what negatives are drawn by, in units of the smallest weight.
+    """Return the counts that negatives are drawn by, in units of the smallest weight.
 
     Negatives "in_batch" are the rows that are trained; others are drawn by all counts.
     """
@@ -366,7 +366,7 @@ def last_of_users(user: np.ndarray) -> np.ndarray:
 
 
 def check_vectors(estimator: Any, engine: Engine, samples: Samples) -> None:
-    """Raise if vectors are not finite or vanish: the loss of a step is that before its update."""
+    """Raise if vectors are not finite or all zero, which the loss before the last step misses."""
     last = samples.gather(np.arange(len(samples))[-1000:])
     for vectors in (engine.item_vectors(samples.schema), engine.user_vectors(last)):
         if not np.isfinite([vectors.min(), vectors.max()]).all() or not vectors.any():

@@ -1,4 +1,4 @@
-"""Queries in all the forms in which they may be given, and what is known of each."""
+"""Queries in all accepted forms, and what is known of each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def source_of(samples: Samples) -> np.ndarray:
 def _any_known(codes: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
     """Return for each range of codes whether any of them is known."""
     found = stop > start
-    # Nearly always the last is known; where it is not, look at all.
+    # The last code is nearly always known; otherwise all are read.
     found[found] = codes[stop[found] - 1] >= FIRST_KNOWN
     unsure = np.flatnonzero(~found & (stop > start))
     index, offsets = concatenate_ranges(start[unsure], stop[unsure])

@@ -1,4 +1,4 @@
-"""Where a fit stands between two epochs, and whether a later fit may continue from there."""
+"""The state of a fit between two epochs, and whether a later fit may continue it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def settings_of(
     weight: np.ndarray | None,
     **others: Any,
 ) -> dict[str, Any]:
-    """Return all that determines a fit, as plain values; the events as a hash of them."""
+    """Return all that determines a fit, as plain values; events are hashed."""
     schema, sampling = samples.schema, samples.sampling
     rows = (samples.user, samples.item, samples.start, samples.stop, samples.features)
     tables = (schema.user_table, schema.item_table, sampling.counts)

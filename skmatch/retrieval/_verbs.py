@@ -46,10 +46,10 @@ class RecommendMixin(ABC):
         Parameters
         ----------
         X : DataFrame, array-like of shape (n_queries, n_columns), list of user ids, or None
-            The queries. A frame needs the column of the user; a column ``history`` of lists of
-            item ids replaces the user's stored history, a time means "as of then", and columns of
-            user features hold what is known of the user. None stands for all known users. Samples,
-            where `fit` got such.
+            The queries. A frame needs the users' column; a column ``history`` of lists of item ids
+            replaces the stored histories, a time limits the query to what was known at that time,
+            and columns of user features replace stored values. None stands for all known users. If
+            `fit` got Samples, Samples.
         k : int or None, default=None
             Number of items per query; None takes the retriever's `k`.
         exclude_seen : bool or None, default=None
