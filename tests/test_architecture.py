@@ -29,7 +29,7 @@ ARROWS = {
         "_columns", "_data", "_event_log", "_files", "_growth", "_schema", "_sklearn", "_typing",
         "_validation", "persistence", "preprocessing",
     },
-    "metrics": {"_docs", "_typing", "_validation", "metrics"},
+    "metrics": {"_columns", "_docs", "_typing", "_validation", "metrics"},
     "model_selection": {"_columns", "_typing", "_validation"},
     "datasets": {"_docs", "datasets"},
     "callbacks": {"_sklearn", "_validation", "persistence"},

@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 
 from skmatch._validation import fitted_retriever
 from skmatch.inspection._drawing import MARKERS, axes_for, shared_docs, style_of
+from skmatch.metrics._content import by_id
 
 MAX_GROUPS = len(MARKERS)  # more values share the style REST
 REST = {"label": "other", "color": "0.6", "marker": "."}
@@ -239,15 +240,7 @@ def _by_item(values: Any, parameter: str, ids: pd.Series) -> pd.Series:
         raise ValueError(
             f"{parameter} is a {type(values).__name__}; pass a Series indexed by item ids."
         )
-    if not values.index.is_unique:
-        repeated = values.index[values.index.duplicated()].tolist()[0]
-        raise ValueError(f"{parameter} has several values for the item {repeated!r}; keep one.")
-    if not values.index.isin(ids).any():
-        raise ValueError(
-            f"{parameter} holds no item of the catalogue: index it by item ids, such as "
-            f"{ids.tolist()[0]!r}; its index holds {values.index.tolist()[:1]!r}."
-        )
-    return values.reindex(pd.Index(ids, tupleize_cols=False)).reset_index(drop=True)
+    return by_id(values, parameter, ids)
 
 
 def _single_values(values: Any) -> pd.Series:

@@ -100,7 +100,7 @@ def find_hits(
         if gain is not None:
             relevant = np.arange(n_queries)
     else:
-        item_code, known = pd.factorize(_index(item))
+        item_code, known = pd.factorize(as_index(item))
         # One sorted key per (query, item).
         relevant, pair_of = np.unique(query * len(known) + item_code, return_inverse=True)
         n_relevant = np.bincount(relevant // len(known), minlength=n_queries)
@@ -110,7 +110,7 @@ def find_hits(
             gain = largest
 
         # -1: not relevant to any query
-        ranked_code = known.get_indexer(_index(ranking.ravel()))
+        ranked_code = known.get_indexer(as_index(ranking.ravel()))
         index = np.flatnonzero(ranked_code >= 0)
         key = index // n_ranked * len(known) + ranked_code[index]
         pair = np.minimum(np.searchsorted(relevant, key), len(relevant) - 1)
@@ -132,7 +132,7 @@ def _best(query: np.ndarray, gain: np.ndarray) -> Hits:
     return Hits(query, np.arange(len(query)) - np.searchsorted(query, query), gain[order])
 
 
-def _index(values: Any) -> pd.Index:
+def as_index(values: Any) -> pd.Index:
     """Return ids as an index of the same dtype, which skips slow inference; tuples stay ids."""
     values = np.asarray(values)
     dtype = object if values.dtype.kind in "US" else values.dtype

@@ -44,7 +44,7 @@ def _read_rows(values: Any, name: str, shape: str) -> Any:
 RELEVANT = "a collection of the relevant item ids per query, or an array of one id per query"
 
 
-def _relevant_pairs(y_true: Any) -> tuple[pd.Series, int]:
+def relevant_pairs(y_true: Any) -> tuple[pd.Series, int]:
     """Return the relevant items, missing ones included, indexed by query; and n_queries."""
     y_true = _read_rows(y_true, "y_true", RELEVANT)
     if isinstance(y_true, np.ndarray) and y_true.ndim == 1 and y_true.dtype != object:
@@ -62,7 +62,7 @@ def _relevant_pairs(y_true: Any) -> tuple[pd.Series, int]:
 
 
 def _read_gains(relevance: Any, y_true: Any, pairs: pd.Series) -> np.ndarray:
-    gains, _ = _relevant_pairs(_read_rows(relevance, "relevance", "one gain per item of y_true"))
+    gains, _ = relevant_pairs(_read_rows(relevance, "relevance", "one gain per item of y_true"))
     if any(isinstance(row, (set, frozenset)) for row in y_true):
         raise ValueError("y_true holds sets, whose order relevance cannot follow: give lists.")
     if not np.array_equal(gains.index, pairs.index):
@@ -92,7 +92,7 @@ def check_gains(gains: Any, name: str) -> np.ndarray:
     return values
 
 
-def _ranking(y_pred: Any, n_queries: int, k: int) -> np.ndarray:
+def read_ranking(y_pred: Any, n_queries: int | None, k: int) -> np.ndarray:
     """Return the ranked ids as an array of shape (n_queries, >=k), or raise."""
     shape = "one row of ranked item ids per query, shape (n_queries, >=k)"
     y_pred = _read_rows(y_pred, "y_pred", shape)
@@ -114,7 +114,7 @@ def _ranking(y_pred: Any, n_queries: int, k: int) -> np.ndarray:
             ranking = np.array(rows, dtype=object)
     if ranking.ndim != 2:
         raise ValueError(f"y_pred has shape {ranking.shape}: give {shape}.")
-    if len(ranking) != n_queries:
+    if n_queries is not None and len(ranking) != n_queries:
         raise ValueError(
             f"y_pred ranks for {len(ranking)} queries and y_true holds {n_queries}: "
             "give one row per query in both, in the same order."
@@ -131,7 +131,7 @@ def score_rankings(
     name: str, y_true: Any, y_pred: Any, ks: Sequence[int], relevance: Any = None
 ) -> list[np.ndarray]:
     """Compute a metric per query at every k, all from one ranking."""
-    pairs, n_queries = _relevant_pairs(y_true)
+    pairs, n_queries = relevant_pairs(y_true)
     gain = None if relevance is None else _read_gains(relevance, y_true, pairs)
     is_relevant = pairs.notna().to_numpy()  # a missing id is padding
     if gain is not None:
@@ -139,7 +139,7 @@ def score_rankings(
     pairs = pairs[is_relevant].infer_objects()
     query = pairs.index.to_numpy()
     require_relevant(query, gain, n_queries)
-    hits, n_relevant = find_hits(query, pairs, _ranking(y_pred, n_queries, max(ks)), gain)
+    hits, n_relevant = find_hits(query, pairs, read_ranking(y_pred, n_queries, max(ks)), gain)
     return [METRICS[name](hits, n_relevant, k) for k in ks]
 
 

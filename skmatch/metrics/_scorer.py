@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,23 +10,57 @@ import pandas as pd
 
 from skmatch._typing import ItemRule, SampleTable
 from skmatch._validation import check_k, last_step, unwrap_searches
+from skmatch.metrics._bootstrap import bootstrap, check_confidence
+from skmatch.metrics._groups import groups_of
 from skmatch.metrics._held_out import HeldOut, fitted_schema, read_held_out
 from skmatch.metrics._hits import METRICS, find_hits, mean
+from skmatch.metrics._lists import (
+    CATALOGUE_METRICS,
+    CONTENT_METRICS,
+    LIST_METRICS,
+    Lists,
+    lists_of,
+)
 
-N_RESAMPLES = 1000
+ALL_METRICS = (*METRICS, *LIST_METRICS, *CATALOGUE_METRICS)
 
 
-class _Scores(NamedTuple):
-    """The scores of a retriever's rankings, one row per query."""
+class Scores(NamedTuple):
+    """The scores of a retriever's rankings."""
 
-    values: pd.DataFrame  # (n_queries, n_scores), columns "metric@k"
+    columns: list[tuple[str, int]]  # metric and k of each score
+    values: pd.DataFrame  # (n_queries, n_scores), columns "metric@k"; those of each query
     n_relevant: np.ndarray  # (n_queries,)
     held_out: HeldOut
+    ranking: np.ndarray  # (n_queries, n_ranked) ids, or positions in the catalogue
+    lists: Lists | None  # None without metrics beyond accuracy
 
-    def means(self) -> dict[str, float]:
+    def means(self, rows: np.ndarray | None = None) -> dict[str, float]:
+        """Average over the queries, or over some, those whose score is defined."""
         # Validation inside `fit` has the queries in another order.
         average = np.mean if isinstance(self.held_out.item, pd.Series) else mean
-        return {str(name): float(average(self.values[name].to_numpy())) for name in self.values}
+        rows = np.arange(len(self.values)) if rows is None else rows
+        means = {}
+        for metric, k in self.columns:
+            name = f"{metric}@{k}"
+            if metric in CATALOGUE_METRICS:
+                assert self.lists is not None
+                means[name] = CATALOGUE_METRICS[metric](self.lists.gather(rows), k)
+            else:
+                own = self.values[name].to_numpy()[rows]
+                own = own[~np.isnan(own)]
+                means[name] = float(average(own)) if len(own) else np.nan
+        return means
+
+    def intervals(
+        self, values: pd.DataFrame, rows: np.ndarray, confidence: float, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return bootstrap intervals of the averages of values; NaN for what is no average."""
+        low, high = np.full((2, len(self.columns)), np.nan)
+        of_query = [metric not in CATALOGUE_METRICS for metric, _ in self.columns]
+        if any(of_query):
+            low[of_query], high[of_query] = bootstrap(values.to_numpy()[rows], confidence, rng)
+        return low, high
 
 
 class TopKScorer:
@@ -41,12 +74,21 @@ class TopKScorer:
         exclude_seen: bool | None = None,
         candidates: ItemRule | None = None,
         gain: Hashable | None = None,
+        feature: Any = None,
     ) -> None:
         self.metrics = _check_metrics(metrics)
         self.k = check_ks(k)
         self.exclude_seen = exclude_seen
         self.candidates = candidates
         self.gain = gain
+        self.feature = feature
+        of_content = [name for name in CONTENT_METRICS if name in self.metrics]
+        if (feature is None) == bool(of_content):
+            raise ValueError(
+                f"metrics={list(self.metrics)} with feature={feature!r}: 'diversity' and "
+                "'miscalibration' need a feature, the others none; pass the label of an item "
+                "feature, or a Series (values) or DataFrame (vectors) indexed by item ids."
+            )
         if gain is not None and "ndcg" not in self.metrics:
             raise ValueError(
                 f"gain={gain!r} has no effect on {list(self.metrics)}: only 'ndcg' uses gains, so "
@@ -56,7 +98,7 @@ class TopKScorer:
     def __repr__(self) -> str:
         metrics = self.metrics[0] if len(self.metrics) == 1 else list(self.metrics)
         k = self.k[0] if len(self.k) == 1 else list(self.k)
-        names = ("exclude_seen", "candidates", "gain")
+        names = ("exclude_seen", "candidates", "gain", "feature")
         rules = {name: getattr(self, name) for name in names}
         given = "".join(f", {name}={rule!r}" for name, rule in rules.items() if rule is not None)
         return f"make_topk_scorer({metrics!r}, k={k!r}{given})"
@@ -66,7 +108,7 @@ class TopKScorer:
         scores = self.score_queries(estimator, X).means()
         return scores if len(scores) > 1 else next(iter(scores.values()))
 
-    def score_queries(self, estimator: Any, X: Any) -> _Scores:
+    def score_queries(self, estimator: Any, X: Any) -> Scores:
         held_out, gain = read_held_out(estimator, X, self.gain)
         k = max(self.k)
         rules = {"exclude_seen": self.exclude_seen, "candidates": self.candidates}
@@ -81,8 +123,23 @@ class TopKScorer:
                 "queries: it must return item ids of shape (n_queries, k), padded with None."
             )
         hits, n_relevant = find_hits(held_out.query, held_out.item, ranking, gain)
-        values = {f"{m}@{k}": METRICS[m](hits, n_relevant, k) for m in self.metrics for k in self.k}
-        return _Scores(pd.DataFrame(values), n_relevant, held_out)
+        columns = [(metric, k) for metric in self.metrics for k in self.k]
+        values, lists = {}, None
+        if not set(self.metrics) <= set(METRICS):
+            if is_plain:
+                raise TypeError(
+                    f"metrics={list(self.metrics)}: of {type(estimator).__name__}, which is no "
+                    f"retriever of skmatch, only {', '.join(METRICS)} are known; pass its lists to "
+                    "the functions of skmatch.metrics."
+                )
+            lists = lists_of(held_out.queries, ranking, hits, self.feature)
+        for metric, k in columns:
+            if metric in METRICS:
+                values[f"{metric}@{k}"] = METRICS[metric](hits, n_relevant, k)
+            elif metric in LIST_METRICS and lists is not None:
+                values[f"{metric}@{k}"] = LIST_METRICS[metric](lists, k)
+        frame = pd.DataFrame(values, index=pd.RangeIndex(n_queries))
+        return Scores(columns, frame, n_relevant, held_out, ranking, lists)
 
 
 def make_topk_scorer(
@@ -92,6 +149,7 @@ def make_topk_scorer(
     exclude_seen: bool | None = None,
     candidates: ItemRule | None = None,
     gain: Hashable | None = None,
+    feature: Any = None,
 ) -> TopKScorer:
     """Make a scorer of top-k recommendations, for the ``scoring`` of scikit-learn.
 
@@ -104,8 +162,11 @@ def make_topk_scorer(
     Parameters
     ----------
     metrics : str or sequence of str, default=("recall", "hit", "ndcg")
-        Among "recall", "hit", "ndcg", "mrr", "precision" and "map", defined by the functions of
-        `skmatch.metrics`.
+        Among "recall", "hit", "ndcg", "mrr", "precision" and "map", and, beyond accuracy,
+        "novelty", "popularity_lift", "new_items", "serendipity", "diversity", "miscalibration",
+        "coverage" and "gini", defined by the functions of `skmatch.metrics`. Those beyond accuracy
+        count the events that the retriever has stored. Of "popularity_lift", "miscalibration" and
+        "gini" less is better: a search that maximises one needs ``refit`` to be a function.
     k : int or sequence of int, default=(10,)
         Number of top-ranked items that count.
     exclude_seen : bool or None, default=None
@@ -117,6 +178,9 @@ def make_topk_scorer(
         Column of `X` with the gain of each held-out event, such as a rating: finite numbers of at
         least 0, with at least one above 0 per user. Of a user's events of one item the largest
         gain counts. None means 1 each. Only "ndcg" uses it.
+    feature : label, Series, DataFrame or None, default=None
+        What "diversity" and "miscalibration" compare: the label of an item feature of the
+        `MatchEncoder`, or values (Series) or vectors (DataFrame) indexed by item ids.
 
     Returns
     -------
@@ -128,7 +192,8 @@ def make_topk_scorer(
     ------
     ValueError
         If a metric is unknown, if a k is not an integer of at least 1, if `metrics` or `k` is
-        empty, or if `gain` is set without "ndcg".
+        empty, if `gain` is set without "ndcg", or `feature` without its metrics or these without
+        it.
 
     See Also
     --------
@@ -176,7 +241,9 @@ def make_topk_scorer(
     >>> make_topk_scorer(["recall", "ndcg"], k=[10, 50])
     make_topk_scorer(['recall', 'ndcg'], k=[10, 50])
     """
-    return TopKScorer(metrics, k, exclude_seen=exclude_seen, candidates=candidates, gain=gain)
+    return TopKScorer(
+        metrics, k, exclude_seen=exclude_seen, candidates=candidates, gain=gain, feature=feature
+    )
 
 
 def evaluate(
@@ -185,12 +252,14 @@ def evaluate(
     metrics: str | Iterable[str] = ("recall", "hit", "ndcg"),
     k: int | Iterable[int] = (10,),
     *,
+    by: Any = None,
     average: bool = True,
     confidence: float | None = None,
     random_state: int | np.random.Generator | None = None,
     exclude_seen: bool | None = None,
     candidates: ItemRule | None = None,
     gain: Hashable | None = None,
+    feature: Any = None,
 ) -> pd.DataFrame:
     """Tabulate the scores of `make_topk_scorer` for a fitted retriever on held-out events.
 
@@ -200,21 +269,26 @@ def evaluate(
         A fitted retriever, a pipeline that ends in one or a search over one.
     X : DataFrame or array-like, shape (n_events, n_columns)
         Held-out events, with the columns that the estimator was fitted on.
-    metrics, k, exclude_seen, candidates, gain
+    metrics, k, exclude_seen, candidates, gain, feature
         As for `make_topk_scorer`.
+    by : label, Series or None, default=None
+        Groups of users to score apart: a column of `X`, of which the user's first row counts; a
+        Series indexed by user ids; or "activity", unless `X` has such a column: users that are new
+        (without stored events), light (up to the median of the others) and heavy. None makes none.
     average : bool, default=True
         Whether to average over the users; otherwise the table has one row per user.
     confidence : float or None, default=None
         Level of a bootstrap percentile interval of each average, such as 0.95, from 1000 resamples
         of the users; None computes no interval. It shows how much the average depends on the users
-        tested, not on the seed of the training.
+        tested, not on the seed of the training. "coverage" and "gini" are no averages: none.
     random_state : int, Generator or None, default=None
         Seed of the bootstrap; None draws a new one.
 
     Returns
     -------
     table : DataFrame
-        With ``average=True`` one row per metric and k, with the columns ``metric``, ``k``,
+        With ``average=True`` one row per (group,) metric and k, with the columns (of the group,)
+        ``metric``, ``k``,
         ``value``, ``low`` and ``high`` (with `confidence`), ``n_queries``, ``n_unknown_users``
         (without training events) and ``n_unknown_items`` (held-out pairs of user and item whose
         item has no training events). With ``average=False`` one row per user, in order of first
@@ -262,17 +336,15 @@ def evaluate(
     1      u2          True           1                1       0.0
     """
     scorer = make_topk_scorer(
-        metrics, k, exclude_seen=exclude_seen, candidates=candidates, gain=gain
+        metrics, k, exclude_seen=exclude_seen, candidates=candidates, gain=gain, feature=feature
     )
     if confidence is not None:
-        if not isinstance(confidence, Real) or not 0 < confidence < 1:
-            raise ValueError(
-                f"confidence={confidence!r} must be a level between 0 and 1, such as 0.95."
-            )
-        if not average:
-            raise ValueError(
-                f"confidence={confidence!r} needs averages: set average=True or confidence=None."
-            )
+        check_confidence(confidence)
+    if not average and not (confidence is by is None):
+        raise ValueError(
+            f"confidence={confidence!r} and by={by!r} need averages: set average=True, or both to "
+            "None."
+        )
     scores = scorer.score_queries(estimator, X)
     users, query, item = scores.held_out.users, scores.held_out.query, scores.held_out.item
     schema = fitted_schema(estimator)
@@ -291,41 +363,32 @@ def evaluate(
         table["n_unknown_items"] = n_unknown_items
         return pd.concat([table, scores.values], axis=1)
 
-    table = pd.DataFrame(
-        [(m, n) for m in scorer.metrics for n in scorer.k], columns=["metric", "k"]
+    rng = np.random.default_rng(random_state)
+    name, groups = (
+        (None, {None: np.arange(len(users))}) if by is None else groups_of(by, X, scores.held_out)
     )
-    table["value"] = [*scores.means().values()]
-    if confidence is not None:
-        table["low"], table["high"] = _bootstrap(
-            scores.values.to_numpy(), confidence, np.random.default_rng(random_state)
-        )
-    table["n_queries"] = len(users)
-    table["n_unknown_users"] = unknown_user.sum()
-    table["n_unknown_items"] = n_unknown_items.sum()
-    return table
-
-
-def _bootstrap(
-    values: np.ndarray, confidence: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return percentile intervals of the column means; all columns share the resamples."""
-    n_queries = len(values)
-    means = np.empty((N_RESAMPLES, values.shape[1]))
-    for resample in range(N_RESAMPLES):  # one at a time, to bound the memory
-        count = np.bincount(rng.integers(n_queries, size=n_queries), minlength=n_queries)
-        means[resample] = count @ values / n_queries
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return low, high
+    tables = []
+    for group, rows in groups.items():
+        table = pd.DataFrame(scores.columns, columns=["metric", "k"])
+        table["value"] = [*scores.means(rows).values()]
+        if confidence is not None:
+            table["low"], table["high"] = scores.intervals(scores.values, rows, confidence, rng)
+        table["n_queries"] = len(rows)
+        table["n_unknown_users"] = unknown_user[rows].sum()
+        table["n_unknown_items"] = n_unknown_items[rows].sum()
+        if by is not None:
+            table.insert(0, name, [group] * len(table))
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _check_metrics(metrics: Any) -> tuple[str, ...]:
     names = (metrics,) if isinstance(metrics, str) else _as_tuple(metrics)
-    known = ", ".join(repr(name) for name in METRICS)
+    known = ", ".join(repr(name) for name in ALL_METRICS)
     if not names:
         raise ValueError(f"metrics={metrics!r} is empty: name at least one of {known}.")
     for name in names:
-        if not isinstance(name, str) or name not in METRICS:
+        if not isinstance(name, str) or name not in ALL_METRICS:
             raise ValueError(f"metrics={metrics!r}: {name!r} is unknown; use some of {known}.")
     return tuple(dict.fromkeys(names))
 

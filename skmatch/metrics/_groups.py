@@ -1,0 +1,48 @@
+"""Groups of users that are scored apart."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skmatch._validation import read_frame, require_column
+from skmatch.metrics._content import by_id
+from skmatch.metrics._held_out import HeldOut
+
+ACTIVITY = "activity"
+LEVELS = ("new", "light", "heavy")
+
+
+def groups_of(by: Any, X: Any, held_out: HeldOut) -> tuple[Hashable, dict[Any, np.ndarray]]:
+    """Return the name of the groups, and the indices of the queries of each."""
+    if isinstance(by, pd.Series):
+        name = "group" if by.name is None else by.name
+        values = by_id(by, "by", held_out.users, "user")
+    else:
+        name, table = by, read_frame(X)
+        if by == ACTIVITY and by not in getattr(table, "columns", ()):
+            return name, _by_activity(held_out.queries)
+        if not isinstance(table, pd.DataFrame):
+            raise ValueError(
+                f"by={by!r} names a column, and X is a {type(X).__name__}: pass a frame, or a "
+                "Series of groups indexed by user ids."
+            )
+        first = np.unique(held_out.query, return_index=True)[1]
+        values = require_column(table, by, "by").iloc[first]
+    code, groups = pd.factorize(values, use_na_sentinel=False)
+    return name, {group: np.flatnonzero(code == i) for i, group in enumerate(groups)}
+
+
+def _by_activity(queries: Any) -> dict[Any, np.ndarray]:
+    if not hasattr(queries, "seen"):
+        raise TypeError(
+            f"by={ACTIVITY!r} needs a retriever of skmatch, which has stored the users' events: "
+            "pass a column of X or a Series of groups indexed by user ids."
+        )
+    n_events = queries.stop - queries.seen
+    known = n_events[n_events > 0]
+    level = (n_events > 0).astype(int) + (n_events > (np.median(known) if len(known) else 0))
+    return {name: np.flatnonzero(level == i) for i, name in enumerate(LEVELS) if (level == i).any()}
