@@ -122,7 +122,8 @@ def gather_rows(column: Column, rows: np.ndarray) -> Column:
 def where_rows(condition: np.ndarray, column: Column, other: Column) -> Column:
     """Return the rows of `column` where the condition holds, else those of `other`."""
     if isinstance(column, np.ndarray):
-        return np.where(condition, column, cast(np.ndarray, other))
+        aligned = condition if column.ndim == 1 else condition[:, None]
+        return np.where(aligned, column, cast(np.ndarray, other))
     assert isinstance(other, RaggedArray)
     n_rows = len(condition)
     rows = np.arange(n_rows) + np.where(condition, 0, n_rows)

@@ -86,7 +86,7 @@ class _Rows:
 
     def _own_names(self) -> list:
         """Return the column names of `to_frame` for these rows, which may be queries."""
-        names = self.column_names(self.schema, tuple(self.features))
+        names = self.column_names(self.schema, tuple(f.name for f in self.schema.user_features))
         if self.time is None and self.schema.time is not None:
             names.remove(self.schema.time)
         return [*names, *self._unknown_ids()]
@@ -110,8 +110,11 @@ class _Rows:
         columns: dict[Hashable, Any] = {self.schema.user: self.user, self.schema.item: self.item}
         if self.time is not None:
             columns[self.schema.time] = self.time
-        for name, column in self.features.items():
-            columns[name] = column.to_lists() if isinstance(column, RaggedArray) else column
+        for name, column in self.user_columns().items():
+            if isinstance(column, RaggedArray):
+                columns[name] = column.to_lists()
+            else:
+                columns[name] = column if column.ndim == 1 else list(column)
         frame = pd.DataFrame(columns)
         if self.user_ids is not None:
             frame.index = self.user_ids.index
@@ -131,12 +134,15 @@ class _Rows:
                 )
         features: Columns = {}
         for feature in schema.user_features:
-            column = frame.get(feature.name)
-            if column is not None:
-                is_multi = feature.kind == "multi_valued"
-                features[feature.name] = (
-                    RaggedArray.from_lists(column.tolist()) if is_multi else column.to_numpy()
-                )
+            if feature.name in frame.columns:
+                column = frame[feature.name]
+                if feature.kind == "multi_valued":
+                    features[feature.name] = RaggedArray.from_lists(column.tolist())
+                elif feature.kind == "vector":
+                    vectors = np.array(column.tolist(), dtype=np.float32)
+                    features[feature.name] = vectors.reshape(-1, feature.length)
+                else:
+                    features[feature.name] = column.to_numpy()
         return {
             "schema": schema,
             "user": frame[schema.user].to_numpy(),
@@ -186,8 +192,8 @@ class Events(_Rows):
     time : ndarray of shape (n_rows,) or None
         Numbers, or nanoseconds of datetimes; None if there are no times.
     features : dict of label to ndarray or RaggedArray
-        User features: codes or standardised numbers. Row `i` of a RaggedArray (of a multi-valued
-        feature) is ``values[offsets[i]:offsets[i + 1]]``.
+        User features: codes or standardised numbers, a matrix of a feature of vectors. Row `i` of a
+        RaggedArray (of a multi-valued feature) is ``values[offsets[i]:offsets[i + 1]]``.
     user_ids, item_ids : Series or None
         The ids as they were passed in.
     history : RaggedArray or None

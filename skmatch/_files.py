@@ -20,9 +20,9 @@ from skmatch._columns import Columns, RaggedArray
 BLOCK_SIZE = 2**22  # rows of a long column that are processed at a time
 
 
-def blocks(n_rows: int, on_disk: bool = True) -> Iterator[slice]:
+def blocks(n_rows: int, on_disk: bool = True, width: int = 1) -> Iterator[slice]:
     """Yield blocks of rows: of bounded size on disk, a single one in memory, which is faster."""
-    size = BLOCK_SIZE if on_disk else max(n_rows, 1)
+    size = max(1, BLOCK_SIZE // width) if on_disk else max(n_rows, 1)
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
@@ -63,10 +63,11 @@ class _ArrayFile:
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile(prefix="skmatch-")  # noqa: SIM115
         self.dtype: np.dtype = np.dtype(np.int32)
+        self.shape: tuple[int, ...] = ()  # of a row
 
     def append(self, part: np.ndarray) -> None:
         """Write the next rows."""
-        self.dtype = part.dtype
+        self.dtype, self.shape = part.dtype, part.shape[1:]
         try:
             self.file.write(np.ascontiguousarray(part))
             self.file.flush()
@@ -82,11 +83,11 @@ class _ArrayFile:
         """Return the array; its file is deleted with it."""
         n_bytes = self.file.tell()
         if not n_bytes:
-            return np.empty(0, dtype=self.dtype)
+            return np.empty((0, *self.shape), dtype=self.dtype)
         # Through a memoryview, joblib copies the array to other processes as an ordinary one; they
         # could not open a file without a name.
         view = memoryview(mmap.mmap(self.file.fileno(), n_bytes, access=access))
-        return np.frombuffer(view, dtype=self.dtype)
+        return np.frombuffer(view, dtype=self.dtype).reshape(-1, *self.shape)
 
     def close(self) -> None:
         """Close the file; mapped arrays stay valid."""

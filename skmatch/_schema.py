@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 
 from skmatch._columns import FIRST_KNOWN, Columns, Vocabulary, gather_rows
 
-Kind = Literal["categorical", "numeric", "multi_valued"]
+Kind = Literal["categorical", "numeric", "multi_valued", "vector"]
 
 
 class SharedValue:
@@ -27,26 +27,27 @@ class SharedValue:
 
 @dataclass(frozen=True, eq=False)
 class Feature:
-    """A feature's label and kind, with its vocabulary or, if it is numeric, its mean and scale."""
+    """A feature's label and kind, and its vocabulary, or the mean and scale of its numbers."""
 
     name: Hashable
     kind: Kind
     vocabulary: Vocabulary | None = None
-    mean: float = 0.0
-    scale: float = 1.0
+    mean: Any = 0.0  # of a vector, an array
+    scale: float = 0.0  # 0 until it is learnt
+    length: int = 0  # of a vector
 
     def extends(self, other: Feature) -> bool:
         """Return whether all codes and numbers of `other` mean the same in this feature."""
         if self.vocabulary is None or other.vocabulary is None:
-            same = (self.mean, self.scale) == (other.mean, other.scale)
+            same = self.scale == other.scale and np.array_equal(self.mean, other.mean)
         else:
             same = self.vocabulary.extends(other.vocabulary)
         return same and (self.name, self.kind) == (other.name, other.kind)
 
     @property
     def size(self) -> int:
-        """Number of codes; 0 for a numeric feature."""
-        return 0 if self.vocabulary is None else len(self.vocabulary)
+        """Number of codes, or of the numbers of a vector; 0 for a numeric feature."""
+        return self.length if self.vocabulary is None else len(self.vocabulary)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,8 +69,8 @@ class Schema(SharedValue):
         The known ids: ``values`` holds them as an array, ``lookup(ids)`` returns their codes and
         ``decode(codes)`` the ids in their original dtype. The code of ``values[i]`` is ``i + 2``.
     user_features, item_features : tuple of Feature
-        The features, each with a ``name``, a ``kind`` ("categorical", "numeric" or
-        "multi_valued") and a ``size``, its number of codes.
+        The features, each with a ``name``, a ``kind`` ("categorical", "numeric", "multi_valued" or
+        "vector") and a ``size``: its number of codes, or of the numbers of a vector.
     user_table, item_table : dict
         The latest values of each feature, by label: one row per code of a user or an item.
     pending : Vocabulary or None
@@ -113,6 +114,7 @@ class Schema(SharedValue):
         for side, features in (("user", self.user_features), ("item", self.item_features)):
             for feature in features:
                 size = f", {feature.size - FIRST_KNOWN:,} values" if feature.vocabulary else ""
+                size = f" of {feature.length} numbers" if feature.kind == "vector" else size
                 lines.append(f"  {side} feature {feature.name!r}: {feature.kind}{size}")
         return "\n".join(lines)
 
@@ -142,7 +144,7 @@ class Schema(SharedValue):
         Returns
         -------
         values : Series of shape (n_items,)
-            In the order of ``items.values``; lists if the feature is multi-valued.
+            In the order of ``items.values``; lists or arrays if the feature has several values.
         """
         feature = next((feature for feature in self.item_features if feature.name == name), None)
         if feature is None:
@@ -154,7 +156,8 @@ class Schema(SharedValue):
         column = gather_rows(self.item_table[name], np.arange(FIRST_KNOWN, len(self.items)))
         if isinstance(column, np.ndarray):
             if feature.vocabulary is None:
-                return pd.Series(column * feature.scale + feature.mean, name=name)
+                numbers = column * feature.scale + feature.mean
+                return pd.Series(numbers if column.ndim == 1 else list(numbers), name=name)
             return pd.Series(feature.vocabulary.decode(column), name=name)
         assert feature.vocabulary is not None
         values = feature.vocabulary.decode(column.values).tolist()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skmatch import (
@@ -156,11 +156,17 @@ def test_a_retriever_alone_answers_any_table(retriever, case, k):
 
 # What is trained is what is served.
 
-CHANGING = {"number": "numeric", "text": "categorical", "tags": "multi_valued"}
+CHANGING = {
+    "number": "numeric",
+    "text": "categorical",
+    "tags": "multi_valued",
+    "vector": "vector",
+}
 CELLS = {
     "number": st.sampled_from([-1.5, 0.0, 2.0, 7.0, np.inf, np.nan]),
     "text": st.sampled_from(["a", "b", "c", None]),
     "tags": st.sampled_from([["a"], ["a", "b"], ["b", "a"], [], None]),
+    "vector": st.sampled_from([[0.0, 0.5], [1.0, -2.0], None]),
 }
 
 
@@ -188,6 +194,10 @@ def changing_tables(draw):
         users = users.drop(columns=draw(st.lists(st.sampled_from(list(CELLS)), unique=True)))
         only_there = [name for name in CELLS if name in users and draw(st.booleans())]
         events = events.drop(columns=only_there)
+    vectors = [
+        table["vector"] for table in (events, users) if table is not None and "vector" in table
+    ]
+    assume(any(column.notna().any() for column in vectors))
     return events, users
 
 

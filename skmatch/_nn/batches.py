@@ -211,4 +211,5 @@ def is_constant_in_blocks(column: FeatureTensor, is_first: np.ndarray) -> bool:
     values = column.cpu().numpy()
     is_same = values[1:] == values[:-1]
     is_same |= (values[1:] != values[1:]) & (values[:-1] != values[:-1])  # both missing
+    is_same = is_same if values.ndim == 1 else is_same.all(1)
     return bool(is_same[follows].all())

@@ -13,10 +13,11 @@ from skmatch._nn.device import is_async
 from skmatch._nn.embedding import EmbeddingTable
 
 MAX_FEATURE_DIM = 16
+NUMBERS = ("numeric", "vector")  # kinds without codes
 
 
 class FeatureSpec(NamedTuple):
-    """Kind of a feature and its number of codes (0 where it is numeric)."""
+    """Kind of a feature and its number of codes, or of the numbers of a vector (numeric: 0)."""
 
     kind: str
     size: int
@@ -83,24 +84,31 @@ class IdDropout(nn.Module):
             return values
         if isinstance(values, RaggedTensor):
             return values._replace(values=self(values.values))
+        shape = values.shape[:1] if values.is_floating_point() else values.shape
         uniform = torch.rand(
-            values.shape, generator=self.generator, device=values.device, dtype=torch.float32
+            shape, generator=self.generator, device=values.device, dtype=torch.float32
         )
-        if values.is_floating_point():
-            return values.masked_fill(uniform < self.rate, torch.nan)
+        if values.is_floating_point():  # numbers, or whole vectors
+            is_dropped = (uniform < self.rate).view(-1, *[1] * (values.dim() - 1))
+            return values.masked_fill(is_dropped, torch.nan)
         return values.masked_fill((uniform < self.rate) & (values != PADDING), UNKNOWN)
 
 
 class FeatureEncoder(nn.Module):
-    """Encode the features of one side: embeddings, and numbers with a flag for missing ones."""
+    """Encode the features of one side: embeddings, and numbers with a flag for missing ones.
+
+    The linear map that reads the encodings projects vectors.
+    """
 
     def __init__(self, specs: tuple[FeatureSpec, ...], embedding_dim: int, dropout: IdDropout):
         super().__init__()
         self.specs = specs
         self.dropout = dropout
         dim = min(embedding_dim, MAX_FEATURE_DIM)
-        self.tables = nn.ModuleList(EmbeddingTable(spec.size, dim) for spec in specs if spec.size)
-        self.width = sum(dim if spec.size else 2 for spec in specs)
+        self.tables = nn.ModuleList(
+            EmbeddingTable(spec.size, dim) for spec in specs if spec.kind not in NUMBERS
+        )
+        self.width = sum(max(spec.size, 1) + 1 if spec.kind in NUMBERS else dim for spec in specs)
 
     def forward(self, columns: list[FeatureTensor]) -> list[Tensor]:
         """Return one matrix (R, ...) per feature; all of them have `width` columns."""
@@ -110,14 +118,16 @@ class FeatureEncoder(nn.Module):
             column = self.dropout(values)
             if isinstance(column, RaggedTensor):
                 parts.append(next(tables)(column.values, column.offsets))
-            elif spec.size:
+            elif spec.kind not in NUMBERS:
                 vectors = next(tables)(column)
                 if column.dim() == 2:  # padded
                     n_codes = (column != PADDING).sum(1, keepdim=True)
                     vectors = vectors.sum(1) / n_codes.clamp(min=1)
                 parts.append(vectors)
             else:
-                missing = torch.isnan(column)
-                numbers = [torch.where(missing, 0.0, column), missing.to(column.dtype)]
-                parts.append(torch.stack(numbers, 1))
+                numbers = column if column.dim() == 2 else column[:, None]
+                missing = torch.isnan(numbers[:, :1])
+                parts.append(
+                    torch.cat([numbers.masked_fill(missing, 0.0), missing.to(column.dtype)], 1)
+                )
         return parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
@@ -14,8 +13,10 @@ from skmatch._columns import FIRST_KNOWN, UNKNOWN, Column, RaggedArray, Vocabula
 from skmatch._files import blocks
 from skmatch._schema import Feature, Kind
 from skmatch._validation import as_series
+from skmatch.preprocessing._vectors import is_vector, to_vectors
 
 KINDS = get_args(Kind)
+NUMBERS = ("numeric", "vector")  # kinds without codes
 CELLS = (list, tuple, set, frozenset, np.ndarray)  # types of cells with several values
 MAX_NUMBER = 1e150  # its square is finite
 MAX_STANDARDISED = 1e6  # more deviations than a number can have among 1e12
@@ -55,20 +56,24 @@ class FeatureValues(NamedTuple):
             column = RaggedArray.from_lists([])
         elif feature.kind == "numeric":
             column = np.empty(0, dtype=np.float64)  # not standardised until the mean is known
+        elif feature.kind == "vector":
+            column = np.empty((0, feature.length), dtype=np.float32)
         return cls(feature, column, np.empty(0))
 
     def updated(self, column: pd.Series, rows: Rows, n_codes: int, delimiter: str) -> FeatureValues:
         """Return a copy with the later values of a column, and its new categories."""
-        kind, known = self.feature.kind, self.lengthened(n_codes)
+        kind = self.feature.kind
+        times = np.append(self.times, np.full(n_codes - len(self.times), -np.inf))
         latest = _latest(rows, is_present(column, kind), n_codes)
-        latest = latest[rows.times[latest] >= known.times[rows.codes[latest]]]
+        latest = latest[rows.times[latest] >= times[rows.codes[latest]]]
         # Cells with several values are slow to read, so only the latest are read.
-        read = column.iloc[latest] if kind == "multi_valued" else column
+        read = column.iloc[latest] if kind in ("multi_valued", "vector") else column
         feature = learn(self.feature, read, delimiter)
         values = encode(feature, column.iloc[latest], delimiter)
-        if kind == "numeric" and known._is_settled():
+        if kind in NUMBERS and feature.scale > 0:
             values = standardise(values, feature)
-        codes, times = rows.codes[latest], known.times.copy()
+        known = self._replace(feature=feature).lengthened(n_codes)
+        codes = rows.codes[latest]
         times[codes] = rows.times[latest]
         return FeatureValues(feature, _put(known.column, codes, values), times)
 
@@ -86,13 +91,10 @@ class FeatureValues(NamedTuple):
             vocabulary = Vocabulary(old.values[kept - FIRST_KNOWN], old.dtype)
             feature = replace(self.feature, vocabulary=vocabulary)
             return self._replace(feature=feature, column=RaggedArray(codes, self.column.offsets))
-        if self.feature.kind != "numeric":
+        if self.feature.kind not in NUMBERS:
             return self
         feature = with_scale(self.feature, [self.column])
         return self._replace(feature=feature, column=standardise(self.column, feature))
-
-    def _is_settled(self) -> bool:
-        return isinstance(self.column, RaggedArray) or self.column.dtype != np.float64
 
     def has_values(self) -> bool:
         return not np.isneginf(self.times).all()
@@ -104,15 +106,20 @@ class FeatureValues(NamedTuple):
         if isinstance(self.column, RaggedArray):
             offsets = np.append(self.column.offsets, np.full(n_new, self.column.offsets[-1]))
             return self._replace(column=RaggedArray(self.column.values, offsets), times=times)
-        missing = np.nan if self.feature.kind == "numeric" else UNKNOWN
-        column = np.append(self.column, np.full(n_new, missing, dtype=self.column.dtype))
-        return self._replace(column=column, times=times)
+        missing, column = np.nan if self.feature.kind in NUMBERS else UNKNOWN, self.column
+        if self.feature.kind == "vector" and column.shape[1] < self.feature.length:  # all missing
+            column, n_new = column[:0].reshape(0, self.feature.length), n_codes
+        new = np.full((n_new, *column.shape[1:]), missing, dtype=column.dtype)
+        return self._replace(column=np.concatenate([column, new]), times=times)
 
 
 def learn(feature: Feature, column: pd.Series, delimiter: str) -> Feature:
     """Return the feature with the categories of a column added."""
     if feature.kind == "numeric":
         return feature
+    if feature.kind == "vector":
+        first = next((cell for cell in column[column.notna()]), ())
+        return feature if feature.length else replace(feature, length=np.size(first))
     if feature.kind == "multi_valued":
         column, _ = flatten(split_cells(column, delimiter), column.name)
     if feature.vocabulary is None:
@@ -124,6 +131,8 @@ def encode(feature: Feature, column: pd.Series, delimiter: str) -> Column:
     """Return the codes or numbers of a column."""
     if feature.kind == "numeric":
         return to_numbers(column)
+    if feature.kind == "vector":
+        return to_vectors(column, feature.length)
     assert feature.vocabulary is not None
     values, offsets = column, None
     if feature.kind == "multi_valued":
@@ -139,23 +148,35 @@ def is_present(column: pd.Series, kind: str) -> np.ndarray:
 
 
 def with_scale(feature: Feature, columns: list[Any]) -> Feature:
-    """Return a numeric feature with the mean and standard deviation of some columns."""
+    """Return a feature with the mean of columns of numbers or vectors, and their deviation.
+
+    That of vectors is the root of the mean square of their distances from the mean.
+    """
+
+    if feature.kind == "vector" and not feature.length:
+        raise ValueError(
+            f"The feature {feature.name!r} holds no vector, so that their length is unknown: give "
+            "at least one, or remove the feature."
+        )
 
     def parts() -> Iterator[np.ndarray]:
         # The same blocks in memory and on disk, as rounding depends on them.
         for column in columns:
-            for rows in blocks(len(column)):
-                yield column[rows][~np.isnan(column[rows])]
+            for rows in blocks(len(column), width=max(feature.length, 1)):
+                part = column[rows]
+                is_missing = np.isnan(part if part.ndim == 1 else part[:, 0])
+                yield part[~is_missing].astype(np.float64, copy=False)
 
     n_numbers = sum(map(len, parts()))
     if not n_numbers:
-        return feature
+        return replace(feature, scale=1.0)
     # Subtract a first number, so that equal numbers have a deviation of exactly 0.
     origin = next(part[0] for part in parts() if len(part))
-    shift = sum((part - origin).sum() for part in parts()) / n_numbers
+    shift = sum((part - origin).sum(0) for part in parts()) / n_numbers
     squares = sum(((part - origin - shift) ** 2).sum() for part in parts())
     scale = float(np.sqrt(squares / n_numbers)) or 1.0
-    return replace(feature, mean=float(origin + shift), scale=scale)
+    mean = np.asarray(origin + shift, dtype=np.float32) if feature.length else float(origin + shift)
+    return replace(feature, mean=mean, scale=scale)
 
 
 def _latest(rows: Rows, present: np.ndarray, n_codes: int) -> np.ndarray:
@@ -168,47 +189,26 @@ def _latest(rows: Rows, present: np.ndarray, n_codes: int) -> np.ndarray:
 
 
 def _put(column: Column, indices: np.ndarray, values: Column) -> Column:
-    """Return a copy of a column with some values replaced."""
+    """Return a column with some values replaced, those of an array in place."""
     if not isinstance(column, RaggedArray) or not isinstance(values, RaggedArray):
-        changed = column.copy()  # type: ignore[union-attr]
-        changed[indices] = values
-        return changed
+        column[indices] = values  # type: ignore[index]
+        return column
     rows = np.arange(len(column))
     rows[indices] = len(column) + np.arange(len(values))
     return column.concatenate(values).gather(rows)
 
 
 def kind_of(column: pd.Series) -> Kind:
-    """Return the kind of a feature by the dtype of its column; raise if it holds vectors."""
+    """Return the kind of a feature by the dtype of its column."""
     if pd.api.types.is_float_dtype(column.dtype):
         return "numeric"
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
     may_hold_cells = values.dtype == object or isinstance(values.dtype, pd.ArrowDtype)
     present = values[values.notna()] if may_hold_cells else ()
-    if not isinstance(next(iter(present), None), CELLS):
-        return "categorical"
-    cells = list(present)
-    if _are_vectors(cells):
-        raise ValueError(
-            f"The feature {column.name!r} holds vectors, such as {reprlib.repr(cells[0])}, which "
-            "are not supported as features yet: reduce them to numeric columns or to clusters. "
-            f"If the numbers are names, set kinds={{{column.name!r}: 'multi_valued'}}."
-        )
-    return "multi_valued"
-
-
-def _are_vectors(cells: list) -> bool:
-    """Return whether all cells are sequences of floats of equal length."""
-    length = None
-    for cell in cells:
-        if not isinstance(cell, (list, tuple, np.ndarray)) or np.shape(cell) == ():
-            return False
-        length = len(cell) if length is None else length
-        if len(cell) != length or not length:
-            return False
-        if not all(isinstance(value, (float, np.floating)) for value in cell):
-            return False
-    return True
+    first = next(iter(present), None)
+    if is_vector(first):
+        return "vector"
+    return "multi_valued" if isinstance(first, CELLS) else "categorical"
 
 
 def split_cells(column: pd.Series, delimiter: str) -> list[list]:
@@ -260,5 +260,7 @@ def to_numbers(column: pd.Series) -> np.ndarray:
 
 def standardise(numbers: Any, feature: Feature) -> np.ndarray:
     """Return numbers standardised by the mean and scale of the fit, and clipped."""
-    deviations = (numbers - feature.mean) / max(feature.scale, MAX_NUMBER**-1)
-    return np.clip(deviations, -MAX_STANDARDISED, MAX_STANDARDISED).astype(np.float32)
+    deviations = numbers - feature.mean
+    deviations /= max(feature.scale, MAX_NUMBER**-1)
+    np.clip(deviations, -MAX_STANDARDISED, MAX_STANDARDISED, out=deviations)
+    return deviations.astype(np.float32, copy=False)

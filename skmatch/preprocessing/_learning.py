@@ -14,6 +14,7 @@ from skmatch._files import collect
 from skmatch._schema import Feature, Schema
 from skmatch._validation import Roles, check_columns, read_times, require_column, require_rows
 from skmatch.preprocessing._features import (
+    NUMBERS,
     FeatureValues,
     Rows,
     encode,
@@ -212,7 +213,8 @@ class _UserLearner(_SideLearner):
         ids, table_codes = self._learnt_ids()
         names, on_disk = self.from_events, source.on_disk
         read: Any = collect(source.read(self._encode, names), on_disk) if names else {}
-        features, timelines, filled = [], {}, {}
+        features, timelines = [], {}
+        filled: Columns = {}
         for name in self.features:
             feature, numbers = self.learnt_features[name], []
             timeline = Timeline.empty(feature)
@@ -224,15 +226,18 @@ class _UserLearner(_SideLearner):
             if name in names:
                 column, present = read.pop((name, "values")), read.pop((name, "present"))
                 numbers.append(column)
-                column, timeline = timeline.extended(user, time, column, present, len(ids), on_disk)
-            else:
-                column = _by_now(timeline, user, on_disk)
-            if feature.kind == "numeric":
+                filled[name], timeline = timeline.extended(
+                    user, time, column, present, len(ids), on_disk
+                )
+            elif feature.kind != "vector":  # read by the user's code: copies per event are large
+                filled[name] = _by_now(timeline, user, on_disk)
+            if feature.kind in NUMBERS:
                 feature = with_scale(feature, numbers)
                 timeline = replace(timeline, column=standardise(timeline.column, feature))
-                column = _standardised(column, feature, on_disk)
+                if name in filled:
+                    filled[name] = _standardised(filled[name], feature, on_disk)
             features.append(feature)
-            timelines[name], filled[name] = timeline, column
+            timelines[name] = timeline
         return ids, features, timelines, filled
 
     def _encode(self, piece: pd.DataFrame, rows: slice) -> Columns:

@@ -11,10 +11,9 @@ import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skmatch._columns import PADDING, UNKNOWN, Column, Columns, RaggedArray, Vocabulary, where_rows
-from skmatch._data import HISTORY, CatalogueRows, Events
+from skmatch._columns import PADDING, Column, Columns, RaggedArray, where_rows
+from skmatch._data import HISTORY, Events
 from skmatch._files import collect
-from skmatch._growth import replaced
 from skmatch._schema import Feature, Kind
 from skmatch._typing import Label, Parquet, PlainEvents, Table
 from skmatch._validation import (
@@ -37,27 +36,21 @@ from skmatch.preprocessing._encoder_checks import (
     reject_coded,
     warn_of_history,
 )
+from skmatch.preprocessing._encoder_growth import EncoderGrowthMixin
 from skmatch.preprocessing._event_source import ParquetEvents, WholeFrame
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._features import (
-    FeatureValues,
-    Rows,
+    NUMBERS,
     encode,
     flatten,
     is_present,
-    learn,
     split_cells,
     standardise,
 )
 from skmatch.preprocessing._learning import (
     SchemaLearner,
-    item_tables,
-    read_events,
-    read_table_ids,
-    reject_unused,
 )
 from skmatch.preprocessing._output import FrameOutputMixin
-from skmatch.preprocessing._timeline import Timeline
 
 LABELS = [list, tuple, np.ndarray, pd.Index]  # not sets: features need a fixed order
 NO_USER = (
@@ -67,7 +60,12 @@ NO_USER = (
 
 
 class MatchEncoder(
-    FrameOutputMixin, EventTableMixin, TransformerMixin, VersionedMixin, BaseEstimator
+    FrameOutputMixin,
+    EncoderGrowthMixin,
+    EventTableMixin,
+    TransformerMixin,
+    VersionedMixin,
+    BaseEstimator,
 ):
     """Encode a table of events: ids and features become integer codes.
 
@@ -88,9 +86,10 @@ class MatchEncoder(
         the user's latest earlier value, if any. An item has one value of each item feature, the
         latest that is not missing.
     kinds : dict or None, default=None
-        The kind of features, by label: "categorical", "numeric" or "multi_valued". By default the
-        dtype decides: floats are numeric; cells that are lists, tuples, sets or arrays are
-        multi-valued; everything else is categorical.
+        The kind of features, by label: "categorical", "numeric", "multi_valued" or "vector". By
+        default the dtype decides: floats are numeric; cells that are lists, tuples or arrays of
+        floats are vectors, all of one length; other such cells, and sets, are multi-valued;
+        everything else is categorical.
     delimiter : str, default="|"
         Separator of the values in a string cell of a multi-valued feature.
 
@@ -267,33 +266,6 @@ class MatchEncoder(
         context.call_on_fit_task_end(estimator=self, X=X)
         return source, {str(name): column for name, column in codes.items()}, filled
 
-    def _partial_fit(self, X: Any, train: bool) -> tuple[MatchEncoder, Events]:
-        """Return a copy that has learnt new events, and these events encoded.
-
-        New users become known. New items join the catalogue if they are trained on; otherwise
-        they are pending, with negative codes. Known users and items keep their codes.
-        """
-        frame, roles = self._read(X)
-        warn_of_history(frame)
-        schema = self.schema_
-        roles = Roles(roles.user, roles.item, schema.time)
-        user_column, item_column, times, time_kind = read_events(frame, roles)
-        check_time_kind(schema, time_kind)
-        users, user = schema.users.extended(user_column)
-        grown, features = self._with_users(frame, user, times, users)
-        if train:
-            items, item = schema.items.extended(item_column)
-            grown = grown._with_item_values(frame, Rows.of_events(item, times), items)
-        else:
-            item = schema.items.lookup(item_column)
-            is_new = item == UNKNOWN
-            pending = schema.pending or schema.items.emptied()
-            pending, codes = pending.extended(item_column[is_new])
-            item[is_new] = -codes
-            grown = replaced(grown, schema_=replace(grown.schema_, pending=pending))
-        events = Events(grown.schema_, user, item, times, features, user_column)
-        return grown, self._output(events)
-
     def _read(self, X: Any) -> tuple[pd.DataFrame, Roles]:
         """Return events or queries as a DataFrame, and its roles; raise if not fitted."""
         check_is_fitted(self)
@@ -306,53 +278,6 @@ class MatchEncoder(
         if not isinstance(X, pd.DataFrame):
             validate_data(self, X, skip_check_array=True, reset=False)
         return frame, roles
-
-    def _add_items(self, X: Any) -> tuple[MatchEncoder, CatalogueRows]:
-        """Return a copy with the items of a table and their features, and their codes."""
-        check_is_fitted(self)
-        X = read_frame(X)
-        ids = read_table_ids(X, self.schema_.item, "items")
-        features = [feature.name for feature in self.schema_.item_features]
-        reject_unused(X, self.schema_.item, "items", features)
-        items, codes = self.schema_.items.extended(ids)
-        grown = self._with_item_values(X, Rows.of_table(codes), items)
-        return grown, CatalogueRows(grown.schema_, codes)
-
-    def _with_users(
-        self, frame: pd.DataFrame, user: np.ndarray, time: np.ndarray | None, ids: Vocabulary
-    ) -> tuple[MatchEncoder, Columns]:
-        """Return a copy with new users and user features, and the features of the rows."""
-        features: list[Feature] = []
-        timelines: dict[Label, Timeline] = {}
-        filled: Columns = {}
-        for feature in self.schema_.user_features:
-            name = feature.name
-            if name in frame.columns:
-                feature = learn(feature, frame[name], self.delimiter)
-            values, present = self._encode_feature(feature, frame)
-            filled[name], timelines[name] = self.timelines_[name].extended(
-                user, time, values, present, len(ids)
-            )
-            features.append(feature)
-        table = {name: timeline.latest() for name, timeline in timelines.items()}
-        schema = replace(self.schema_, users=ids, user_features=tuple(features), user_table=table)
-        return replaced(self, schema_=schema, timelines_=timelines), filled
-
-    def _with_item_values(self, frame: pd.DataFrame, rows: Rows, ids: Vocabulary) -> MatchEncoder:
-        """Return a copy with new items and the item features of a table."""
-        schema, values = self.schema_, []
-        for feature in schema.item_features:
-            name = feature.name
-            known = FeatureValues(feature, schema.item_table[name], self.feature_times_[name])
-            if name in frame.columns:
-                values.append(known.updated(frame[name], rows, len(ids), self.delimiter))
-            else:
-                values.append(known.lengthened(len(ids)))
-        return replaced(
-            self,
-            schema_=replace(schema, items=ids, **item_tables(values)),
-            feature_times_={value.feature.name: value.times for value in values},
-        )
 
     def transform(self, X: PlainEvents) -> Events:
         """Encode events or queries.
@@ -412,7 +337,7 @@ class MatchEncoder(
             return self.timelines_[feature.name].blank(len(frame)), np.zeros(len(frame), dtype=bool)
         column = frame[feature.name]
         values, present = encode(feature, column, self.delimiter), is_present(column, feature.kind)
-        return standardise(values, feature) if feature.kind == "numeric" else values, present
+        return standardise(values, feature) if feature.kind in NUMBERS else values, present
 
     def inverse_transform(self, X: Events | pd.DataFrame | np.ndarray) -> pd.DataFrame:
         """Return the original ids of encoded events.

@@ -55,6 +55,8 @@ class Timeline:
             column = RaggedArray(np.empty(0, dtype=np.int32), np.zeros(2, dtype=np.int64))
         elif feature.kind == "numeric":
             column = np.array([np.nan])  # until the mean is known
+        elif feature.kind == "vector":
+            column = np.full((1, feature.length), np.nan, dtype=np.float32)
         return cls(np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64), column)
 
     def at(self, user: np.ndarray, time: np.ndarray | None = None) -> Column:
@@ -148,7 +150,8 @@ def _followed_by(column: Column, other: Column) -> Column:
 def _repeats(column: Column) -> np.ndarray:
     """Return whether each row but the first equals the previous row."""
     if isinstance(column, np.ndarray):
-        return column[1:] == column[:-1]
+        is_same = column[1:] == column[:-1]
+        return is_same if column.ndim == 1 else is_same.all(1)
     lengths = np.diff(column.offsets)
     row = np.repeat(np.arange(len(lengths)), lengths)
     before = np.maximum(np.arange(len(row)) - lengths[row], 0)

@@ -448,35 +448,94 @@ def test_a_datetime_that_is_missing_is_no_number(convert):
         assert encoder.transform(asked).features["joined"].tolist() == [1]
 
 
-@pytest.mark.parametrize(
-    "vectors",
-    [
-        [[0.1, 0.2], [0.3, 0.4], None],
-        [np.array([0.5, 1]), np.array([1, 2.5]), np.array([3.0, 3])],
-        [(0.1,), (0.2,), (0.3,)],
-    ],
-    ids=["lists", "arrays", "tuples"],
-)
-@pytest.mark.parametrize("side", ["user_features", "item_features"])
-def test_vectors_are_refused(vectors, side):
-    cells = pd.Series(vectors, dtype=object)
-    message = r"'vector' holds vectors, such as .*not supported as features yet.*clusters"
-    with pytest.raises(ValueError, match=message):
-        fit(make_events(vector=cells.array), **{side: ["vector"]})
-    table = pd.DataFrame({"user_id": list("abc"), "item_id": [1, 2, 3], "vector": cells})
-    tables = {"users": table} if side == "user_features" else {"items": table}
-    with pytest.raises(ValueError, match=message):
-        fit(EVENTS, **tables, **{side: ["vector"]})
+VECTORS = {
+    "lists": [[0, 0.5], [2.0, 1.5], [1.0, 1.0]],
+    "arrays": [np.array(v, dtype=np.float32) for v in ([0, 0.5], [2, 1.5], [1, 1])],
+    "tuples": [(0.0, 0.5), (2.0, 1.5), (1.0, 1.0)],
+    "arrow": pd.array([[0, 0.5], [2, 1.5], [1, 1]], dtype=pd.ArrowDtype(pa.list_(pa.float64(), 2))),
+}
 
 
-def test_numbers_that_are_names_are_no_vectors():
-    sizes = pd.Series([[36.5, 38.0], [40.0], [36.5]])
-    assert kinds_of(fit(make_events(sizes=sizes.array), item_features=["sizes"])) == {
-        "sizes": "multi_valued"
-    }
+@pytest.mark.parametrize("cells", VECTORS.values(), ids=VECTORS)
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("in_table", [False, True])
+def test_cells_of_equally_many_floats_are_vectors(cells, side, in_table):
+    cells = pd.Series(cells, dtype=object if isinstance(cells, list) else None)
+    events = EVENTS.assign(user_id=list("abc"), item_id=[1, 2, 3])
+    table = pd.DataFrame({f"{side}_id": events[f"{side}_id"].array, "vector": cells})
+    encoder = MatchEncoder(**{f"{side}_features": ["vector"]})
+    if in_table:
+        encoder.fit(events, **{f"{side}s": table})
+    else:
+        encoder.fit(events.assign(vector=cells.array))
+    schema = encoder.schema_
+    (feature,) = schema.user_features + schema.item_features
+    assert (feature.kind, feature.size) == ("vector", 2)
+    matrix = (schema.user_table | schema.item_table)["vector"]
+    assert matrix.dtype == np.float32
+    assert np.isnan(matrix[:2]).all()
+    # Around their mean, and of length 1 on average.
+    expected = np.array([[-1, -0.5], [1, 0.5], [0, 0]]) / np.sqrt(2.5 / 3)
+    np.testing.assert_allclose(matrix[2:], expected, atol=1e-6)
+    if side == "item":
+        values = np.stack(schema.item_values("vector"))
+        np.testing.assert_allclose(values, [[0, 0.5], [2, 1.5], [1, 1]], atol=1e-6)
+
+
+def test_a_missing_vector_is_known_to_be_missing():
+    vectors = pd.Series([[0.0, 0.5], None, [2.0, 1.5]], dtype=object).array
+    events = EVENTS.assign(item_id=[1, 2, 3], vector=vectors)
+    table = fit(events, item_features=["vector"]).schema_.item_table["vector"]
+    assert np.isnan(table).all(axis=1).tolist() == [True, True, False, True, False]
+
+
+def test_vectors_change_over_time_and_queries_bring_their_own():
+    vectors = pd.Series([[3.0, 1.0], [1.0, 1.0], None], dtype=object).array
+    encoder = MatchEncoder(user_features=["vector"])
+    rows = encoder.fit_transform(EVENTS.assign(vector=vectors))  # ann at 3, bob at 1, ann at 2
+    np.testing.assert_array_equal(rows.features["vector"], [[1, 0], [-1, 0], [np.nan] * 2])
+    queries = pd.DataFrame(
+        {
+            "user_id": ["ann", "ann", "eve", "eve"],
+            "timestamp": [2, 4, 4, 4],
+            "vector": pd.Series([None, None, [2.0, 5.0], None], dtype=object),
+        }
+    )
+    expected = [[np.nan] * 2, [1, 0], [0, 4], [np.nan] * 2]
+    coded = encoder.transform(queries)
+    np.testing.assert_array_equal(coded.features["vector"], expected)
+    again = SequenceSampler().fit(rows).transform(coded.to_frame())
+    np.testing.assert_array_equal(again.features["vector"], expected)
+
+
+@pytest.mark.parametrize("cell", [[1.0], [1.0, np.nan], [1.0, "a"], 3.0, "text"], ids=repr)
+def test_what_is_no_vector_of_the_length_is_an_error_with_its_row(cell):
+    cells = pd.Series([[1.0, 2.0], [3.0, 4.0], cell], dtype=object)
+    events = EVENTS.assign(item_id=[1, 2, 3], user_id=list("abc"), vector=cells.array)
+    message = r"'vector' holds .* in row 0, and not a vector of 2 finite .*kinds={'vector'"
+    for side in ("user_features", "item_features"):
+        with pytest.raises(ValueError, match=message):
+            fit(events, **{side: ["vector"]})
+    encoder = fit(events[:2], user_features=["vector"])
+    with pytest.raises(ValueError, match=message):
+        encoder.transform(events)
+
+
+def test_vectors_without_any_have_no_length():
+    events = make_events(vector=pd.Series([None] * 3, dtype=object).array)
+    for side in ("user_features", "item_features"):
+        with pytest.raises(ValueError, match="'vector' holds no vector, so that their length"):
+            fit(events, kinds={"vector": "vector"}, **{side: ["vector"]})
+
+
+def test_kinds_tell_vectors_from_names():
     pairs = make_events(sizes=pd.Series([[36.5, 38.0]] * 3).array)
     encoder = fit(pairs, item_features=["sizes"], kinds={"sizes": "multi_valued"})
     assert latest(encoder, "sizes") == {30: [36.5, 38.0], 10: [36.5, 38.0]}
+    whole = make_events(sizes=pd.Series([[36, 38]] * 3).array)
+    assert kinds_of(fit(whole, item_features=["sizes"])) == {"sizes": "multi_valued"}
+    encoder = fit(whole, item_features=["sizes"], kinds={"sizes": "vector"})
+    assert kinds_of(encoder) == {"sizes": "vector"}
 
 
 # Roles
