@@ -35,6 +35,7 @@ class Feature:
     mean: Any = 0.0  # of a vector, an array
     scale: float = 0.0  # 0 until it is learnt
     length: int = 0  # of a vector
+    transformer: Any = None  # fitted, where it makes vectors of the values
 
     def extends(self, other: Feature) -> bool:
         """Return whether all codes and numbers of `other` mean the same in this feature."""

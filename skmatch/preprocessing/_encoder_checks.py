@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from skmatch._data import HISTORY, Events, Samples, is_coded_frame
-from skmatch._schema import Kind, Schema
+from skmatch._schema import Schema
 from skmatch._typing import Label
 from skmatch._validation import Roles
 from skmatch.preprocessing._features import KINDS
@@ -18,7 +18,7 @@ EVALUATION_COLUMNS = ("unknown_user", "n_relevant", "n_unknown_items")
 
 
 def check_features(
-    user_features: list[Label], item_features: list[Label], kinds: dict[Label, Kind], delimiter: str
+    user_features: list[Label], item_features: list[Label], kinds: dict[Label, Any], delimiter: str
 ) -> dict[str, list[Label]]:
     """Return the features by side, "user" and "item"; raise if a parameter is invalid."""
     named = [*user_features, *item_features]
@@ -28,9 +28,11 @@ def check_features(
     if not delimiter:
         raise ValueError("delimiter='' separates nothing: use at least one character.")
     for name, kind in kinds.items():
-        if kind not in KINDS:
+        is_transformer = hasattr(kind, "transform") and not isinstance(kind, type)
+        if not is_transformer and kind not in KINDS:
             raise ValueError(
-                f"kinds[{name!r}] is {kind!r}; choose one of {', '.join(map(repr, KINDS))}."
+                f"kinds[{name!r}] is {kind!r}; choose one of {', '.join(map(repr, KINDS))}, or a "
+                "transformer that makes vectors of the values."
             )
         if name not in named:
             raise ValueError(

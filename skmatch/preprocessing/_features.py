@@ -13,7 +13,12 @@ from skmatch._columns import FIRST_KNOWN, UNKNOWN, Column, RaggedArray, Vocabula
 from skmatch._files import blocks
 from skmatch._schema import Feature, Kind
 from skmatch._validation import as_series
-from skmatch.preprocessing._vectors import is_vector, to_vectors
+from skmatch.preprocessing._vectors import (
+    is_vector,
+    to_vectors,
+    transform_values,
+    with_transformer,
+)
 
 KINDS = get_args(Kind)
 NUMBERS = ("numeric", "vector")  # kinds without codes
@@ -96,6 +101,14 @@ class FeatureValues(NamedTuple):
         feature = with_scale(self.feature, [self.column])
         return self._replace(feature=feature, column=standardise(self.column, feature))
 
+    def with_transformer(self, transformer: Any) -> FeatureValues:
+        """Return a copy whose values are the vectors that a transformer makes of them."""
+        assert self.feature.vocabulary is not None
+        assert isinstance(self.column, np.ndarray)
+        feature = with_transformer(self.feature, transformer)
+        values = self.feature.vocabulary.decode(self.column)
+        return self._replace(feature=feature, column=transform_values(values, feature))
+
     def has_values(self) -> bool:
         return not np.isneginf(self.times).all()
 
@@ -132,7 +145,8 @@ def encode(feature: Feature, column: pd.Series, delimiter: str) -> Column:
     if feature.kind == "numeric":
         return to_numbers(column)
     if feature.kind == "vector":
-        return to_vectors(column, feature.length)
+        is_made = feature.transformer is not None
+        return transform_values(column, feature) if is_made else to_vectors(column, feature.length)
     assert feature.vocabulary is not None
     values, offsets = column, None
     if feature.kind == "multi_valued":

@@ -26,6 +26,7 @@ from skmatch.preprocessing._features import (
 )
 from skmatch.preprocessing._time_order import in_blocks
 from skmatch.preprocessing._timeline import Timeline
+from skmatch.preprocessing._vectors import with_transformer
 
 
 class SchemaLearner:
@@ -118,6 +119,9 @@ class _SideLearner:
         self.parameter, self.role = parameter, role
         self.features, self.table = features, table
         self.kinds, self.delimiter = kinds, delimiter
+        self.transformers = {
+            name: kind for name, kind in kinds.items() if not isinstance(kind, str)
+        }
         in_table = getattr(table, "columns", ())
         self.in_table = [name for name in features if name in in_table]
         self.from_events = [name for name in features if name not in in_table]
@@ -175,6 +179,8 @@ class _SideLearner:
             )
 
     def _feature(self, name: Hashable, column: pd.Series) -> Feature:
+        if name in self.transformers:
+            return Feature(name, "categorical")  # until all values are known
         return Feature(name, self.kinds.get(name) or kind_of(column))
 
 
@@ -211,6 +217,9 @@ class _UserLearner(_SideLearner):
     ) -> tuple[Vocabulary, list[Feature], dict[Hashable, Timeline], Columns]:
         """Return the ids, the features, their timelines, and their filled values in all events."""
         ids, table_codes = self._learnt_ids()
+        for name in self.transformers.keys() & self.learnt_features.keys():
+            feature = with_transformer(self.learnt_features[name], self.transformers[name])
+            self.learnt_features[name] = feature
         names, on_disk = self.from_events, source.on_disk
         read: Any = collect(source.read(self._encode, names), on_disk) if names else {}
         features, timelines = [], {}
@@ -286,6 +295,8 @@ class _ItemLearner(_SideLearner):
                 column = self.table[name]
                 known = FeatureValues.blank(self._feature(name, column))
                 known = known.updated(column, rows, len(ids), self.delimiter)
+            if name in self.transformers:
+                known = known.with_transformer(self.transformers[name])
             values.append(known.settled())
         return ids, values
 

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skmatch._columns import PADDING, Column, Columns, RaggedArray, where_rows
 from skmatch._data import HISTORY, Events
 from skmatch._files import collect
-from skmatch._schema import Feature, Kind
+from skmatch._schema import Feature
 from skmatch._typing import Label, Parquet, PlainEvents, Table
 from skmatch._validation import (
     DEFAULT_TIME,
@@ -89,7 +89,8 @@ class MatchEncoder(
         The kind of features, by label: "categorical", "numeric", "multi_valued" or "vector". By
         default the dtype decides: floats are numeric; cells that are lists, tuples or arrays of
         floats are vectors, all of one length; other such cells, and sets, are multi-valued;
-        everything else is categorical.
+        everything else is categorical. A scikit-learn transformer as the kind makes vectors of the
+        values: a copy is fitted on the Series of the distinct values.
     delimiter : str, default="|"
         Separator of the values in a string cell of a multi-valued feature.
 
@@ -150,7 +151,7 @@ class MatchEncoder(
         time: Label | None = DEFAULT_TIME,
         user_features: Sequence[Label] | np.ndarray | pd.Index = (),
         item_features: Sequence[Label] | np.ndarray | pd.Index = (),
-        kinds: dict[Label, Kind] | None = None,
+        kinds: dict[Label, Any] | None = None,
         delimiter: str = "|",
     ):
         self.user = user

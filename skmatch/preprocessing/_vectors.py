@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
+
+from skmatch._columns import FIRST_KNOWN
+from skmatch._schema import Feature
 
 
 def is_vector(cell: Any) -> bool:
@@ -14,6 +18,45 @@ def is_vector(cell: Any) -> bool:
     if not isinstance(cell, (list, tuple, np.ndarray)) or np.ndim(cell) != 1:
         return False
     return pd.api.types.infer_dtype(cell) in ("floating", "mixed-integer-float")
+
+
+def with_transformer(feature: Feature, transformer: Any) -> Feature:
+    """Return a feature of vectors, which a copy of a transformer makes of the values learnt."""
+    assert feature.vocabulary is not None
+    values = feature.vocabulary.decode(np.arange(FIRST_KNOWN, feature.size))
+    values.name = feature.name
+    if values.empty:
+        return Feature(feature.name, "vector")
+    fitted = clone(transformer).fit(values)
+    vectors = _transformed(values[:1], fitted)
+    return Feature(feature.name, "vector", transformer=fitted, length=vectors.shape[1])
+
+
+def transform_values(column: pd.Series, feature: Feature) -> np.ndarray:
+    """Return the vectors that a feature's transformer makes of each distinct value."""
+    codes, _ = pd.factorize(column)
+    distinct = column[~column.duplicated() & column.notna()]  # in the order of the codes
+    missing = np.full((1, feature.length), np.nan, dtype=np.float32)
+    if distinct.empty:
+        return np.repeat(missing, len(column), axis=0)
+    return np.concatenate([_transformed(distinct, feature.transformer), missing])[codes]
+
+
+def _transformed(values: pd.Series, transformer: Any) -> np.ndarray:
+    result = transformer.transform(values)
+    if hasattr(result, "toarray"):
+        raise ValueError(
+            f"The transformer of the feature {values.name!r} returns a sparse matrix of "
+            f"{result.shape[1]:,} columns: reduce it, as in make_pipeline(..., TruncatedSVD(64))."
+        )
+    vectors = np.asarray(result, dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(values) or not np.isfinite(vectors).all():
+        raise ValueError(
+            f"The transformer of the feature {values.name!r} returns an array of shape "
+            f"{vectors.shape} for {len(values):,} values: it must return one vector of finite "
+            "numbers per value, (n_values, length)."
+        )
+    return vectors
 
 
 def to_vectors(column: pd.Series, length: int) -> np.ndarray:
