@@ -153,6 +153,7 @@ SETTINGS = {
     "dssm": DSSMRetriever(**SMALL),
     "youtube_dnn": YoutubeDNNRetriever(**SMALL),
     "early_stopping": DSSMRetriever(**SMALL, early_stopping=True, n_iter_no_change=2, lr=0.1),
+    "auto": DSSMRetriever(**SMALL | {"max_epochs": "auto"}),
     "other_layers": DSSMRetriever(**SMALL, batch_norm=True, activation="prelu", pooling="max"),
     "ensemble": DSSMRetriever(**SMALL, n_estimators=2),
     "bfloat16": DSSMRetriever(**SMALL, precision="bfloat16"),

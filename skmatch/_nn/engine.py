@@ -23,7 +23,7 @@ from skmatch._nn.encoders import NetworkConfig
 from skmatch._nn.ensemble import Ensemble, EnsembleTrainer
 from skmatch._nn.features import FeatureSource, FeatureTensor, RaggedTensor
 from skmatch._nn.scorer import CosineScorer
-from skmatch._nn.training import Objective, Trainer, constant, one_cycle
+from skmatch._nn.training import SCHEDULES, Objective, Trainer
 from skmatch._schema import Schema
 
 Weights = dict[str, np.ndarray]
@@ -44,7 +44,7 @@ class TrainingOptions:
     weight_decay: float
     max_epochs: int
     precision: str
-    is_update: bool = False  # of a fitted network: at a constant learning rate
+    schedule: str  # of the learning rate, by its name in `SCHEDULES`
 
 
 class Engine:
@@ -140,7 +140,7 @@ class Engine:
                     lr=options.lr,
                     weight_decay=options.weight_decay,
                     max_epochs=options.max_epochs,
-                    schedule=constant if options.is_update else one_cycle,
+                    schedule=SCHEDULES[options.schedule],
                     precision=options.precision,
                     generators=(generator, draws),
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from skmatch._nn.optimizer import AdamW
 from skmatch._nn.scorer import CosineScorer
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
+RESTARTS = 1, 2, 4, 8  # epochs after which a cycle of `warm_restarts` ends
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -170,6 +172,16 @@ def one_cycle(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARM_UP) / (1 - WARM_UP))))
 
 
+def warm_restarts(progress: float) -> float:
+    """Return the share in cycles of `one_cycle` that double (Loshchilov and Hutter, ICLR 2017)."""
+    epoch = progress * RESTARTS[-1]
+    start, end = next(cycle for cycle in pairwise((0, *RESTARTS)) if epoch < cycle[1])
+    return one_cycle((epoch - start) / (end - start))
+
+
 def constant(progress: float) -> float:
     """Return the whole learning rate from the first step on."""
     return 1.0
+
+
+SCHEDULES = {"one_cycle": one_cycle, "warm_restarts": warm_restarts, "constant": constant}

@@ -53,12 +53,13 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "loss": [str],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "lr": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="right")],
+        "validation": [StrOptions({"both", "next", "visit"})],
+        "validation_fraction": [Interval(Real, 0, 1, closed="right"), StrOptions({"auto"})],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
         "device": [str],
@@ -85,12 +86,13 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         n_estimators: int = 1,
         temperature: float = 0.05,
         loss: str = "softmax",
-        max_epochs: int = 6,
+        max_epochs: int | Literal["auto"] = "auto",
         batch_size: int | str = "auto",
         lr: float = 6e-3,
         weight_decay: float = 0.0,
         early_stopping: bool = False,
-        validation_fraction: float = 0.1,
+        validation: Literal["both", "next", "visit"] = "both",
+        validation_fraction: float | Literal["auto"] = "auto",
         n_iter_no_change: int = 5,
         warm_start: bool = False,
         device: str = "auto",
@@ -118,6 +120,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         self.lr = lr
         self.weight_decay = weight_decay
         self.early_stopping = early_stopping
+        self.validation = validation
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start

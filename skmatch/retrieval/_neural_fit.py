@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from skmatch._nn import distributed
 from skmatch._nn.encoders import NetworkConfig
 from skmatch._nn.engine import Engine, TrainingOptions, Weights
 from skmatch._nn.features import FeatureSpec
+from skmatch._nn.training import RESTARTS
 from skmatch._schema import Feature, Schema
 from skmatch.neighbors import ItemIndex
 from skmatch.retrieval._base import count_items, popularity_of
@@ -25,6 +27,7 @@ from skmatch.retrieval._training_state import TrainingState, settings_of
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 # Share of `lr` at which `partial_fit` trains: the full rate overwrites what was learnt before.
 UPDATE_RATE = 0.15
+MIN_VALIDATION = 1000  # users of validation_fraction="auto": the score of fewer is noisy
 FULL_SOFTMAX_BYTES = 2**28  # scores of a step; negatives="all" warns above
 MAX_STEP_EVENTS = 2**27  # in the histories of a step; more raise an error
 
@@ -44,9 +47,10 @@ class NeuralFit:
         self.state.seed = distributed.broadcast(self.state.seed)
         rng = np.random.default_rng(self.state.seed)
         self.training, held_out = self._split(weight, rng)
-        self.held_out = samples.gather(held_out)
+        self.held_out = questions(samples.gather(held_out), estimator.validation)
         self.counts = count_items(samples, weight)
-        options = make_options(estimator, estimator.max_epochs, len(self.training))
+        options = make_options(estimator, len(self.training))
+        self.max_epochs = options.max_epochs
         self._check_cost(options.batch_size)
         config = self._config()
         weights = self._first_weights(config)
@@ -57,7 +61,10 @@ class NeuralFit:
             self.engine.init_item_embeddings(samples, self.training, weight)
         self.trainer = self.engine.trainer(samples, self.training, weight, drawn_by, options)
         if estimator.warm_start or distributed.size() > 1:
-            stopping = ("early_stopping", "validation_fraction", "n_iter_no_change")
+            stopping = (
+                *("early_stopping", "validation", "validation_fraction"),
+                "n_iter_no_change",
+            )
             others = {name: getattr(estimator, name) for name in stopping}
             others["device"] = self.engine.device.type
             settings = settings_of(options, samples, self.training, weight, **others)
@@ -74,14 +81,12 @@ class NeuralFit:
         # Each user's last event, for callbacks: first events, without history, score alike.
         scored = self.samples.gather(self.training[last_of_users(self.samples.user[self.training])])
         data = {"estimator": estimator, "X": scored, "y": scored.item}
-        n_epochs = estimator.max_epochs - state.n_epochs
+        n_epochs = self.max_epochs - state.n_epochs
         context = estimator._init_callback_context(max_subtasks=n_epochs)
         context.call_on_fit_task_begin(**data)
         stop = False
         with epoch_bar(estimator, n_epochs) as advance:
-            while not stop and state.n_epochs < estimator.max_epochs:
-                if state.has_stalled(estimator.n_iter_no_change):
-                    break
+            while not stop and state.n_epochs < self.max_epochs and not self._has_stalled():
                 subcontext = context.subcontext(task_name="epoch")
                 subcontext.call_on_fit_task_begin(**data)
                 self._run_epoch()
@@ -105,15 +110,29 @@ class NeuralFit:
             epoch = state.n_epochs + 1
             raise divergence(self.estimator, f"The loss became {loss} in epoch {epoch}")
         state.add_epoch(loss)
-        if len(self.held_out):
+        if self.held_out:
             state.add_score(self.validate(), self.engine.weights)
+
+    def _has_stalled(self) -> bool:
+        """Return whether the last epochs have not improved the score of the held-out events."""
+        state, estimator = self.state, self.estimator
+        if not self.held_out:
+            return False
+        if estimator.early_stopping and state.has_stalled(estimator.n_iter_no_change):
+            return True
+        if estimator.max_epochs != "auto" or state.n_epochs not in RESTARTS[1:]:
+            return False
+        last_cycle = next(end for end in reversed(RESTARTS) if end < state.n_epochs)
+        return state.best_epoch <= last_cycle
 
     def validate(self) -> float:
         """Compute the score of the held-out events, as the fitted retriever would."""
         engine = Engine(self.engine.network.config, weights=self.engine.weights(), shared=True)
         self._reset_untrained(engine)
         fitted = self.attributes(engine, exact=True, copy=False) | {"_engine": engine}
-        return distributed.broadcast(replaced(self.estimator, **fitted).score(self.held_out))
+        fitted_now = replaced(self.estimator, **fitted)
+        score = float(np.mean([fitted_now.score(rows) for rows in self.held_out]))
+        return distributed.broadcast(score)
 
     def attributes(
         self, engine: Engine | None = None, *, exact: bool = False, copy: bool = True
@@ -178,11 +197,15 @@ class NeuralFit:
                 UserWarning,
                 stacklevel=6,
             )
-        if not self.estimator.early_stopping:
+        estimator = self.estimator
+        if not estimator.early_stopping and estimator.max_epochs != "auto":
             return training, training[:0]
         # The last event of some users is held out; the histories of earlier ones do not hold it.
         last = last_of_users(samples.user[training])
-        n_held_out = int(np.ceil(self.estimator.validation_fraction * len(last)))
+        if estimator.validation_fraction == "auto":
+            n_held_out = max(len(last) // 10, min(MIN_VALIDATION, len(last) // 2))
+        else:
+            n_held_out = int(np.ceil(estimator.validation_fraction * len(last)))
         if n_held_out >= len(training):
             raise ValueError(
                 f"early_stopping holds out {n_held_out} of {len(training)} events and leaves none "
@@ -255,7 +278,7 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
     losses = estimator.loss_curve_
     if len(training):
         untrained = engine.untrained() if estimator.id_dropout > 0 else None
-        options = make_options(estimator, 1, len(training), is_update=True)
+        options = make_options(estimator, len(training), is_update=True)
         drawn_by = sampling_counts(samples, training, counts, weight)
         weight = normalised(weight, training)
         if distributed.size() > 1:
@@ -277,17 +300,19 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
     return fitted | {"_engine": Engine(config, weights=fitted["weights_"], shared=True)}
 
 
-def make_options(
-    estimator: Any, max_epochs: int, n_rows: int, is_update: bool = False
-) -> TrainingOptions:
+def make_options(estimator: Any, n_rows: int, is_update: bool = False) -> TrainingOptions:
     """Return the options of training on `n_rows` rows.
 
     An update takes one step per row, at most AUTO_STEPS: the result hardly depends on how events
     are split into calls.
     """
-    batch_size = estimator.batch_size
+    batch_size, max_epochs = estimator.batch_size, estimator.max_epochs
+    schedule = "one_cycle"
+    if max_epochs == "auto":
+        max_epochs, schedule = RESTARTS[-1], "warm_restarts"
     smallest, largest = AUTO_BATCH
     if is_update:
+        max_epochs, schedule = 1, "constant"
         largest = largest if batch_size == "auto" else batch_size
         batch_size = min(-(-n_rows // AUTO_STEPS), largest)
     elif batch_size == "auto":
@@ -300,7 +325,7 @@ def make_options(
         weight_decay=float(estimator.weight_decay),
         max_epochs=int(max_epochs),
         precision=estimator.precision,
-        is_update=is_update,
+        schedule=schedule,
     )
 
 
@@ -358,6 +383,17 @@ def fitted_attributes(
         **popularity_of(counts),
         "index_": index.fit(vectors),
     }
+
+
+def questions(held_out: Samples, validation: str) -> list[Samples]:
+    """Return held-out rows with the history before each event, before its visit, or both."""
+    if not len(held_out):
+        return []
+    asked = {"next": held_out}
+    if held_out.visit is not None:
+        start = np.maximum(held_out.seen, held_out.visit - held_out.max_length)
+        asked["visit"] = replace(held_out, start=start, stop=held_out.visit)
+    return list(asked.values()) if validation == "both" else [asked.get(validation, held_out)]
 
 
 def last_of_users(user: np.ndarray) -> np.ndarray:

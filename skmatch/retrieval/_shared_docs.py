@@ -74,20 +74,27 @@ loss : {"softmax", "bpr", "bce"}, default="softmax"
     "softmax" is list-wise: the positives of a batch share 256 times `neg_ratio` negatives, with
     logQ correction. "bpr" is pair-wise [2]_ and "bce" point-wise, with `neg_ratio` negatives per
     positive. `SequenceSampler` sets how negatives are drawn.
-max_epochs : int, default=6
-    Number of passes over the events.
+max_epochs : int or "auto", default="auto"
+    Number of passes over the events. "auto" trains in cycles of the learning rate that end after
+    1, 2, 4 and 8 epochs [9]_, stops after a cycle that has not improved the score of held-out
+    events, as `early_stopping` computes it, and restores the best weights.
 batch_size : int or "auto", default="auto"
     Number of positives per step. "auto" makes about 400 steps per epoch, of 64 to 2,048 positives.
 lr : float, default=0.006
     Peak learning rate of AdamW [3]_: linear warm-up over the first tenth of the steps, then cosine
-    decay. `partial_fit` trains at 0.15 of it.
+    decay; with ``max_epochs="auto"`` in each cycle. `partial_fit` trains at 0.15 of it.
 weight_decay : float, default=0.0
     Decoupled weight decay of matrices and embeddings; biases, scales and half-lives do not decay.
 early_stopping : bool, default=False
     Whether to hold out the last event of some users, compute NDCG@10 on it after each epoch (as
     `score` does), stop when it no longer improves and restore the best weights.
-validation_fraction : float, default=0.1
-    Share of the users whose last event is held out.
+validation : {"both", "next", "visit"}, default="both"
+    Question that validation asks: "next" gives held-out events the history up to the event,
+    "visit" that before its visit, and "both" averages the two scores. They are equal where the
+    `SequenceSampler` finds no visits.
+validation_fraction : float or "auto", default="auto"
+    Share of the users whose last event is held out. "auto" holds out that of a tenth of the users,
+    or, where that is more, of half of them up to 1,000.
 n_iter_no_change : int, default=5
     Number of epochs without improvement before training stops.
 warm_start : bool, default=False
@@ -116,7 +123,8 @@ n_iter_ : int
 loss_curve_ : list of float
     Mean training loss of each epoch.
 validation_curve_ : list of float or None
-    NDCG@10 on the held-out events after each epoch, with `early_stopping`.
+    NDCG@10 on the held-out events after each epoch, with `early_stopping` or
+    ``max_epochs="auto"``.
 weights_ : dict of str to ndarray
     Weights of the network.
 training_state_ : dict or None
@@ -140,7 +148,9 @@ NEURAL_REFERENCES = """\
    Probabilistic algorithms for constructing approximate matrix decompositions",
    SIAM Review 2011.
 .. [8] B. Lakshminarayanan, A. Pritzel and C. Blundell, "Simple and scalable predictive
-   uncertainty estimation using deep ensembles", NeurIPS 2017."""
+   uncertainty estimation using deep ensembles", NeurIPS 2017.
+.. [9] I. Loshchilov and F. Hutter, "SGDR: Stochastic gradient descent with warm restarts",
+   ICLR 2017."""
 
 with_shared_docs = fill_docs(
     fit=FIT,

@@ -49,9 +49,8 @@ def four_figures(model, X, **rules):
 @pytest.mark.parametrize("form", ["samples", "events"])
 def test_validation_is_the_score_of_the_same_rows(cls, exclude_seen, form):
     events = pd.concat([EVENTS, ONCE])
-    retriever = cls(
-        **SMALL, early_stopping=True, validation_fraction=1.0, exclude_seen=exclude_seen
-    )
+    validation = {"validation": "next", "validation_fraction": 1.0}
+    retriever = cls(**SMALL, early_stopping=True, **validation, exclude_seen=exclude_seen)
     last = events.sort_values("timestamp", kind="stable").groupby("user_id").tail(1)
     if form == "samples":
         samples = SequenceSampler().fit_transform(events.reset_index(drop=True))

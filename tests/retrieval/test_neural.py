@@ -43,7 +43,7 @@ def test_bfloat16_learns_as_much_as_float32(cls):
     train, test = (EVENTS.iloc[rows] for rows in next(LeaveLastOut().split(EVENTS)))
     scorer = make_topk_scorer("ndcg", k=10)
     exact, close = (
-        cls(batch_size=256, random_state=0, precision=precision).fit(train)
+        cls(max_epochs=6, batch_size=256, random_state=0, precision=precision).fit(train)
         for precision in PRECISIONS
     )
     assert close.loss_curve_ != exact.loss_curve_
@@ -86,8 +86,8 @@ def test_every_pooling_and_activation(pooling, activation):
     ("n_rows", "expected"), [(10, 64), (40_000, 100), (100_004, 250), (10**6, 2048)]
 )
 def test_auto_makes_400_steps_of_an_epoch_within_bounds(n_rows, expected):
-    assert make_options(DSSMRetriever(), 1, n_rows).batch_size == expected
-    assert make_options(DSSMRetriever(batch_size=7), 1, n_rows).batch_size == 7
+    assert make_options(DSSMRetriever(), n_rows).batch_size == expected
+    assert make_options(DSSMRetriever(batch_size=7), n_rows).batch_size == 7
 
 
 def test_auto_is_the_size_that_it_stands_for():
