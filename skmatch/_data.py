@@ -45,6 +45,7 @@ class _Rows:
     features: Columns = field(default_factory=dict)  # user features of the rows
     user_ids: pd.Series | None = None  # as the caller wrote them, to return
     item_ids: pd.Series | None = None  # as the caller wrote them, to distinguish unknown items
+    weight: np.ndarray | None = None  # (n,) float64, of events to train on
 
     _SCHEMA_KEY: ClassVar[str] = "skmatch_schema"
     _USER_KEY: ClassVar[str] = "user_as_given"
@@ -76,19 +77,23 @@ class _Rows:
             "features": {name: gather_rows(col, rows) for name, col in self.features.items()},
             "user_ids": None if self.user_ids is None else self.user_ids.iloc[rows],
             "item_ids": None if self.item_ids is None else self.item_ids.iloc[rows],
+            "weight": None if self.weight is None else self.weight[rows],
         }
 
     @staticmethod
     def column_names(schema: Schema, features: tuple) -> list:
         """Return the column names of `to_frame` for training rows."""
         time = [] if schema.time is None else [schema.time]
-        return [schema.user, schema.item, *time, *features]
+        weight = [] if schema.weight is None else [schema.weight]
+        return [schema.user, schema.item, *time, *weight, *features]
 
     def _own_names(self) -> list:
         """Return the column names of `to_frame` for these rows, which may be queries."""
         names = self.column_names(self.schema, tuple(f.name for f in self.schema.user_features))
         if self.time is None and self.schema.time is not None:
             names.remove(self.schema.time)
+        if self.weight is None and self.schema.weight is not None:
+            names.remove(self.schema.weight)
         return [*names, *self._unknown_ids()]
 
     def _unknown_ids(self) -> dict[str, pd.Series]:
@@ -110,6 +115,8 @@ class _Rows:
         columns: dict[Hashable, Any] = {self.schema.user: self.user, self.schema.item: self.item}
         if self.time is not None:
             columns[self.schema.time] = self.time
+        if self.weight is not None:
+            columns[self.schema.weight] = self.weight
         for name, column in self.user_columns().items():
             if isinstance(column, RaggedArray):
                 columns[name] = column.to_lists()
@@ -148,6 +155,7 @@ class _Rows:
             "user": frame[schema.user].to_numpy(),
             "item": frame[schema.item].to_numpy(),
             "time": frame[schema.time].to_numpy() if schema.time in frame.columns else None,
+            "weight": frame[schema.weight].to_numpy() if schema.weight in frame.columns else None,
             "features": features,
             "user_ids": frame.get(cls._USER_KEY),
             "item_ids": frame.get(cls._ITEM_KEY),
@@ -196,6 +204,8 @@ class Events(_Rows):
         RaggedArray (of a multi-valued feature) is ``values[offsets[i]:offsets[i + 1]]``.
     user_ids, item_ids : Series or None
         The ids as they were passed in.
+    weight : ndarray of shape (n_rows,) or None
+        Weights of events to train on, where the encoder has a column of weights.
     history : RaggedArray or None
         Item codes of the histories that queries provide.
     has_history : ndarray of shape (n_rows,), bool, or None

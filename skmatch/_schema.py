@@ -64,6 +64,8 @@ class Schema(SharedValue):
         The columns of the ids.
     time : label or None
         The column of the times; None if the order of the rows is the order of time.
+    weight : label or None
+        The column of the weights; None without weights.
     time_kind : {"number", "datetime", "zoned datetime", "order"}
         The kind of the times, or "order" without times.
     users, items : Vocabulary
@@ -105,12 +107,14 @@ class Schema(SharedValue):
     user_table: Columns
     item_table: Columns
     pending: Vocabulary | None = None
+    weight: Hashable | None = None
 
     def __repr__(self) -> str:
         lines = [
             f"Schema: {len(self.users.values):,} users, {len(self.items.values):,} items",
             f"  user {self.user!r} ({self.users.dtype}), item {self.item!r} ({self.items.dtype}), "
-            f"time {'is the order of the rows' if self.time is None else repr(self.time)}",
+            f"time {'is the order of the rows' if self.time is None else repr(self.time)}"
+            + ("" if self.weight is None else f", weight {self.weight!r}"),
         ]
         for side, features in (("user", self.user_features), ("item", self.item_features)):
             for feature in features:
@@ -173,6 +177,8 @@ class Schema(SharedValue):
         ]
         if self.time is not None:
             rows.append((self.time, "time", self.time_kind, pd.NA))
+        if self.weight is not None:
+            rows.append((self.weight, "weight", "number", pd.NA))
         for role, features in (
             ("user feature", self.user_features),
             ("item feature", self.item_features),

@@ -31,11 +31,12 @@ LIKE_A_TIME = re.compile(
 
 
 class Roles(NamedTuple):
-    """Labels of the columns of user, item and time; `time` is None without times."""
+    """Labels of the columns of user, item, time and weight; None without times or weights."""
 
     user: Hashable
     item: Hashable
     time: Hashable | None
+    weight: Hashable | None = None
 
 
 def checked_fit(method: Method) -> Method:
@@ -83,7 +84,7 @@ def read_table(
     roles = Roles(*labels)
     for first, second in combinations(Roles._fields, 2):
         label = getattr(roles, first)
-        if label == getattr(roles, second):
+        if label is not None and label == getattr(roles, second):
             raise ValueError(
                 f"{first} and {second} are both the column {label!r}: name a column for each."
             )
@@ -359,7 +360,9 @@ def require_rows(n_rows: int) -> None:
         )
 
 
-def check_weights(sample_weight: Any, n_rows: int, allow_zeros: bool = False) -> np.ndarray:
+def check_weights(
+    sample_weight: Any, n_rows: int, allow_zeros: bool = False, name: str = "sample_weight"
+) -> np.ndarray:
     """Return the weight of each row, 1 by default; raise if a weight is invalid."""
     if sample_weight is None:
         return np.ones(n_rows)
@@ -367,17 +370,15 @@ def check_weights(sample_weight: Any, n_rows: int, allow_zeros: bool = False) ->
     try:
         weight = np.asarray(sample_weight, dtype=float)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"sample_weight holds a value that is not a number ({error}): {remedy}"
-        ) from None
+        raise ValueError(f"{name} holds a value that is not a number ({error}): {remedy}") from None
     if weight.shape != (n_rows,):
-        raise ValueError(f"sample_weight has shape {weight.shape}: {remedy}")
+        raise ValueError(f"{name} has shape {weight.shape}: {remedy}")
     wrong = ~((weight >= 0) & np.isfinite(weight))
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(f"sample_weight holds {weight[row]} in row {row}: {remedy}")
+        raise ValueError(f"{name} holds {weight[row]} in row {row}: {remedy}")
     if not weight.any() and not allow_zeros:
-        raise ValueError(f"sample_weight is zero in every row: {remedy}")
+        raise ValueError(f"{name} is zero in every row: {remedy}")
     return weight
 
 

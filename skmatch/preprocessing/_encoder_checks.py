@@ -48,6 +48,8 @@ def check_features(
 def check_names(roles: Roles, features: dict[str, list[Label]]) -> None:
     """Raise if a feature is also a role, or a name is reserved for an output column."""
     named = features["user"] + features["item"]
+    if roles.weight is not None and roles.weight in roles[:3]:
+        raise ValueError(f"The weight column {roles.weight!r} has another role, too: name another.")
     for name in named:
         if name in roles:
             role = roles._fields[roles.index(name)]

@@ -18,7 +18,13 @@ from skmatch._typing import Label
 from skmatch._validation import Roles, read_frame
 from skmatch.preprocessing._encoder_checks import check_time_kind, warn_of_history
 from skmatch.preprocessing._features import FeatureValues, Rows, learn
-from skmatch.preprocessing._learning import item_tables, read_events, read_table_ids, reject_unused
+from skmatch.preprocessing._learning import (
+    item_tables,
+    read_events,
+    read_table_ids,
+    read_weights,
+    reject_unused,
+)
 from skmatch.preprocessing._timeline import Timeline
 
 
@@ -65,7 +71,10 @@ class EncoderGrowthMixin:
             pending, codes = pending.extended(item_column[is_new])
             item[is_new] = -codes
             grown = replaced(grown, schema_=replace(grown.schema_, pending=pending))
-        events = Events(grown.schema_, user, item, times, features, user_column)
+        weight = None
+        if train and schema.weight is not None:
+            weight = read_weights(frame, schema.weight)
+        events = Events(grown.schema_, user, item, times, features, user_column, weight=weight)
         return grown, self._output(events)
 
     def _add_items(self, X: Any) -> tuple[Self, CatalogueRows]:

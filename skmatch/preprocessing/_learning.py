@@ -12,7 +12,14 @@ import pandas as pd
 from skmatch._columns import FIRST_KNOWN, Column, Columns, Vocabulary
 from skmatch._files import collect
 from skmatch._schema import Feature, Schema
-from skmatch._validation import Roles, check_columns, read_times, require_column, require_rows
+from skmatch._validation import (
+    Roles,
+    check_columns,
+    check_weights,
+    read_times,
+    require_column,
+    require_rows,
+)
 from skmatch.preprocessing._features import (
     NUMBERS,
     FeatureValues,
@@ -73,6 +80,8 @@ class SchemaLearner:
         if self.item.from_events:
             self.item.learn_features(piece, Rows.of_events(item_codes, times))
         codes: Columns = {"user": user_codes, "item": item_codes}
+        if self.roles.weight is not None:
+            codes["weight"] = read_weights(piece, self.roles.weight)
         if times is None:
             return codes
         if self.time_dtype not in (None, times.dtype):
@@ -94,6 +103,7 @@ class SchemaLearner:
             item=self.roles.item,
             time=self.roles.time,
             time_kind=self.time_kind,
+            weight=self.roles.weight,
             users=users,
             items=items,
             user_features=tuple(user_features),
@@ -325,6 +335,12 @@ def read_events(
     _check_complete(user_column, "user", "give them an id")
     _check_complete(item_column, "item", "give them an id")
     return user_column, item_column, times, time_kind
+
+
+def read_weights(frame: pd.DataFrame, label: Hashable) -> np.ndarray:
+    """Return the column of weights; raise if one is missing or negative."""
+    column, name = require_column(frame, label, "weight"), f"The weight column {label!r}"
+    return check_weights(column, len(frame), allow_zeros=True, name=name)
 
 
 def _check_finite(times: np.ndarray, column: pd.Series) -> None:

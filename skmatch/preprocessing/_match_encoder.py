@@ -81,6 +81,10 @@ class MatchEncoder(
     time : label or None, default="timestamp"
         The column of the times: numbers or datetimes. With None, or if the column of the default
         name is absent, events are in the order of the rows.
+    weight : label or None, default=None
+        The column of how much an event counts as a target: one of weight 2 trains as two events,
+        one of weight 0 is history and seen, but no target. It multiplies a retriever's
+        `sample_weight`. `fit` and `partial_fit` need the column, queries do not.
     user_features, item_features : sequence of labels, default=()
         The columns of features of users and of items. A missing value of a user feature becomes
         the user's latest earlier value, if any. An item has one value of each item feature, the
@@ -137,6 +141,7 @@ class MatchEncoder(
         "user": "no_validation",  # any hashable value may label a column
         "item": "no_validation",
         "time": "no_validation",
+        "weight": "no_validation",
         "user_features": LABELS,
         "item_features": LABELS,
         "kinds": [dict, None],
@@ -149,6 +154,7 @@ class MatchEncoder(
         item: Label = "item_id",
         *,
         time: Label | None = DEFAULT_TIME,
+        weight: Label | None = None,
         user_features: Sequence[Label] | np.ndarray | pd.Index = (),
         item_features: Sequence[Label] | np.ndarray | pd.Index = (),
         kinds: dict[Label, Any] | None = None,
@@ -157,6 +163,7 @@ class MatchEncoder(
         self.user = user
         self.item = item
         self.time = time
+        self.weight = weight
         self.user_features = user_features
         self.item_features = item_features
         self.kinds = kinds
@@ -245,6 +252,7 @@ class MatchEncoder(
         frame, roles = read_table(
             table, user=self.user, item=self.item, time=self.time, estimator=self
         )
+        roles = roles._replace(weight=self.weight)
         check_names(roles, features)
         warn_of_history(frame)
         warn_of_forgotten_time(frame, roles, self.time, (*features["user"], *features["item"]))

@@ -383,6 +383,7 @@ class SequenceSampler(
             features=events.features,
             user_ids=events.user_ids,
             item_ids=events.item_ids,
+            weight=events.weight,
             log=log,
             **windows,  # type: ignore[arg-type]
             sampling=self.sampling_,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -234,10 +235,8 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
         else:
             self._reject_tables(users, items)
             require_rows(len(samples))
-        weight = None
-        if sample_weight is not None:
-            weight = check_weights(sample_weight, len(samples))
-        return samples, weight, encoding
+        weight = training_weight(samples, sample_weight)
+        return replace(samples, weight=None), weight, encoding
 
     def _read_queries(self, X: Any) -> Samples:
         check_is_fitted(self)
@@ -265,6 +264,18 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
         return read_filter(
             candidates, exclude, without_seen.exclude, users, schema.users, schema.items
         )
+
+
+def training_weight(
+    samples: Samples, sample_weight: ArrayLike | None, allow_zeros: bool = False
+) -> np.ndarray | None:
+    """Return the product of the weights of a column and those passed; None without any."""
+    if samples.weight is None:
+        is_none = sample_weight is None
+        return None if is_none else check_weights(sample_weight, len(samples), allow_zeros)
+    weight = samples.weight * check_weights(sample_weight, len(samples), allow_zeros=True)
+    name = f"The weight column {samples.schema.weight!r}"
+    return check_weights(weight, len(samples), allow_zeros, name)
 
 
 def count_items(samples: Samples, weight: np.ndarray | None) -> np.ndarray:

@@ -9,8 +9,7 @@ import numpy as np
 
 from skmatch._data import CatalogueRows, Samples, as_coded
 from skmatch._growth import GrowingMixin, replaced
-from skmatch._validation import check_weights
-from skmatch.retrieval._base import popularity_of
+from skmatch.retrieval._base import popularity_of, training_weight
 
 
 class GrowthMixin(GrowingMixin):
@@ -42,9 +41,7 @@ class GrowthMixin(GrowingMixin):
         rows, own = self._propagated("_partial_fit", X, train)  # type: ignore[attr-defined]
         samples = cast(Samples, as_coded(rows, Samples))
         self._check_codes(samples.schema, grown=True)  # type: ignore[attr-defined]
-        weight = None
-        if sample_weight is not None:
-            weight = check_weights(sample_weight, len(samples), allow_zeros=True)
+        weight = training_weight(samples, sample_weight, allow_zeros=True)
         learnt = self._learn_more(samples, weight) if train else {}
         return replaced(self, **own, schema_=samples.schema, **learnt), samples
 
