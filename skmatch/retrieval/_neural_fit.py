@@ -131,8 +131,9 @@ class NeuralFit:
         self._reset_untrained(engine)
         fitted = self.attributes(engine, exact=True, copy=False) | {"_engine": engine}
         fitted_now = replaced(self.estimator, **fitted)
-        score = float(np.mean([fitted_now.score(rows) for rows in self.held_out]))
-        return distributed.broadcast(score)
+        scores = [fitted_now.score(rows) for rows in self.held_out]
+        sizes = [len(rows) for rows in self.held_out]
+        return distributed.broadcast(float(np.average(scores, weights=sizes)))
 
     def attributes(
         self, engine: Engine | None = None, *, exact: bool = False, copy: bool = True
@@ -387,13 +388,15 @@ def fitted_attributes(
 
 def questions(held_out: Samples, validation: str) -> list[Samples]:
     """Return held-out rows with the history before each event, before its visit, or both."""
-    if not len(held_out):
-        return []
-    asked = {"next": held_out}
-    if held_out.visit is not None:
-        start = np.maximum(held_out.seen, held_out.visit - held_out.max_length)
-        asked["visit"] = replace(held_out, start=start, stop=held_out.visit)
-    return list(asked.values()) if validation == "both" else [asked.get(validation, held_out)]
+    visit = held_out.visit
+    if visit is None or validation == "next":
+        return [held_out] * (len(held_out) > 0)
+    start = np.maximum(held_out.seen, visit - held_out.max_length)
+    before_visit = replace(held_out, start=start, stop=visit)
+    # A history that is empty before the visit tells nothing about the model.
+    before_visit = before_visit.gather(np.flatnonzero(visit > held_out.seen))
+    asked = [before_visit] if validation == "visit" else [held_out, before_visit]
+    return [rows for rows in asked if len(rows)]
 
 
 def last_of_users(user: np.ndarray) -> np.ndarray:

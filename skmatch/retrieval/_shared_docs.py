@@ -90,8 +90,8 @@ early_stopping : bool, default=False
     `score` does), stop when it no longer improves and restore the best weights.
 validation : {"both", "next", "visit"}, default="both"
     Question that validation asks: "next" gives held-out events the history up to the event,
-    "visit" that before its visit, and "both" averages the two scores. They are equal where the
-    `SequenceSampler` finds no visits.
+    "visit" that before its visit, where there is one, and "both" averages over all of these
+    queries. All are equal where the `SequenceSampler` finds no visits.
 validation_fraction : float or "auto", default="auto"
     Share of the users whose last event is held out. "auto" holds out that of a tenth of the users,
     or, where that is more, of half of them up to 1,000.
