@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skmatch._columns import count_codes
-from skmatch._data import FIRST_KNOWN, Samples, index_dtype
+from skmatch._data import FIRST_KNOWN, Samples
 from skmatch._growth import replaced
 from skmatch._nn import distributed
 from skmatch._nn.encoders import NetworkConfig
@@ -21,6 +19,13 @@ from skmatch._schema import Feature, Schema
 from skmatch.neighbors import ItemIndex
 from skmatch.retrieval._base import count_items, popularity_of
 from skmatch.retrieval._progress import epoch_bar
+from skmatch.retrieval._training_rows import (
+    last_of_users,
+    normalised,
+    questions,
+    rows_to_train,
+    sampling_counts,
+)
 from skmatch.retrieval._training_state import TrainingState, settings_of
 
 # Steps per epoch of batch_size="auto": with fewer steps, small data sets are underfitted.
@@ -186,7 +191,7 @@ class NeuralFit:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows to train on, in the order of the log, and those to validate on."""
         samples = self.samples
-        training, have_history = rows_to_train(samples, weight)
+        training, have_history = rows_to_train(samples, weight, self.estimator.exclude_seen)
         if not len(training):
             raise ValueError(
                 "No event has a known item and a positive sample_weight: nothing to train on."
@@ -273,7 +278,7 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
     seed = int(check_random_state(estimator.random_state).randint(2**31))
     seed = distributed.broadcast((seed + estimator.n_iter_) % 2**31)
     engine = Engine(config, estimator.device, seed, estimator.weights_)
-    training, _ = rows_to_train(samples, weight)
+    training, _ = rows_to_train(samples, weight, estimator.exclude_seen)
     counts = count_items(samples, weight)
     counts[: len(estimator.counts_)] += estimator.counts_
     losses = estimator.loss_curve_
@@ -330,41 +335,6 @@ def make_options(estimator: Any, n_rows: int, is_update: bool = False) -> Traini
     )
 
 
-def rows_to_train(samples: Samples, weight: np.ndarray | None) -> tuple[np.ndarray, bool]:
-    """Return the rows with enough history, else all, in log order, and whether any has enough."""
-    usable = samples.item >= FIRST_KNOWN
-    if weight is not None:
-        usable &= weight > 0
-    enough = usable & (samples.stop - samples.seen >= samples.min_history)
-    is_any = bool(enough.any()) or not usable.any()
-    rows: np.ndarray = np.flatnonzero(enough if is_any else usable)
-    rows = rows.astype(index_dtype(len(samples)))
-    return rows[np.argsort(samples.stop[rows], kind="stable")], is_any
-
-
-def normalised(weight: np.ndarray | None, training: np.ndarray) -> np.ndarray | None:
-    """Return weights whose mean over the rows to train on is 1; None where all are equal."""
-    if weight is None or (weight[training] == weight[training[0]]).all():
-        return None
-    weight = weight / weight.max()
-    return (weight / weight[training].mean()).astype(np.float32)
-
-
-def sampling_counts(
-    samples: Samples, training: np.ndarray, counts: np.ndarray, weight: np.ndarray | None
-) -> np.ndarray:
-    """Return the counts that negatives are drawn by, in units of the smallest weight.
-
-    Negatives "in_batch" are the rows that are trained; others are drawn by all counts.
-    """
-    if samples.sampling.negatives == "in_batch":
-        own = None if weight is None else weight[training]
-        counts = count_codes(samples.item[training], len(samples.schema.items), own)[FIRST_KNOWN:]
-    if weight is None:
-        return counts
-    return counts / max(weight[weight > 0].min(), 1e-30 * weight.max())  # no overflow
-
-
 def fitted_attributes(
     engine: Engine,
     samples: Samples,
@@ -384,24 +354,6 @@ def fitted_attributes(
         **popularity_of(counts),
         "index_": index.fit(vectors),
     }
-
-
-def questions(held_out: Samples, validation: str) -> list[Samples]:
-    """Return held-out rows with the history before each event, before its visit, or both."""
-    visit = held_out.visit
-    if visit is None or validation == "next":
-        return [held_out] * (len(held_out) > 0)
-    start = np.maximum(held_out.seen, visit - held_out.max_length)
-    before_visit = replace(held_out, start=start, stop=visit)
-    # A history that is empty before the visit tells nothing about the model.
-    before_visit = before_visit.gather(np.flatnonzero(visit > held_out.seen))
-    asked = [before_visit] if validation == "visit" else [held_out, before_visit]
-    return [rows for rows in asked if len(rows)]
-
-
-def last_of_users(user: np.ndarray) -> np.ndarray:
-    """Return the last row of each user, of rows that are sorted by user."""
-    return np.flatnonzero(np.append(user[1:] != user[:-1], True))
 
 
 def check_vectors(estimator: Any, engine: Engine, samples: Samples) -> None:

@@ -1,0 +1,85 @@
+"""The rows that a neural retriever trains on, at which weights, and those that it validates on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from skmatch._columns import count_codes
+from skmatch._data import FIRST_KNOWN, Samples, index_dtype
+
+
+def rows_to_train(
+    samples: Samples, weight: np.ndarray | None, exclude_seen: bool
+) -> tuple[np.ndarray, bool]:
+    """Return the rows with enough history, else all, in log order, and whether any has enough.
+
+    With `exclude_seen`, repeats of a user's items are no targets, since recommendations leave them
+    out; only where all rows are repeats they train.
+    """
+    usable = samples.item >= FIRST_KNOWN
+    if weight is not None:
+        usable &= weight > 0
+    if exclude_seen and len(samples):
+        is_new = usable & ~is_repeat(samples)
+        usable = is_new if is_new.any() else usable
+    enough = usable & (samples.stop - samples.seen >= samples.min_history)
+    is_any = bool(enough.any()) or not usable.any()
+    rows: np.ndarray = np.flatnonzero(enough if is_any else usable)
+    rows = rows.astype(index_dtype(len(samples)))
+    return rows[np.argsort(samples.stop[rows], kind="stable")], is_any
+
+
+def is_repeat(samples: Samples) -> np.ndarray:
+    """Return whether the user of each row had its item before, (n_rows,)."""
+    starts, owner = np.unique(samples.seen, return_inverse=True)
+    n_items = len(samples.schema.items)
+    log = samples.log.items[starts[0] :]
+    n_events = np.diff(starts, append=starts[0] + len(log))
+    key = np.repeat(np.arange(len(starts)) * n_items, n_events) + log
+    keys, first = np.unique(key, return_index=True)
+    index = np.searchsorted(keys, owner * n_items + samples.item).clip(max=len(keys) - 1)
+    is_stored = keys[index] == owner * n_items + samples.item
+    return is_stored & (starts[0] + first[index] < samples.stop)
+
+
+def normalised(weight: np.ndarray | None, training: np.ndarray) -> np.ndarray | None:
+    """Return weights whose mean over the rows to train on is 1; None where all are equal."""
+    if weight is None or (weight[training] == weight[training[0]]).all():
+        return None
+    weight = weight / weight.max()
+    return (weight / weight[training].mean()).astype(np.float32)
+
+
+def sampling_counts(
+    samples: Samples, training: np.ndarray, counts: np.ndarray, weight: np.ndarray | None
+) -> np.ndarray:
+    """Return the counts that negatives are drawn by, in units of the smallest weight.
+
+    Negatives "in_batch" are the rows that are trained; others are drawn by all counts.
+    """
+    if samples.sampling.negatives == "in_batch":
+        own = None if weight is None else weight[training]
+        counts = count_codes(samples.item[training], len(samples.schema.items), own)[FIRST_KNOWN:]
+    if weight is None:
+        return counts
+    return counts / max(weight[weight > 0].min(), 1e-30 * weight.max())  # no overflow
+
+
+def questions(held_out: Samples, validation: str) -> list[Samples]:
+    """Return held-out rows with the history before each event, before its visit, or both."""
+    visit = held_out.visit
+    if visit is None or validation == "next":
+        return [held_out] * (len(held_out) > 0)
+    start = np.maximum(held_out.seen, visit - held_out.max_length)
+    before_visit = replace(held_out, start=start, stop=visit)
+    # A history that is empty before the visit tells nothing about the model.
+    before_visit = before_visit.gather(np.flatnonzero(visit > held_out.seen))
+    asked = [before_visit] if validation == "visit" else [held_out, before_visit]
+    return [rows for rows in asked if len(rows)]
+
+
+def last_of_users(user: np.ndarray) -> np.ndarray:
+    """Return the last row of each user, of rows that are sorted by user."""
+    return np.flatnonzero(np.append(user[1:] != user[:-1], True))
