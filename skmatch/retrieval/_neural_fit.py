@@ -32,7 +32,8 @@ from skmatch.retrieval._training_state import TrainingState, settings_of
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 # Share of `lr` at which `partial_fit` trains: the full rate overwrites what was learnt before.
 UPDATE_RATE = 0.15
-MIN_VALIDATION = 1000  # users of validation_fraction="auto": the score of fewer is noisy
+TOLERANCE = 0.01  # of max_epochs="auto": smaller differences of scores are noise
+MIN_VALIDATION = 2000  # users of validation_fraction="auto": the score of fewer is noisy
 FULL_SOFTMAX_BYTES = 2**28  # scores of a step; negatives="all" warns above
 MAX_STEP_EVENTS = 2**27  # in the histories of a step; more raise an error
 
@@ -55,7 +56,7 @@ class NeuralFit:
         self.held_out = questions(samples.gather(held_out), estimator.validation)
         self.counts = count_items(samples, weight)
         options = make_options(estimator, len(self.training))
-        self.max_epochs = options.max_epochs
+        self.max_epochs, self.is_auto = options.max_epochs, estimator.max_epochs == "auto"
         self._check_cost(options.batch_size)
         config = self._config()
         weights = self._first_weights(config)
@@ -116,7 +117,11 @@ class NeuralFit:
             raise divergence(self.estimator, f"The loss became {loss} in epoch {epoch}")
         state.add_epoch(loss)
         if self.held_out:
-            state.add_score(self.validate(), self.engine.weights)
+            state.add_score(self.validate())
+            if not self.is_auto:
+                state.keep_best(self.engine.weights)
+            elif state.n_epochs in RESTARTS:
+                state.keep_best(self.engine.weights, TOLERANCE)
 
     def _has_stalled(self) -> bool:
         """Return whether the last epochs have not improved the score of the held-out events."""
@@ -125,10 +130,7 @@ class NeuralFit:
             return False
         if estimator.early_stopping and state.has_stalled(estimator.n_iter_no_change):
             return True
-        if estimator.max_epochs != "auto" or state.n_epochs not in RESTARTS[1:]:
-            return False
-        last_cycle = next(end for end in reversed(RESTARTS) if end < state.n_epochs)
-        return state.best_epoch <= last_cycle
+        return self.is_auto and state.n_epochs in RESTARTS and state.best_epoch < state.n_epochs
 
     def validate(self) -> float:
         """Compute the score of the held-out events, as the fitted retriever would."""

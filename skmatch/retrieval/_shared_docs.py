@@ -76,8 +76,8 @@ loss : {"softmax", "bpr", "bce"}, default="softmax"
     positive. `SequenceSampler` sets how negatives are drawn.
 max_epochs : int or "auto", default="auto"
     Number of passes over the events. "auto" trains in cycles of the learning rate that end after
-    1, 2, 4 and 8 epochs [9]_, stops after a cycle that has not improved the score of held-out
-    events, as `early_stopping` computes it, and restores the best weights.
+    1, 2, 4 and 8 epochs [9]_, and stops after a cycle that lowers the score of held-out events, as
+    `early_stopping` computes it, by more than 1%; the weights are those of the cycle before.
 batch_size : int or "auto", default="auto"
     Number of positives per step. "auto" makes about 400 steps per epoch, of 64 to 2,048 positives.
 lr : float, default=0.006
@@ -94,7 +94,7 @@ validation : {"both", "next", "visit"}, default="both"
     queries. All are equal where the `SequenceSampler` finds no visits.
 validation_fraction : float or "auto", default="auto"
     Share of the users whose last event is held out. "auto" holds out that of a tenth of the users,
-    or, where that is more, of half of them up to 1,000.
+    or, where that is more, of half of them up to 2,000.
 n_iter_no_change : int, default=5
     Number of epochs without improvement before training stops.
 warm_start : bool, default=False

@@ -52,11 +52,15 @@ class TrainingState:
         self.losses = [*self.losses, loss]
         self.n_epochs += 1
 
-    def add_score(self, score: float, weights: Callable[[], Weights]) -> None:
-        """Record the score of the last epoch; keep its weights if it is the best."""
+    def add_score(self, score: float) -> None:
+        """Record the score of the last epoch."""
         self.scores = [*self.scores, score]
-        if score > self.best_score:
-            self.best_score, self.best_epoch = score, self.n_epochs
+
+    def keep_best(self, weights: Callable[[], Weights], tolerance: float = 0.0) -> None:
+        """Keep the weights of the last epoch if it is the best, up to a relative tolerance."""
+        score = self.scores[-1]
+        if self.best_weights is None or score > self.best_score * (1 - tolerance):
+            self.best_score, self.best_epoch = max(score, self.best_score), self.n_epochs
             self.best_weights = weights()
 
     def has_stalled(self, n_iter_no_change: int) -> bool:
