@@ -16,7 +16,9 @@ from skmatch._sklearn import CallbackSupportMixin
 from skmatch._typing import EventTable
 from skmatch._validation import Method, unwrap_searches
 from skmatch.persistence import VersionedMixin
+from skmatch.retrieval._explain import ExplainMixin
 from skmatch.retrieval._queries import queries_of
+from skmatch.retrieval._scores import ScoreMixin, SimilarUsersMixin
 from skmatch.retrieval._verbs import RecommendMixin, SimilarItemsMixin
 
 
@@ -26,7 +28,15 @@ def _if_final_has(method: Method) -> Method:
     return cast(Method, check(method))
 
 
-class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline, CallbackSupportMixin):
+class MatchPipeline(
+    RecommendMixin,
+    ExplainMixin,
+    ScoreMixin,
+    GrowingMixin,
+    VersionedMixin,
+    Pipeline,
+    CallbackSupportMixin,
+):
     """A Pipeline of encoder, sampler and retriever that returns the original ids.
 
     It is scikit-learn's `~sklearn.pipeline.Pipeline` with the retriever's further methods.
@@ -118,6 +128,7 @@ class MatchPipeline(RecommendMixin, GrowingMixin, VersionedMixin, Pipeline, Call
         retriever = self._final_retriever()
         return retriever, retriever._read_queries(rows)
 
+    similar_users = _if_final_has(SimilarUsersMixin.similar_users)
     similar_items = _if_final_has(SimilarItemsMixin.similar_items)
     observe = _if_final_has(GrowingMixin.observe)
     partial_fit = _if_final_has(GrowingMixin.partial_fit)

@@ -21,13 +21,25 @@ from skmatch.neighbors import ItemFilter, ItemIndex
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing import SequenceSampler
 from skmatch.preprocessing._plain_events import PlainEventsMixin
+from skmatch.retrieval._explain import (
+    ExplainMixin,
+    Reasons,
+    batches,
+    joined,
+    leave_one_out,
+    only,
+    popular_reasons,
+)
 from skmatch.retrieval._filters import read_filter
 from skmatch.retrieval._queries import POPULARITY, queries_of, source_of
+from skmatch.retrieval._scores import ScoreMixin
 from skmatch.retrieval._shared_docs import with_shared_docs
 from skmatch.retrieval._verbs import BATCH_SIZE, RecommendMixin
 
 
-class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstimator):
+class BaseRetriever(
+    RecommendMixin, ExplainMixin, ScoreMixin, PlainEventsMixin, VersionedMixin, BaseEstimator
+):
     """Base class of retrievers.
 
     A subclass has the parameters `k` and `exclude_seen`, and defines `_fit_samples`, which returns
@@ -176,6 +188,67 @@ class BaseRetriever(RecommendMixin, PlainEventsMixin, VersionedMixin, BaseEstima
                     found = self._top_k(samples.gather(rows), k, own)
                 positions[rows], scores[rows] = found
         return positions, scores, source
+
+    def _score_items(
+        self, samples: Samples, positions: np.ndarray, allowed: ItemFilter
+    ) -> np.ndarray:
+        """Return the scores of items, (n_queries, n_wanted); NaN at position -1 and without score.
+
+        Scores that depend on what else may be recommended are those under the filter.
+        """
+        scores = np.full(positions.shape, np.nan, dtype=np.float32)
+        is_popular = self._source_of(samples) == POPULARITY
+        scores[is_popular] = self.popularity_[positions[is_popular]]
+        known = np.flatnonzero(~is_popular)
+        for batch in batches(len(known), positions.shape[1]):
+            rows = known[batch]
+            scores[rows] = self._scores_of(samples.gather(rows), positions[rows])
+        scores[positions < 0] = np.nan
+        return scores
+
+    def _scores_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
+        """Return the scores of items for queries of which something is known."""
+        n_items, k = len(self.popularity_), min(positions.shape[1], len(self.popularity_))
+        found, found_scores = self._top_k(samples, k, only(positions))
+        row, rank = np.nonzero(found >= 0)
+        key = row * n_items + found[row, rank]
+        order = np.argsort(key)
+        wanted = np.arange(len(positions))[:, None] * n_items + positions
+        index = np.minimum(np.searchsorted(key[order], wanted), len(key) - 1)
+        if not len(key):
+            return np.full(positions.shape, np.nan, dtype=np.float32)
+        scores = found_scores[row, rank][order][index]
+        return np.where(key[order][index] == wanted, scores, np.nan)
+
+    def _contributions(
+        self, samples: Samples, positions: np.ndarray, allowed: ItemFilter
+    ) -> Reasons:
+        """Return what the scores of items, (n_queries, n_wanted), are made of."""
+        is_popular = self._source_of(samples) == POPULARITY
+        rows = np.flatnonzero(is_popular)
+        scores = self._score_items(samples.gather(rows), positions[rows], allowed.gather(rows))
+        reasons = popular_reasons(scores, rows)
+        rows = np.flatnonzero(~is_popular)
+        if not len(rows):
+            return reasons
+        known = self._reasons(samples.gather(rows), positions[rows])
+        return joined(reasons, known._replace(query=rows[known.query]))
+
+    def _reasons(self, samples: Samples, positions: np.ndarray) -> Reasons:
+        """Return what the scores of queries of which something is known are made of."""
+        return leave_one_out(self, samples, positions)
+
+    def _rank_all(
+        self, samples: Samples, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions and scores of all items, as `k` of them are recommended."""
+        return self._search(samples, len(self.popularity_), allowed)[:2]
+
+    def _trace_columns(
+        self, samples: Samples, positions: np.ndarray, allowed: ItemFilter
+    ) -> dict[str, Any]:
+        """Return further columns of `trace`, by name."""
+        return {}
 
     def _recommend(
         self, samples: Samples, k: int | None, allowed: ItemFilter, batch_size: int

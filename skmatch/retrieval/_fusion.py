@@ -20,6 +20,7 @@ from skmatch._sklearn import BaseComposition, Interval, StrOptions
 from skmatch._validation import check_choice, check_k
 from skmatch.neighbors import ItemFilter
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
+from skmatch.retrieval._explain import Reasons, batches, ranks_of
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import FEATURES, HISTORY, POPULARITY
 from skmatch.retrieval._shared_docs import with_shared_docs
@@ -229,16 +230,81 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return positions and scores, (n_queries, k), and which members named each, (..., M)."""
         k = min(check_k(self.k if k is None else k), len(self.popularity_))
-        n_candidates = max(k, self.n_candidates)
+        return self._merge(self._lists(samples, max(k, self.n_candidates), allowed), k)
+
+    def _lists(
+        self, samples: Samples, n_candidates: int, allowed: ItemFilter
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return positions and values of each member's candidates."""
         lists = []
         for one in self.retrievers_:
             positions, scores, source = one._search(samples, n_candidates, allowed)
-            if self.rule == "shares":  # queries of which nothing is known get counts as scores
-                is_popular = (source == POPULARITY)[:, None]
-                counts = BaseRetriever._shares(one, scores)
-                scores = np.where(is_popular, counts, one._shares(scores))
-            lists.append((positions, scores))
-        return self._merge(lists, k)
+            lists.append((positions, self._values(one, scores, source)))
+        return lists
+
+    def _values(self, member: Any, scores: np.ndarray, source: np.ndarray) -> np.ndarray:
+        """Return scores, for the rule "shares" as shares of a member's lists."""
+        if self.rule == "ranks":
+            return scores
+        is_popular = (source == POPULARITY)[:, None]  # these queries get counts as scores
+        return np.where(is_popular, BaseRetriever._shares(member, scores), member._shares(scores))
+
+    def _parts(self, samples: Samples, positions: np.ndarray, allowed: ItemFilter) -> np.ndarray:
+        """Return what each member adds to the scores of items, (n_queries, n_wanted, M).
+
+        An item that the filter removes is valued as if it were the only one allowed besides.
+        """
+        n_candidates = max(positions.shape[1], self.n_candidates)
+        parts = np.zeros((*positions.shape, len(self.retrievers_)))
+        for member, (one, weight) in enumerate(
+            zip(self.retrievers_, self._member_weights(), strict=True)
+        ):
+            found, scores, source = one._search(samples, n_candidates, allowed)
+            own = one._score_items(samples, positions, allowed)
+            rank = ranks_of(positions, own, found, scores)
+            value = 1.0 / (RANK_OFFSET + rank)
+            if self.rule == "shares":
+                for column, score in enumerate(own.T):
+                    with_it = np.column_stack([scores, score])
+                    # An item of the list takes the place of the last, which weighs least.
+                    listed = (found == positions[:, column, None]).any(1)
+                    with_it[listed, -1] = -np.inf
+                    shares = self._values(one, with_it, source)
+                    place = np.where(listed, rank[:, column] - 1, -1)
+                    value[:, column] = np.take_along_axis(shares, place[:, None], axis=1)[:, 0]
+            is_candidate = (rank <= n_candidates) & ~np.isnan(own)
+            parts[:, :, member] = np.where(is_candidate, weight * value, 0)
+        return parts
+
+    def _score_items(
+        self, samples: Samples, positions: np.ndarray, allowed: ItemFilter
+    ) -> np.ndarray:
+        scores = np.full(positions.shape, np.nan, dtype=np.float32)
+        for rows in batches(len(samples), positions.shape[1]):
+            parts = self._parts(samples.gather(rows), positions[rows], allowed.gather(rows))
+            scores[rows] = np.where(parts.any(2), parts.sum(2), np.nan)
+        return scores
+
+    def _contributions(
+        self, samples: Samples, positions: np.ndarray, allowed: ItemFilter
+    ) -> Reasons:
+        parts = self._parts(samples, positions, allowed)
+        query, column, member = np.nonzero(parts)
+        labels: list[Any] = [("retriever", name) for name in self.named_retrievers_]
+        return Reasons(query, column, -1 - member, parts[query, column, member], labels)
+
+    def _rank_all(
+        self, samples: Samples, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        lists = self._lists(samples, max(k, self.n_candidates), allowed)
+        return self._merge(lists, len(self.popularity_))[:2]
+
+    def _trace_columns(
+        self, samples: Samples, positions: np.ndarray, allowed: ItemFilter
+    ) -> dict[str, Any]:
+        names = np.array(list(self.named_retrievers_), dtype=object)
+        parts = self._parts(samples, positions, allowed).reshape(-1, len(names))
+        return {"retrievers": [", ".join(names[own]) for own in parts > 0]}
 
     def _merge(
         self, lists: list[tuple[np.ndarray, np.ndarray]], k: int

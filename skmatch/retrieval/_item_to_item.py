@@ -13,6 +13,7 @@ from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
 from skmatch._sklearn import Interval
 from skmatch.neighbors import ItemFilter, top_k
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
+from skmatch.retrieval._explain import Reasons, joined, popular_reasons
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import HISTORY, POPULARITY, source_of
 from skmatch.retrieval._shared_docs import with_shared_docs
@@ -210,11 +211,33 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
             positions[rows], best[rows] = top_k(found, k)
         return positions, best
 
+    def _reasons(self, samples: Samples, positions: np.ndarray) -> Reasons:
+        history = self._history(samples)
+        query = np.repeat(np.arange(len(samples)), np.diff(history.indptr))
+        items = np.repeat(history.indices, positions.shape[1])
+        shares = self.shares_[items, positions[query].ravel()].reshape(len(query), -1)
+        terms = history.data[:, None] * shares
+        prior = self._prior(history)[:, None] * self.popularity_[positions]
+        row, column = np.nonzero(terms)
+        of_history = Reasons(query[row], column, history.indices[row], terms[row, column], [])
+        return joined(popular_reasons(prior, np.arange(len(samples))), of_history)
+
     def _source_of(self, samples: Samples) -> np.ndarray:
         source = source_of(samples)
         return np.where(source == HISTORY, source, POPULARITY)  # features are not read
 
     def _scores(self, samples: Samples) -> np.ndarray:
+        history = self._history(samples)
+        scores = (history @ self.shares_).toarray()
+        scores += self._prior(history)[:, None] * self.popularity_
+        return scores
+
+    def _prior(self, history: csr_array) -> np.ndarray:
+        # Items that never followed any of the history are ranked by their popularity.
+        return np.maximum(history @ self.prior_, LEAST_PRIOR)
+
+    def _history(self, samples: Samples) -> csr_array:
+        """Return the weight of each item in the histories, (n_queries, n_items)."""
         half_life = np.full(len(samples), self.half_life)
         if samples.visit is not None:
             half_life[samples.visit >= samples.stop] = self.visit_half_life
@@ -228,14 +251,10 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         weight *= inside & (items >= FIRST_KNOWN) & (weight >= MIN_WEIGHT)
         weight /= np.maximum(weight.sum(1, keepdims=True), np.finfo(float).tiny)
         row, column = np.nonzero(weight)
-        history = csr_array(
+        return csr_array(
             (weight[row, column].astype(np.float32), (row, items[row, column] - FIRST_KNOWN)),
             shape=(len(items), len(self.prior_)),
         )
-        scores = (history @ self.shares_).toarray()
-        # Items that never followed any of the history are ranked by their popularity.
-        scores += np.maximum(history @ self.prior_, LEAST_PRIOR)[:, None] * self.popularity_
-        return scores
 
 
 def _resized(transitions: csr_array, n_items: int) -> csr_array:

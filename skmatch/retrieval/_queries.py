@@ -40,6 +40,26 @@ def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
     return as_series(values, name)
 
 
+def known_items(values: Any, schema: Schema) -> tuple[pd.Series, np.ndarray]:
+    """Return a list of item ids as a column, and their codes; raise if one is unknown."""
+    ids = read_ids(values, "items", schema.item)
+    codes = schema.items.lookup(ids)
+    if (codes < FIRST_KNOWN).any():
+        unknown = ids[codes < FIRST_KNOWN].tolist()[0]
+        raise ValueError(f"The item {unknown!r} is not in the catalogue; item_ids_ lists what is.")
+    return ids, codes
+
+
+def known_users(values: Any, schema: Schema) -> tuple[pd.Series, np.ndarray]:
+    """Return a list of user ids as a column, and their codes; raise if one is unknown."""
+    ids = read_ids(values, "users", schema.user)
+    codes = schema.users.lookup(ids)
+    if (codes < FIRST_KNOWN).any():
+        unknown = ids[codes < FIRST_KNOWN].tolist()[0]
+        raise ValueError(f"The user {unknown!r} is unknown: pass users who have events.")
+    return ids, codes
+
+
 def source_of(samples: Samples) -> np.ndarray:
     """Return for each row what recommendations can be based on: the best of what is known."""
     has_history = _any_known(samples.log.items, samples.start, samples.stop)

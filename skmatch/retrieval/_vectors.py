@@ -11,10 +11,13 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from skmatch._data import Samples
 from skmatch._typing import SampleTable
 from skmatch.neighbors import ItemFilter, ItemIndex
+from skmatch.retrieval._scores import SimilarUsersMixin
 from skmatch.retrieval._verbs import SimilarItemsMixin
 
 
-class VectorsMixin(SimilarItemsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ABC):
+class VectorsMixin(
+    SimilarUsersMixin, SimilarItemsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ABC
+):
     """`transform`, `similar_items` and ranking by an index.
 
     A subclass defines `_encode`, and its fit sets `item_vectors_` and `index_`.
@@ -74,6 +77,9 @@ class VectorsMixin(SimilarItemsMixin, ClassNamePrefixFeaturesOutMixin, Transform
         self, samples: Samples, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
         return self.index_.search(self._encode(samples), k, allowed)
+
+    def _scores_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
+        return np.einsum("qd,qid->qi", self._encode(samples), self.item_vectors_[positions])
 
     def _nearest_items(
         self, positions: np.ndarray, k: int, allowed: ItemFilter

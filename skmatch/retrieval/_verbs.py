@@ -16,7 +16,7 @@ from skmatch._validation import check_k, in_frame_of
 from skmatch.metrics import make_topk_scorer
 from skmatch.neighbors import ItemLists
 from skmatch.retrieval._filters import read_filter
-from skmatch.retrieval._queries import read_ids
+from skmatch.retrieval._queries import known_items
 
 if TYPE_CHECKING:
     from skmatch.retrieval._base import BaseRetriever
@@ -218,13 +218,7 @@ class SimilarItemsMixin:
         retriever: VectorsMixin = self._final_retriever()  # type: ignore[attr-defined]
         schema = retriever.schema_
         k = check_k(retriever.k if k is None else k)
-        ids = read_ids(items, "items", schema.item)
-        own = schema.items.lookup(ids)
-        if (own < FIRST_KNOWN).any():
-            unknown = ids[own < FIRST_KNOWN].tolist()[0]
-            raise ValueError(
-                f"The item {unknown!r} is not in the catalogue; item_ids_ lists what is."
-            )
+        ids, own = known_items(items, schema)
         rows = np.arange(len(own))
         itself = ItemLists(own, rows, rows + 1)
         allowed = read_filter(candidates, exclude, (itself,), ids, schema.items, schema.items)
