@@ -10,6 +10,8 @@ EPOCHS ?=
 BENCH ?=
 # QUALITY: arguments for the table of quality, such as "--seeds 3 --slow"
 QUALITY ?=
+# PANEL: 1 for the defaults on many tables, next event and next visit
+PANEL ?=
 PEERS := .venv-rechub .venv-rectools
 
 # To compile all modules of all packages takes longer than to install them; few are ever imported.
@@ -44,7 +46,7 @@ bench: $(VENV)/bench.done $(PEERS:=/done)
 	$(BIN)/python benchmarks/run.py $(DATA) $(BENCH)
 
 quality: $(VENV)/bench.done $(PEERS:=/done)
-	$(BIN)/python benchmarks/quality.py $(DATA) $(QUALITY)
+	$(BIN)/python benchmarks/$(if $(PANEL),panel,quality).py $(DATA) $(QUALITY)
 
 growth: $(VENV)/bench.done
 	$(BIN)/python benchmarks/growth.py $(BENCH)
