@@ -63,6 +63,8 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     ----------
     retrievers_ : list of estimators
         The fitted members.
+    weights_ : ndarray of shape (n_members,)
+        Their weights.
     named_retrievers_ : Bunch
         The fitted members by name.
     {catalogue}
@@ -137,7 +139,8 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         fitted = Parallel(n_jobs=self.n_jobs)(
             delayed(clone(member).fit)(samples, sample_weight=weight) for _, member in members
         )
-        return self._fitted([name for name, _ in members], fitted)
+        fitted_members = self._fitted([name for name, _ in members], fitted)
+        return fitted_members | {"weights_": self._member_weights()}
 
     def _fitted(self, names: list[str], members: list[Any]) -> dict[str, Any]:
         named = Bunch(**dict(zip(names, members, strict=True)))
@@ -313,7 +316,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         n_queries, n_items = len(lists[0][0]), len(self.popularity_)
         keys, values, members = [], [], []
         for member, (weight, (positions, scores)) in enumerate(
-            zip(self._member_weights(), lists, strict=True)
+            zip(self.weights_, lists, strict=True)
         ):
             query, rank = np.nonzero(positions >= 0)
             is_ranks = self.rule == "ranks"

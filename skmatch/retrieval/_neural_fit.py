@@ -24,6 +24,7 @@ from skmatch.retrieval._training_rows import (
     normalised,
     questions,
     rows_to_train,
+    rows_to_validate,
     sampling_counts,
 )
 from skmatch.retrieval._training_state import TrainingState, settings_of
@@ -33,7 +34,6 @@ AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 # Share of `lr` at which `partial_fit` trains: the full rate overwrites what was learnt before.
 UPDATE_RATE = 0.15
 TOLERANCE = 0.01  # of max_epochs="auto": smaller differences of scores are noise
-MIN_VALIDATION = 2000  # users of validation_fraction="auto": the score of fewer is noisy
 FULL_SOFTMAX_BYTES = 2**28  # scores of a step; negatives="all" warns above
 MAX_STEP_EVENTS = 2**27  # in the histories of a step; more raise an error
 
@@ -51,8 +51,7 @@ class NeuralFit:
         self.estimator, self.samples, self.encoding = estimator, samples, encoding
         self.state = self._first_state()
         self.state.seed = distributed.broadcast(self.state.seed)
-        rng = np.random.default_rng(self.state.seed)
-        self.training, held_out = self._split(weight, rng)
+        self.training, held_out = self._split(weight)
         self.held_out = questions(samples.gather(held_out), estimator.validation)
         self.counts = count_items(samples, weight)
         options = make_options(estimator, len(self.training))
@@ -188,9 +187,7 @@ class NeuralFit:
             )
         return estimator.weights_
 
-    def _split(
-        self, weight: np.ndarray | None, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _split(self, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows to train on, in the order of the log, and those to validate on."""
         samples = self.samples
         training, have_history = rows_to_train(samples, weight, self.estimator.exclude_seen)
@@ -208,19 +205,14 @@ class NeuralFit:
         estimator = self.estimator
         if not estimator.early_stopping and estimator.max_epochs != "auto":
             return training, training[:0]
-        # The last event of some users is held out; the histories of earlier ones do not hold it.
-        last = last_of_users(samples.user[training])
-        if estimator.validation_fraction == "auto":
-            n_held_out = max(len(last) // 10, min(MIN_VALIDATION, len(last) // 2))
-        else:
-            n_held_out = int(np.ceil(estimator.validation_fraction * len(last)))
-        if n_held_out >= len(training):
+        # The histories of earlier events do not hold those that are held out.
+        held_out = rows_to_validate(samples, training, estimator.validation_fraction)
+        if len(held_out) >= len(training):
             raise ValueError(
-                f"early_stopping holds out {n_held_out} of {len(training)} events and leaves none "
-                "to train on; lower validation_fraction or give more events."
+                f"early_stopping holds out {len(held_out)} of {len(training)} events and leaves "
+                "none to train on; lower validation_fraction or give more events."
             )
-        held_out = rng.choice(last, n_held_out, replace=False)
-        return np.delete(training, held_out), training[np.sort(held_out)]
+        return training[~np.isin(training, held_out)], held_out
 
     def _config(self) -> NetworkConfig:
         estimator, samples = self.estimator, self.samples

@@ -9,6 +9,8 @@ import numpy as np
 from skmatch._columns import count_codes
 from skmatch._data import FIRST_KNOWN, Samples, index_dtype
 
+MIN_VALIDATION = 2000  # users of the fraction "auto": the score of fewer is noisy
+
 
 def rows_to_train(
     samples: Samples, weight: np.ndarray | None, exclude_seen: bool
@@ -65,6 +67,19 @@ def sampling_counts(
     if weight is None:
         return counts
     return counts / max(weight[weight > 0].min(), 1e-30 * weight.max())  # no overflow
+
+
+def rows_to_validate(samples: Samples, rows: np.ndarray, fraction: float | str) -> np.ndarray:
+    """Return the last of the `rows`, in the order of the log, of some evenly spaced users.
+
+    The fraction "auto" takes a tenth of the users, but at least `MIN_VALIDATION` or half of them.
+    """
+    last = rows[last_of_users(samples.user[rows])]
+    if fraction == "auto":
+        n_held_out = max(len(last) // 10, min(MIN_VALIDATION, len(last) // 2))
+    else:
+        n_held_out = int(np.ceil(float(fraction) * len(last)))
+    return last[np.arange(n_held_out) * len(last) // max(n_held_out, 1)]
 
 
 def questions(held_out: Samples, validation: str) -> list[Samples]:

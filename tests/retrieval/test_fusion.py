@@ -131,6 +131,13 @@ def test_the_column_names_the_members_that_have_the_item():
     }  # fmt: skip
 
 
+def test_a_fitted_fusion_recommends_whatever_its_parameters_become():
+    fusion = make_fusion().fit(PLAIN)
+    before = fusion.recommend([PLAIN["user_id"][0]])
+    fusion.set_params(popular="drop", weights=[1, 2])
+    pd.testing.assert_frame_equal(fusion.recommend([PLAIN["user_id"][0]]), before)
+
+
 def test_dropped_members():
     members = [("one", FIRST), ("gone", "drop"), ("two", SECOND)]
     fusion = FusionRetriever(members, weights=[1, 100, 2]).fit(SMALL_EVENTS)
