@@ -19,19 +19,25 @@ INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
 # Those are compiled when first imported, and kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo explore tune test lint docs bench quality growth parquet cold-start neighbors latency clean
+.PHONY: demo explore tune test test-min lint docs dist bench quality growth parquet cold-start neighbors latency clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 explore: $(VENV)/app.done
-	$(BIN)/python -m skmatch.explore demo-output/movies.joblib --items demo-output/movies.csv
+	$(BIN)/skmatch explore demo-output/movies.joblib --items demo-output/movies.csv
 
 tune: $(VENV)/demo.done
 	$(BIN)/python examples/tune.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 test: $(VENV)/test.done
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Old libraries warn of what is newer beneath them. TESTS: the files to run; empty: all
+TESTS ?=
+test-min: .venv-min/done
+	.venv-min/bin/python -m pytest -n 2 --dist loadfile \
+		-W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
 
 lint: $(VENV)/lint.done
 	$(BIN)/ruff check .
@@ -41,6 +47,13 @@ lint: $(VENV)/lint.done
 docs: $(VENV)/docs.done
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
+
+dist: $(VENV)/dist.done
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	.ci/try-wheel
 
 bench: $(VENV)/bench.done $(PEERS:=/done)
 	$(BIN)/python benchmarks/run.py $(DATA) $(BENCH)
@@ -63,6 +76,12 @@ neighbors: $(VENV)/bench.done
 latency: $(VENV)/bench.done
 	$(BIN)/python benchmarks/latency.py $(BENCH)
 
+.venv-min/done: pyproject.toml constraints-min.txt
+	$(PYTHON) -m venv .venv-min
+	.venv-min/bin/python $(INSTALL:constraints.txt=constraints-min.txt) --editable ".[parquet,plot]" \
+		cloudpickle hypothesis polars pytest pytest-xdist skops
+	@touch $@
+
 .venv-%/done: benchmarks/requirements-%.txt constraints.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python $(INSTALL) --requirement $<
@@ -76,4 +95,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) $(PEERS) .cache/benchmarks demo-output docs/_build docs/generated
+	rm -rf $(VENV) $(PEERS) .venv-min dist .cache/benchmarks demo-output docs/_build docs/generated

@@ -366,7 +366,7 @@ def _dtype_name(dtype: Any) -> str:
             return "utf8[pyarrow]"  # pandas reads "string[pyarrow]" as a StringDtype
         try:
             pd.api.types.pandas_dtype(name)
-        except (TypeError, NotImplementedError):  # dictionaries and decimals have no such name
+        except (TypeError, ValueError, NotImplementedError):  # dictionaries and decimals have none
             return "object"
     return name
 

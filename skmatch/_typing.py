@@ -6,7 +6,7 @@ import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, Union
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,9 @@ from narwhals.typing import IntoDataFrame, IntoSeries
 from skmatch._data import Events, Samples
 
 Label = Hashable  # of a column
-Table = pd.DataFrame | IntoDataFrame  # of any library that narwhals reads
+# Of any library that narwhals reads; some of its versions write types as strings, hence `Union`.
+Table = Union[pd.DataFrame, IntoDataFrame]  # noqa: UP007
+Column = Union[pd.Series, IntoSeries]  # noqa: UP007
 
 
 class Dataset(Protocol):
@@ -31,5 +33,5 @@ PlainEvents = Table | np.ndarray | Sequence[Sequence[Any]]
 EventTable = PlainEvents | Parquet | Events
 SampleTable = EventTable | Samples
 Duration = float | str | timedelta | np.timedelta64
-Ids = Sequence[Any] | AbstractSet[Any] | np.ndarray | pd.Series | pd.Index | IntoSeries
+Ids = Sequence[Any] | AbstractSet[Any] | np.ndarray | pd.Index | Column
 ItemRule = Ids | Mapping[Any, Ids]  # for all queries, or by query

@@ -161,13 +161,19 @@ def as_pandas(table: Any) -> Any:
 
 def _of_arrow(frame: nw.DataFrame) -> pd.DataFrame:
     table = frame.to_arrow()
+    coded = [i for i, field in enumerate(table.schema) if "indices=uint" in str(field.type)]
+    for i in coded:  # as polars codes them; pyarrow before 23 cannot convert them
+        column = table.column(i)
+        table = table.set_column(i, table.schema[i].name, column.cast(column.type.value_type))
     # The metadata would make a column the index.
     result: pd.DataFrame = table.to_pandas(
         integer_object_nulls=True, date_as_object=False, ignore_metadata=True
     )
     for position, field in enumerate(table.schema):
         column = result.iloc[:, position]
-        if column.dtype == object and re.fullmatch(r"u?int\d+", str(field.type)):
+        if position in coded:
+            result.isetitem(position, column.astype("category").array)
+        elif column.dtype == object and re.fullmatch(r"u?int\d+", str(field.type)):
             name = str(field.type).replace("u", "U").replace("i", "I")  # of pandas, such as "Int64"
             exact: Any = column.astype(pd.api.types.pandas_dtype(name))
             result.isetitem(position, exact)

@@ -348,7 +348,7 @@ def _read_events(X: PlainEvents, user: Label, time: Label | None) -> _Events:
         return _Events(user_code, pd.RangeIndex(len(frame)))
     times = as_times(require_column(frame, roles.time, "time"))
     reject_missing(times, "drop these rows or fill them in.")
-    if pd.api.types.is_datetime64_any_dtype(times):
+    if pd.api.types.is_datetime64_any_dtype(times.dtype):
         return _Events(user_code, pd.DatetimeIndex(times))
     if pd.api.types.is_numeric_dtype(times) and not pd.api.types.is_complex_dtype(times):
         return _Events(user_code, pd.Index(np.asarray(times)))

@@ -38,6 +38,7 @@ ARROWS = {
         "_validation",
         "neighbors", "persistence", "preprocessing", "metrics", "retrieval",
     },
+    "__main__": {"explore"},
     "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
     "inspection": {"_docs", "_typing", "_validation", "inspection", "metrics"},
     "pipeline": {

@@ -379,7 +379,7 @@ class Count(BaseEstimator):
 def test_splitter_is_a_cv_with_and_without_metadata_routing(cv, routing):
     with sklearn.config_context(enable_metadata_routing=routing):
         assert not get_routing_for_object(cv).consumes("split", ["groups"])
-        result = cross_validate(Count(), make_events(), cv=cv)
+        result = cross_validate(Count(), make_events(), cv=cv, params={})
     assert len(result["test_score"]) == cv.get_n_splits()
 
 

@@ -1,5 +1,5 @@
 """A local web page that shows the recommendations of saved models.
 
-``python -m skmatch.explore model.joblib [other.joblib] [--items items.csv]`` serves it; it needs
+``skmatch explore model.joblib [other.joblib] [--items items.csv]`` serves it; it needs
 ``pip install 'skmatch[app]'``. See ``--help`` for the rest.
 """

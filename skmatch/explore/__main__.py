@@ -1,4 +1,4 @@
-"""The command ``python -m skmatch.explore``."""
+"""The command ``skmatch explore``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOPBACK = "127.0.0.1"  # histories of users must not be visible to other machin
 def read_arguments(arguments: list[str] | None) -> tuple[Explorer, socket.socket]:
     """Load the files of the command line and open the port; exit with a message on errors."""
     parser = argparse.ArgumentParser(
-        prog="python -m skmatch.explore",
+        prog="skmatch explore",
         description="Serve a page, on this machine only, that shows what saved models recommend.",
     )
     parser.add_argument(

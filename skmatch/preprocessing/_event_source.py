@@ -192,7 +192,8 @@ def _with_columns_of_all(dataset: Any) -> Any:
 
 def _frame(table: Any) -> pd.DataFrame:
     """Convert an Arrow table as `pandas.read_parquet` does."""
-    return pd.DataFrame.from_arrow(table)  # type: ignore[attr-defined]  # stubs of pandas 2
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
 
 
 def _path(fragment: Any) -> str:

@@ -25,6 +25,7 @@ from skmatch import (
     SequenceSampler,
     make_match_pipeline,
 )
+from skmatch.__main__ import main as skmatch_command
 from skmatch.datasets import make_events
 from skmatch.explore.__main__ import main, read_arguments
 from skmatch.explore._app import make_app
@@ -506,3 +507,12 @@ def test_page_adds_items_in_the_order_in_which_they_were_typed(page, ask, hold):
     page.get_by_role("status").get_by_text("of dssm").wait_for()
     assert labels(page, "History") == ["<b>Item & 7</b>", "<b>Item & 12</b>"]
     assert page.get_by_label("Add an item").input_value() == "9"
+
+
+def test_the_command_hands_its_options_to_explore(capsys):
+    with pytest.raises(SystemExit):
+        skmatch_command(["explore", "--port", "99999", "missing.joblib"])
+    assert "skmatch explore: error: --port 99999 must be from 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        skmatch_command(["explorer"])
+    assert "'explorer' (choose from" in capsys.readouterr().err

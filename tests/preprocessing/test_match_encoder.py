@@ -730,7 +730,7 @@ def test_fit_leaves_parameters_and_tables_alone():
         (make_events(user_id=["a", None, "b"]), r"'user_id' has 1 missing.*row 1\. Drop"),
         (make_events(item_id=[np.nan, 1, np.nan]), r"'item_id' has 2 missing.*row 0\. Drop"),
         (make_events(timestamp=[1, 2, np.nan]), r"'timestamp' has 1 missing.*row 2.*time=None"),
-        (make_events(timestamp=list("abc")), r"'timestamp' has dtype str.*'a'.*pd\.to_datetime"),
+        (make_events(timestamp=list("abc")), r"has dtype (str|object).*'a'.*pd\.to_datetime"),
         (make_events(timestamp=[True, False, True]), r"'timestamp' has dtype bool.*Convert"),
         (make_events(timestamp=[1j, 2, 3]), r"'timestamp' is complex; give real"),
         (EVENTS.iloc[:0], r"0 sample.*give at least one event"),

@@ -228,7 +228,7 @@ def with_a_user_missing(events):
 
 WRONG_FILES = {
     "no column": (without_item, r"column 'item_id' is missing in '.*2\.parquet'.*leave the file"),
-    "type": (with_text, r"'price' has type large_string in '.*2\.parquet', and double.*same type"),
+    "type": (with_text, r"'price' has type \w*string in '.*2\.parquet', and double.*same type"),
     "missing id": (
         lambda events: with_a_user_missing(events).astype({"user_id": "Int64"}),
         r"2\.parquet', counted from row 0: The user column 'user_id' has 1 missing.*row 10\. Drop",
