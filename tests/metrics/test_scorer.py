@@ -389,10 +389,12 @@ def test_cross_validate(events, routing):
     scorer = make_topk_scorer(["hit", "map"], k=3)
     with sklearn.config_context(enable_metadata_routing=routing):
         cv = LeaveLastOut(n_splits=2)
-        result = cross_validate(Popular(), events, cv=cv, scoring=scorer, params={})
+        result = cross_validate(
+            Popular(), events, cv=cv, scoring=scorer, error_score="raise", params={}
+        )
         nested = cross_validate(
             GridSearchCV(Popular(), {"sign": [-1, 1]}, cv=cv, scoring=scorer, refit="map@3"),
-            events, cv=cv, scoring={"one": make_topk_scorer("hit", 3)}, params={},
+            events, cv=cv, scoring={"one": make_topk_scorer("hit", 3)}, error_score="raise", params={},
         )  # fmt: skip
     for fold, (train, test) in enumerate(cv.split(events)):
         scores = scorer(Popular().fit(events.iloc[train]), events.iloc[test])
