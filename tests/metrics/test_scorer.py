@@ -394,7 +394,7 @@ def test_cross_validate(events, routing):
         )
         nested = cross_validate(
             GridSearchCV(Popular(), {"sign": [-1, 1]}, cv=cv, scoring=scorer, refit="map@3"),
-            events, cv=cv, scoring={"one": make_topk_scorer("hit", 3)}, error_score="raise", params={},
+            events, scoring={"one": make_topk_scorer("hit", 3)}, **options,
         )  # fmt: skip
     for fold, (train, test) in enumerate(cv.split(events)):
         scores = scorer(Popular().fit(events.iloc[train]), events.iloc[test])
