@@ -251,10 +251,10 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         weight *= inside & (items >= FIRST_KNOWN) & (weight >= MIN_WEIGHT)
         weight /= np.maximum(weight.sum(1, keepdims=True), np.finfo(float).tiny)
         row, column = np.nonzero(weight)
-        return csr_array(
-            (weight[row, column].astype(np.float32), (row, items[row, column] - FIRST_KNOWN)),
-            shape=(len(items), len(self.prior_)),
-        )
+        values, item = weight[row, column].astype(np.float32), items[row, column] - FIRST_KNOWN
+        # In the dtype of `shares_`, which a product would otherwise copy for each query.
+        index = [array.astype(self.shares_.indices.dtype) for array in (row, item)]
+        return csr_array((values, tuple(index)), shape=(len(items), len(self.prior_)))
 
 
 def _resized(transitions: csr_array, n_items: int) -> csr_array:
