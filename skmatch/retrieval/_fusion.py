@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,15 +18,19 @@ from skmatch._data import CatalogueRows, Samples
 from skmatch._growth import GrowingMixin, replaced
 from skmatch._sklearn import BaseComposition, Interval, StrOptions
 from skmatch._validation import check_choice, check_k
+from skmatch.metrics._hits import METRICS, find_hits
 from skmatch.neighbors import ItemFilter
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._explain import Reasons, batches, ranks_of
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import FEATURES, HISTORY, POPULARITY
 from skmatch.retrieval._shared_docs import with_shared_docs
+from skmatch.retrieval._training_rows import questions, rows_to_train, rows_to_validate
 from skmatch.retrieval._verbs import BATCH_SIZE, SimilarItemsMixin
 
 RANK_OFFSET = 60  # of reciprocal ranks (Cormack et al., 2009)
+N_ADDITIONS = 10  # steps in which weights are learnt
+N_VALIDATED = 50  # items of each member that weights are learnt from
 
 
 def _all_have(method: str) -> Callable[[Any], bool]:
@@ -46,9 +50,11 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     retrievers : list of (str, estimator) tuples or None, default=None
         The members by name; "drop" in place of an estimator leaves one out. None stands for a
         `DSSMRetriever` and an `ItemToItemRetriever`.
-    weights : sequence of float or None, default=None
-        Weight of each member; None weighs all equally. Give a member that is much better than the
-        others a larger weight.
+    weights : sequence of float, "auto" or None, default="auto"
+        Weight of each member; None weighs all alike. "auto" holds out the last event of a tenth of
+        the users, or, where that is more, of half of them up to 2,000, fits the members without
+        these targets, and learns the weights that rank them best: from equal weights on, ten times
+        the member that raises NDCG@10 most is added again, and the best sums are kept [2]_.
     rule : {"ranks", "shares"}, default="ranks"
         What a member adds to the score of an item. "ranks": its weight, divided by 60 plus the
         rank. "shares": its weight times the item's share of the list, which is the softmax of
@@ -81,6 +87,8 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     ----------
     .. [1] G. V. Cormack, C. L. A. Clarke and S. Buettcher, "Reciprocal rank fusion outperforms
        Condorcet and individual rank learning methods", SIGIR 2009.
+    .. [2] R. Caruana, A. Niculescu-Mizil, G. Crew and A. Ksikes, "Ensemble selection from libraries
+       of models", ICML 2004.
 
     Examples
     --------
@@ -96,7 +104,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
 
     _parameter_constraints: dict = {
         "retrievers": [list, tuple, None],
-        "weights": ["array-like", None],
+        "weights": ["array-like", StrOptions({"auto"}), None],
         "rule": [StrOptions({"ranks", "shares"})],
         "n_candidates": [Interval(Integral, 1, None, closed="left")],
         "n_jobs": [Integral, None],
@@ -107,7 +115,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     def __init__(
         self,
         retrievers: list[tuple[str, Any]] | None = None,
-        weights: ArrayLike | None = None,
+        weights: ArrayLike | Literal["auto"] | None = "auto",
         *,
         rule: str = "ranks",
         n_candidates: int = 200,
@@ -136,11 +144,47 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
 
     def _fit_samples(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
         members = self._check_members()
+        is_learnt = isinstance(self.weights, str) and len(members) > 1
+        held_out = np.empty(0, dtype=np.int64)
+        if is_learnt:
+            rows, _ = rows_to_train(samples, weight, self.exclude_seen)
+            held_out = rows_to_validate(samples, rows, "auto")
+        trained_by = weight
+        if len(held_out):
+            trained_by = np.ones(len(samples)) if weight is None else weight.copy()
+            trained_by[held_out] = 0
         fitted = Parallel(n_jobs=self.n_jobs)(
-            delayed(clone(member).fit)(samples, sample_weight=weight) for _, member in members
+            delayed(clone(member).fit)(samples, sample_weight=trained_by) for _, member in members
         )
-        fitted_members = self._fitted([name for name, _ in members], fitted)
-        return fitted_members | {"weights_": self._member_weights()}
+        weights = self._member_weights()
+        if len(held_out):
+            weights = self._learn_weights(fitted, questions(samples.gather(held_out), "both"))
+        return self._fitted([name for name, _ in members], fitted) | {"weights_": weights}
+
+    def _learn_weights(self, members: list[Any], held_out: list[Samples]) -> np.ndarray:
+        """Add to equal weights, step by step, the member that ranks held-out events best."""
+        asked = []
+        for rows in held_out:
+            queries, query, item = rows.by_user()
+            allowed = members[0]._read_filter(queries, self.exclude_seen, None, None)
+            asked.append((self._lists(members, queries, N_VALIDATED, allowed), query, item))
+
+        def ndcg(weights: np.ndarray) -> float:
+            total = 0.0
+            for lists, query, item in asked:
+                positions = self._merge(lists, 10, weights)[0]
+                total += METRICS["ndcg"](*find_hits(query, item, positions, None), 10).sum()
+            return total
+
+        weights = best = np.ones(len(members))
+        best_score = ndcg(weights)
+        for _ in range(N_ADDITIONS):
+            steps = [weights + one for one in np.eye(len(members))]
+            scores = [ndcg(step) for step in steps]
+            weights = steps[int(np.argmax(scores))]
+            if max(scores) > best_score:
+                best, best_score = weights, max(scores)
+        return best / best.sum()
 
     def _fitted(self, names: list[str], members: list[Any]) -> dict[str, Any]:
         named = Bunch(**dict(zip(names, members, strict=True)))
@@ -180,7 +224,8 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     def _member_weights(self) -> np.ndarray:
         """Return the weights of the members that are not dropped."""
         retrievers = self.retrievers or self._members()
-        weights = np.ones(len(retrievers)) if self.weights is None else np.asarray(self.weights)
+        is_equal = self.weights is None or isinstance(self.weights, str)
+        weights = np.ones(len(retrievers)) if is_equal else np.asarray(self.weights)
         is_valid = weights.shape == (len(retrievers),) and weights.dtype.kind in "iuf"
         if not (is_valid and np.isfinite(weights).all() and weights.min() >= 0 and weights.any()):
             raise ValueError(
@@ -233,14 +278,15 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return positions and scores, (n_queries, k), and which members named each, (..., M)."""
         k = min(check_k(self.k if k is None else k), len(self.popularity_))
-        return self._merge(self._lists(samples, max(k, self.n_candidates), allowed), k)
+        lists = self._lists(self.retrievers_, samples, max(k, self.n_candidates), allowed)
+        return self._merge(lists, k, self.weights_)
 
     def _lists(
-        self, samples: Samples, n_candidates: int, allowed: ItemFilter
+        self, members: list[Any], samples: Samples, n_candidates: int, allowed: ItemFilter
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return positions and values of each member's candidates."""
         lists = []
-        for one in self.retrievers_:
+        for one in members:
             positions, scores, source = one._search(samples, n_candidates, allowed)
             lists.append((positions, self._values(one, scores, source)))
         return lists
@@ -259,9 +305,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         """
         n_candidates = max(positions.shape[1], self.n_candidates)
         parts = np.zeros((*positions.shape, len(self.retrievers_)))
-        for member, (one, weight) in enumerate(
-            zip(self.retrievers_, self._member_weights(), strict=True)
-        ):
+        for member, (one, weight) in enumerate(zip(self.retrievers_, self.weights_, strict=True)):
             found, scores, source = one._search(samples, n_candidates, allowed)
             own = one._score_items(samples, positions, allowed)
             rank = ranks_of(positions, own, found, scores)
@@ -299,8 +343,8 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     def _rank_all(
         self, samples: Samples, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
-        lists = self._lists(samples, max(k, self.n_candidates), allowed)
-        return self._merge(lists, len(self.popularity_))[:2]
+        lists = self._lists(self.retrievers_, samples, max(k, self.n_candidates), allowed)
+        return self._merge(lists, len(self.popularity_), self.weights_)[:2]
 
     def _trace_columns(
         self, samples: Samples, positions: np.ndarray, allowed: ItemFilter
@@ -310,14 +354,13 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         return {"retrievers": [", ".join(names[own]) for own in parts > 0]}
 
     def _merge(
-        self, lists: list[tuple[np.ndarray, np.ndarray]], k: int
+        self, lists: list[tuple[np.ndarray, np.ndarray]], k: int, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Merge lists of positions and, for the rule "shares", shares of all members."""
-        n_queries, n_items = len(lists[0][0]), len(self.popularity_)
+        n_queries = len(lists[0][0])
+        n_items = 1 + max(int(positions.max(initial=0)) for positions, _ in lists)
         keys, values, members = [], [], []
-        for member, (weight, (positions, scores)) in enumerate(
-            zip(self.weights_, lists, strict=True)
-        ):
+        for member, (weight, (positions, scores)) in enumerate(zip(weights, lists, strict=True)):
             query, rank = np.nonzero(positions >= 0)
             is_ranks = self.rule == "ranks"
             value = 1.0 / (RANK_OFFSET + 1 + rank) if is_ranks else scores[query, rank]
@@ -350,7 +393,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         if self.rule == "shares":
             members = zip(self.retrievers_, lists, strict=True)
             lists = [(found, one._shares(scores)) for one, (found, scores) in members]
-        return self._merge(lists, k)[:2]
+        return self._merge(lists, k, self.weights_)[:2]
 
     def _partial_fit(
         self, X: Any, train: bool, sample_weight: Any = None

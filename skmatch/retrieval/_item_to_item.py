@@ -253,8 +253,9 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         row, column = np.nonzero(weight)
         values, item = weight[row, column].astype(np.float32), items[row, column] - FIRST_KNOWN
         # In the dtype of `shares_`, which a product would otherwise copy for each query.
-        index = [array.astype(self.shares_.indices.dtype) for array in (row, item)]
-        return csr_array((values, tuple(index)), shape=(len(items), len(self.prior_)))
+        dtype = self.shares_.indices.dtype
+        coordinates = row.astype(dtype), item.astype(dtype)
+        return csr_array((values, coordinates), shape=(len(items), len(self.prior_)))
 
 
 def _resized(transitions: csr_array, n_items: int) -> csr_array:

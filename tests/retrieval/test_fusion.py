@@ -66,7 +66,7 @@ def test_reciprocal_ranks_by_hand():
     assert found["score"].tolist() == pytest.approx([*expected.values(), 2 / 64 + 1 / 61])
     assert found["rank"].tolist() == [1, 2, 3, 4]
     # Weighed alike, a and d are equal and the first in the catalogue comes first.
-    alike = FusionRetriever(members).fit(SMALL_EVENTS)
+    alike = FusionRetriever(members, weights=None).fit(SMALL_EVENTS)
     assert alike.recommend(["u"])["item_id"].tolist() == ["a", "d", "b", "c"]
     alone = FusionRetriever(members, weights=[0, 1]).fit(SMALL_EVENTS)
     assert alone.recommend(["u"])["item_id"].tolist() == ["d", "c", "b", "a"]
@@ -77,7 +77,7 @@ def test_equal_scores_are_in_the_order_of_the_catalogue():
     members = [
         ("x", Fixed((9, 3, 1, 2, 0))), ("y", Fixed((9, 2, 3, 1, 0))), ("z", Fixed((9, 1, 2, 3, 0))),
     ]  # fmt: skip
-    found = FusionRetriever(members).fit(SMALL_EVENTS).recommend(["u"])
+    found = FusionRetriever(members, weights=None).fit(SMALL_EVENTS).recommend(["u"])
     assert found["item_id"].tolist() == ["a", "b", "c", "d"]
     assert found["score"].nunique() == 2
 
@@ -121,7 +121,7 @@ def test_a_user_who_has_seen_everything_gets_nothing(rule):
 
 def test_the_column_names_the_members_that_have_the_item():
     members = [("one", FIRST), ("two", SECOND)]
-    fusion = FusionRetriever(members, n_candidates=2, k=2).fit(SMALL_EVENTS)
+    fusion = FusionRetriever(members, weights=None, n_candidates=2, k=2).fit(SMALL_EVENTS)
     found = fusion.recommend(["u"], k=2)
     assert found["item_id"].tolist() == ["a", "d"]
     assert found["retrievers"].tolist() == ["one", "two"]
@@ -129,6 +129,37 @@ def test_the_column_names_the_members_that_have_the_item():
     assert dict(zip(found["item_id"], found["retrievers"], strict=True)) == {
         "b": "one, two", "c": "one, two", "a": "one",
     }  # fmt: skip
+
+
+class Constant(Fixed):
+    """Recommends the same items to everybody, from the first in `order` on."""
+
+    def _fit_samples(self, samples, weight):
+        ids = samples.schema.items.values.tolist()
+        scores = [-self.scores.index(one) if one in self.scores else -1e6 for one in ids]
+        return {"index_": ItemIndex().fit(np.array(scores, dtype=np.float32)[:, None])}
+
+
+def test_learnt_weights_prefer_the_better_member():
+    events = make_events(300, 300, 3000, n_clusters=1, random_state=0)  # popularity alone
+    good = events["item_id"].value_counts().index.tolist()
+    members = [("bad", Constant(good[::-1])), ("good", Constant(good))]
+    fusion = FusionRetriever(members).fit(events)
+    assert fusion.weights_.sum() == pytest.approx(1)
+    assert fusion.weights_[1] > fusion.weights_[0]
+    assert FusionRetriever(members, weights=None).fit(events).weights_.tolist() == [1, 1]
+
+
+def test_weights_are_learnt_from_events_that_no_member_trained_on():
+    fitted = make_fusion().fit(PLAIN)
+    n_held_out = PLAIN["user_id"].nunique() // 2
+    for member in fitted.retrievers_:
+        assert member.counts_.sum() == len(PLAIN) - n_held_out
+    assert fitted.counts_.sum() == len(PLAIN)
+    # Without members to weigh nothing is held out.
+    alone = FusionRetriever([("popular", PopularityRetriever())]).fit(PLAIN)
+    assert alone.retrievers_[0].counts_.sum() == len(PLAIN)
+    assert alone.weights_.tolist() == [1]
 
 
 def test_a_fitted_fusion_recommends_whatever_its_parameters_become():
@@ -163,7 +194,7 @@ def test_members_are_parameters():
 
 
 def test_members_are_cloned_and_fitted():
-    fusion = make_fusion().fit(PLAIN)
+    fusion = make_fusion(weights=None).fit(PLAIN)
     assert not hasattr(fusion.retrievers[0][1], "schema_")
     assert list(fusion.named_retrievers_.values()) == fusion.retrievers_
     alone = ItemToItemRetriever().fit(PLAIN)
@@ -257,7 +288,7 @@ def test_what_all_members_can():
 
 def test_growth_is_a_fit_on_all():
     events = PLAIN.sort_values("timestamp", kind="stable")
-    steps = MatchEncoder(), SequenceSampler(gap=None), make_fusion()
+    steps = MatchEncoder(), SequenceSampler(gap=None), make_fusion(weights=None)
     grown = make_match_pipeline(*clone(steps)).fit(events[:1000]).partial_fit(events[1000:])
     whole = make_match_pipeline(*steps).fit(events)
     pd.testing.assert_frame_equal(grown.recommend(k=7), whole.recommend(k=7))
