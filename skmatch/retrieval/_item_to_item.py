@@ -20,7 +20,8 @@ from skmatch.retrieval._shared_docs import with_shared_docs
 from skmatch.retrieval._verbs import SimilarItemsMixin
 
 BLOCK_SCORES = 2**24  # scores that are held at a time: 64 MiB
-BLOCK_ROWS = 2**20  # events whose pairs are counted at a time
+BLOCK_ROWS = 2**18  # events whose pairs are counted at a time
+BLOCK_ITEMS = 2**16  # items whose shares are computed at a time
 MIN_WEIGHT = 1e-4  # events of a history that weigh less change no rank
 COUNT_UNIT = 2.0**-32  # counts are its multiples, whose sums are exact in any order
 LEAST_PRIOR = 1e-9  # keeps the order of popularity where `smoothing` is 0
@@ -147,39 +148,66 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
 
     def _learnt(self, transitions: csr_array, counts: np.ndarray) -> dict[str, Any]:
         """Return the fitted attributes, given all counts."""
-        both = (transitions + self.reverse * transitions.T).tocsr()
-        if self.n_neighbors is not None:
-            both = _strongest(both, self.n_neighbors)
-        total = np.maximum(both.sum(1) + self.smoothing, np.finfo(float).tiny)
-        data = (both.data / np.repeat(total, np.diff(both.indptr))).astype(np.float32)
-        shares = csr_array((data, both.indices, both.indptr), shape=both.shape)
+        n_items = len(counts)
+        backwards = transitions.astype(np.float32).T.tocsr() * np.float32(self.reverse)
+        # Room for all pairs both ways; memory is used only as far as it is filled.
+        data = np.empty(2 * transitions.nnz, dtype=np.float32)
+        indices = np.empty(len(data), dtype=transitions.indices.dtype)
+        indptr = np.zeros(n_items + 1, dtype=np.int64)
+        prior = np.empty(n_items, dtype=np.float32)
+        for a in range(0, n_items, BLOCK_ITEMS):
+            b = min(a + BLOCK_ITEMS, n_items)
+            both = transitions[a:b] + backwards[a:b]
+            if self.n_neighbors is not None:
+                both = _strongest(both, self.n_neighbors)
+            total = np.maximum(both.sum(1) + self.smoothing, np.finfo(float).tiny)
+            indptr[a + 1 : b + 1] = indptr[a] + both.indptr[1:]
+            own = slice(indptr[a], indptr[b])
+            data[own] = both.data / np.repeat(total, np.diff(both.indptr))
+            indices[own] = both.indices
+            prior[a:b] = self.smoothing / total
+        filled = slice(int(indptr[-1]))
+        shares = csr_array((data[filled], indices[filled], indptr), shape=transitions.shape)
         return popularity_of(counts) | {
             "transitions_": transitions,
             "shares_": shares,
-            "prior_": (self.smoothing / total).astype(np.float32),
+            "prior_": prior,
         }
 
     def _count(self, samples: Samples, weight: np.ndarray | None) -> csr_array:
         """Count the pairs of items of histories and of the events that follow them."""
         n_items = len(samples.schema.items.values)
-        total = csr_array((n_items, n_items), dtype=np.float64)
-        log = samples.log.items
+        parts = [csr_array((n_items, n_items), dtype=np.float64)]
         for a in range(0, len(samples), BLOCK_ROWS):
-            rows = slice(a, min(a + BLOCK_ROWS, len(samples)))
-            item, start, stop = samples.item[rows], samples.start[rows], samples.stop[rows]
-            own = np.ones(len(item)) if weight is None else weight[rows]
-            used = (item >= FIRST_KNOWN) & (own > 0)
-            for distance in range(1, self.window + 1):
-                count = np.round(self.decay ** (distance - 1) / COUNT_UNIT) * COUNT_UNIT
-                used &= stop - distance >= start
-                if not count or not used.any():
-                    break
-                before, after = log[stop[used] - distance], item[used]
-                is_known = before >= FIRST_KNOWN
-                index = before[is_known] - FIRST_KNOWN, after[is_known] - FIRST_KNOWN
-                value = own[used][is_known] * count
-                total = total + csr_array((value, index), shape=total.shape)
-        return total
+            parts.append(self._count_block(samples, weight, slice(a, a + BLOCK_ROWS)))
+            # Sums of parts of like size: each pair is copied a logarithmic number of times.
+            while len(parts) > 1 and parts[-2].nnz <= 2 * parts[-1].nnz:
+                last = parts.pop()
+                parts[-1] = parts[-1] + last
+        while len(parts) > 1:
+            last = parts.pop()
+            parts[-1] = parts[-1] + last
+        return parts[0]
+
+    def _count_block(self, samples: Samples, weight: np.ndarray | None, rows: slice) -> csr_array:
+        n_items, log = len(samples.schema.items.values), samples.log.items
+        item, start, stop = samples.item[rows], samples.start[rows], samples.stop[rows]
+        own = np.ones(len(item)) if weight is None else weight[rows]
+        used = (item >= FIRST_KNOWN) & (own > 0)
+        pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        for distance in range(1, self.window + 1):
+            count = np.round(self.decay ** (distance - 1) / COUNT_UNIT) * COUNT_UNIT
+            used &= stop - distance >= start
+            if not count or not used.any():
+                break
+            before, after = log[stop[used] - distance], item[used]
+            is_known = before >= FIRST_KNOWN
+            pairs.append((before[is_known], after[is_known], own[used][is_known] * count))
+        if not pairs:
+            return csr_array((n_items, n_items), dtype=np.float64)
+        before, after, value = (np.concatenate(column) for column in zip(*pairs, strict=True))
+        index = before - FIRST_KNOWN, after - FIRST_KNOWN
+        return csr_array((value, index), shape=(n_items, n_items))
 
     def _top_k(
         self, samples: Samples, k: int, allowed: ItemFilter
