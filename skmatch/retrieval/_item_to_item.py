@@ -149,7 +149,10 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
     def _learnt(self, transitions: csr_array, counts: np.ndarray) -> dict[str, Any]:
         """Return the fitted attributes, given all counts."""
         n_items = len(counts)
-        backwards = transitions.astype(np.float32).T.tocsr() * np.float32(self.reverse)
+        counted = transitions.data.astype(np.float32) * np.float32(self.reverse)
+        forwards = csr_array((counted, transitions.indices, transitions.indptr), transitions.shape)
+        backwards = forwards.T.tocsr()
+        del counted, forwards  # a fit's memory peaks here
         # Room for all pairs both ways; memory is used only as far as it is filled.
         data = np.empty(2 * transitions.nnz, dtype=np.float32)
         indices = np.empty(len(data), dtype=transitions.indices.dtype)
