@@ -39,7 +39,7 @@ MADE_UP: dict[str, dict[str, Any]] = {
     "popularity alone": {"n_clusters": 1, "visit_size": 4},
 }
 SCORER = make_topk_scorer(("ndcg", "recall"), k=(10, 100))
-FIGURES = ("ndcg@10", "recall@100")
+FIGURES = ("ndcg_at_10", "recall_at_100")
 EPOCHS = (1, 2, 4, 8)
 
 

@@ -64,7 +64,7 @@ def search(events, epochs, n_jobs=1, memory=None):
     results = grid.fit(events).cv_results_
     seconds = time.perf_counter() - started
     score, fit = results["mean_score_time"].sum(), results["mean_fit_time"].sum()
-    return seconds, score / (score + fit), results["mean_test_ndcg@10"]
+    return seconds, score / (score + fit), results["mean_test_ndcg_at_10"]
 
 
 def time_evaluate():

@@ -68,7 +68,7 @@ def main() -> None:
         pipelines[name] = pipeline.fit(train)
         seconds = time.perf_counter() - start
         table = evaluate(pipeline, test, metrics=["recall", "hit", "ndcg"], k=[10, 100])
-        rows[name] = table.set_index(table["metric"] + "@" + table["k"].astype(str))[
+        rows[name] = table.set_index(table["metric"] + "_at_" + table["k"].astype(str))[
             "value"
         ].to_dict()
         rows[name]["fit (s)"] = round(seconds, 1)
@@ -76,7 +76,7 @@ def main() -> None:
     scores = pd.DataFrame(rows).T
     print(scores.to_string(float_format=lambda value: f"{value:.3f}"), "\n")
 
-    best = pipelines[scores["ndcg@10"].idxmax()]
+    best = pipelines[scores["ndcg_at_10"].idxmax()]
     titles = events.drop_duplicates("item_id").set_index("item_id")["title"].astype(str)
     users = train["user_id"].drop_duplicates().iloc[:3]
     recommended = best.recommend(users, k=5)

@@ -28,12 +28,12 @@ GRID = {
     "sequencesampler__neg_ratio": [1, 3, 10],
     "dssmretriever__dims": [(64,), (256, 64)],
 }
-SCORES = ["recall@10", "recall@100", "hit@10", "ndcg@10", "ndcg@100"]
+SCORES = ["recall_at_10", "recall_at_100", "hit_at_10", "ndcg_at_10", "ndcg_at_100"]
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Draw NDCG@10 by temperature and neg_ratio, each for the better of the layers."""
-    cells = table.pivot_table("ndcg@10", "temperature", "neg_ratio", aggfunc="max")
+    cells = table.pivot_table("ndcg_at_10", "temperature", "neg_ratio", aggfunc="max")
     figure, axes = plt.subplots(layout="constrained")
     figure.colorbar(axes.imshow(cells, origin="lower", cmap="Blues"), label="NDCG@10")
     axes.set_xticks(range(cells.shape[1]), cells.columns)
@@ -66,10 +66,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:  # each fold is encoded once for all candidates
         search = GridSearchCV(
             make_pipeline(*steps, memory=cache), GRID, cv=LeaveLastOut(), scoring=scorer,
-            refit="ndcg@10", n_jobs=options.n_jobs, verbose=1,
+            refit="ndcg_at_10", n_jobs=options.n_jobs, verbose=1,
         ).fit(events)  # fmt: skip
 
-    table = pd.DataFrame(search.cv_results_).sort_values("rank_test_ndcg@10")
+    table = pd.DataFrame(search.cv_results_).sort_values("rank_test_ndcg_at_10")
     table.columns = table.columns.str.replace(r"^(param_\w+__|mean_test_)", "", regex=True)
     table = table.rename(columns={"mean_fit_time": "fit (s)"}).round({"fit (s)": 1})
     columns = ["temperature", "neg_ratio", "dims", *SCORES, "fit (s)"]

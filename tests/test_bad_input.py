@@ -941,7 +941,7 @@ def test_names_of_columns_of_answers(role):
     {
         "similar": ({"item": "similar"}, "'similar' .* similar_items adds"),
         "n_relevant": ({"user": "n_relevant"}, "'n_relevant' .* evaluate adds"),
-        "score": ({"user": "ndcg@10"}, "'ndcg@10' .* evaluate adds"),
+        "score": ({"user": "ndcg_at_10"}, "'ndcg_at_10' .* evaluate adds"),
         "window": ({"user_features": ["history_start"]}, "'history_start' .* to_frame adds"),
         "time": ({"time": "seen_start"}, "'seen_start' .* to_frame adds"),
     },

@@ -60,7 +60,8 @@ def make_pipe():
 
 def search(scoring=SCORER):
     grid = {"dssmretriever__temperature": TEMPERATURES}
-    return GridSearchCV(make_pipe(), grid, cv=SPLITS, scoring=scoring, refit="ndcg@10").fit(EVENTS)
+    search = GridSearchCV(make_pipe(), grid, cv=SPLITS, scoring=scoring, refit="ndcg_at_10")
+    return search.fit(EVENTS)
 
 
 def on_dask():

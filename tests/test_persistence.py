@@ -60,7 +60,7 @@ def make_search():
         {"dssmretriever__dims": [(32,), (16, 8)]},
         cv=LeaveLastOut(),
         scoring=make_topk_scorer(["recall", "ndcg"], k=[10]),
-        refit="ndcg@10",
+        refit="ndcg_at_10",
     )
 
 

@@ -39,7 +39,7 @@ def run(kind):
         results = cross_validate(pipe, EVENTS, **options)
     else:
         grid = {"dssmretriever__temperature": [0.05, 0.1, 0.2]}
-        results = GridSearchCV(pipe, grid, refit="ndcg@10", **options).fit(EVENTS).cv_results_
+        results = GridSearchCV(pipe, grid, refit="ndcg_at_10", **options).fit(EVENTS).cv_results_
     return pd.DataFrame({name: values for name, values in results.items() if "test_" in name})
 
 

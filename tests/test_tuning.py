@@ -46,7 +46,7 @@ def make_pipe(cls=DSSMRetriever, memory=None, make=make_pipeline, **parameters):
     return make(*steps, memory=memory)
 
 
-def grid_search(pipe, grid=GRID, cv=None, scoring=SEVERAL, refit="ndcg@10", **options):
+def grid_search(pipe, grid=GRID, cv=None, scoring=SEVERAL, refit="ndcg_at_10", **options):
     cv = cv or LeaveLastOut()
     return GridSearchCV(pipe, grid, cv=cv, scoring=scoring, refit=refit, **options).fit(EVENTS)
 
@@ -75,7 +75,7 @@ def test_grid_search_is_the_same_with_threads():
 
 def test_best_estimator_recommends_and_saves(tmp_path):
     search = grid_search(make_pipe(make=make_match_pipeline), n_jobs=2)
-    assert search.best_score_ == search.cv_results_["mean_test_ndcg@10"].max()
+    assert search.best_score_ == search.cv_results_["mean_test_ndcg_at_10"].max()
     users = EVENTS["user_id"].unique()[:5]
     table = search.best_estimator_.recommend(users, k=3)
     assert table.groupby("user_id").size().tolist() == [3] * 5
@@ -89,7 +89,7 @@ def test_best_estimator_recommends_and_saves(tmp_path):
 def test_randomized_search():
     search = RandomizedSearchCV(
         make_pipe(), {"dssmretriever__temperature": loguniform(0.01, 1)}, n_iter=3,
-        cv=LeaveLastOut(), scoring=SEVERAL, refit="recall@5", random_state=0, n_jobs=2,
+        cv=LeaveLastOut(), scoring=SEVERAL, refit="recall_at_5", random_state=0, n_jobs=2,
     ).fit(EVENTS)  # fmt: skip
     tried = search.cv_results_["param_dssmretriever__temperature"]
     assert len(set(tried)) == 3
@@ -133,7 +133,7 @@ def test_a_diverging_candidate_gets_the_error_score(cls, scoring, n_jobs, error_
     with pytest.warns(FitFailedWarning, match="training diverged"):
         search = grid_search(
             make_pipe(cls), {f"{step}__lr": [1e30, 0.003]}, scoring=scoring, n_jobs=n_jobs,
-            refit="ndcg@10" if several else True, error_score=error_score,
+            refit="ndcg_at_10" if several else True, error_score=error_score,
         )  # fmt: skip
     means = [values for name, values in scores_of(search).items() if name.startswith("mean")]
     assert len(means) == (6 if several else 1)

@@ -34,23 +34,24 @@ grid = {
     "sequencesampler__neg_ratio": [1, 3],
 }
 scorer = make_topk_scorer(["ndcg", "recall"], k=[10, 100])
-search = GridSearchCV(pipe, grid, cv=LeaveLastOut(), scoring=scorer, refit="recall@100")
+search = GridSearchCV(pipe, grid, cv=LeaveLastOut(), scoring=scorer, refit="recall_at_100")
 search.fit(events)
 
 # %%
 # The best settings come first:
 
-table = pd.DataFrame(search.cv_results_).sort_values("rank_test_recall@100")
+table = pd.DataFrame(search.cv_results_).sort_values("rank_test_recall_at_100")
 table.columns = table.columns.str.replace(r"^(param_\w+__|mean_test_)", "", regex=True)
-table[["temperature", "dims", "neg_ratio", "recall@100", "ndcg@100", "mean_fit_time"]].round(3)
+columns = ["temperature", "dims", "neg_ratio", "recall_at_100", "ndcg_at_100", "mean_fit_time"]
+table[columns].round(3)
 
 # %%
 # Among these, temperature matters most: the mean over the other parameters, with the range.
 
-cells = table.groupby("temperature")["recall@100"].agg(["mean", "min", "max"])
+cells = table.groupby("temperature")["recall_at_100"].agg(["mean", "min", "max"])
 error = [cells["mean"] - cells["min"], cells["max"] - cells["mean"]]
 plt.errorbar(cells.index.astype(str), cells["mean"], error, fmt="o", capsize=4)
-plt.gca().set(xlabel="temperature", ylabel="recall@100", ylim=(0, None))
+plt.gca().set(xlabel="temperature", ylabel="recall_at_100", ylim=(0, None))
 plt.show()
 
 # %%

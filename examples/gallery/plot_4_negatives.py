@@ -36,7 +36,7 @@ for loss in ("softmax", "bce"):
         recall = evaluate(pipe, test, "recall", k=100)["value"].iloc[0]
         shown = popularity.reindex(recommended.ravel())
         rows.append([loss, negatives, recall, shown.median(), shown.index.nunique()])
-columns = ["loss", "negatives", "recall@100", "median popularity", "items ever shown"]
+columns = ["loss", "negatives", "recall_at_100", "median popularity", "items ever shown"]
 table = pd.DataFrame(rows, columns=columns)
 table.round(5)
 
@@ -46,9 +46,9 @@ table.round(5)
 # In three epochs one sees how quickly each way learns, not where it leads.
 
 for marker, (loss, part) in zip("so", table.groupby("loss"), strict=True):
-    plt.scatter(part["median popularity"], part["recall@100"], marker=marker, label=loss)
+    plt.scatter(part["median popularity"], part["recall_at_100"], marker=marker, label=loss)
     for _, row in part.iterrows():
-        plt.annotate(row["negatives"], (row["median popularity"], row["recall@100"]))
-plt.gca().set(xlabel="median popularity of what is recommended", ylabel="recall@100")
+        plt.annotate(row["negatives"], (row["median popularity"], row["recall_at_100"]))
+plt.gca().set(xlabel="median popularity of what is recommended", ylabel="recall_at_100")
 plt.legend()
 plt.show()

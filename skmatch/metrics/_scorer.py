@@ -29,7 +29,7 @@ class Scores(NamedTuple):
     """The scores of a retriever's rankings."""
 
     columns: list[tuple[str, int]]  # metric and k of each score
-    values: pd.DataFrame  # (n_queries, n_scores), columns "metric@k"; those of each query
+    values: pd.DataFrame  # (n_queries, n_scores), columns "metric_at_k"; those of each query
     n_relevant: np.ndarray  # (n_queries,)
     held_out: HeldOut
     ranking: np.ndarray  # (n_queries, n_ranked) ids, or positions in the catalogue
@@ -42,7 +42,7 @@ class Scores(NamedTuple):
         rows = np.arange(len(self.values)) if rows is None else rows
         means = {}
         for metric, k in self.columns:
-            name = f"{metric}@{k}"
+            name = f"{metric}_at_{k}"
             if metric in CATALOGUE_METRICS:
                 assert self.lists is not None
                 means[name] = CATALOGUE_METRICS[metric](self.lists.gather(rows), k)
@@ -135,9 +135,9 @@ class TopKScorer:
             lists = lists_of(held_out.queries, ranking, hits, self.feature)
         for metric, k in columns:
             if metric in METRICS:
-                values[f"{metric}@{k}"] = METRICS[metric](hits, n_relevant, k)
+                values[f"{metric}_at_{k}"] = METRICS[metric](hits, n_relevant, k)
             elif metric in LIST_METRICS and lists is not None:
-                values[f"{metric}@{k}"] = LIST_METRICS[metric](lists, k)
+                values[f"{metric}_at_{k}"] = LIST_METRICS[metric](lists, k)
         frame = pd.DataFrame(values, index=pd.RangeIndex(n_queries))
         return Scores(columns, frame, n_relevant, held_out, ranking, lists)
 
@@ -186,7 +186,7 @@ def make_topk_scorer(
     -------
     scorer : callable
         ``scorer(estimator, X, y=None)`` returns a float for one metric at one k, and a dict such
-        as ``{"recall@10": 0.21, "ndcg@10": 0.12}`` otherwise.
+        as ``{"recall_at_10": 0.21, "ndcg_at_10": 0.12}`` otherwise.
 
     Raises
     ------
@@ -201,7 +201,7 @@ def make_topk_scorer(
 
     Notes
     -----
-    With several scores, a search needs ``refit`` to name one of them, such as ``"ndcg@10"``.
+    With several scores, a search needs ``refit`` to name one of them, such as ``"ndcg_at_10"``.
     Successive halving needs a single score, one metric at one k. Set its resource to the epochs,
     such as ``resource="dssmretriever__max_epochs", max_resources=20``: by default it samples
     events, which tears holes into histories, leaves few or no users to test, and needs a time
@@ -221,7 +221,7 @@ def make_topk_scorer(
     (``return_train_score=True``) mean little.
 
     `Samples` are scored on each user's earliest row with the history before it: with
-    ``ScoringMonitor(scoring={"ndcg@10": make_topk_scorer("ndcg", k=10)})`` as a callback of a
+    ``ScoringMonitor(scoring={"ndcg_at_10": make_topk_scorer("ndcg", k=10)})`` as a callback of a
     retriever, every epoch is scored on each user's last training event. Pass a scorer with several
     scores without the dict.
 
@@ -293,7 +293,7 @@ def evaluate(
         (without training events) and ``n_unknown_items`` (held-out pairs of user and item whose
         item has no training events). With ``average=False`` one row per user, in order of first
         appearance: the user's id, ``unknown_user``, ``n_relevant``, ``n_unknown_items`` and one
-        column per score, such as ``ndcg@10``.
+        column per score, such as ``ndcg_at_10``.
 
     Raises
     ------
@@ -331,9 +331,9 @@ def evaluate(
     0  recall  1    0.0          2                1                1
     1  recall  3    0.5          2                1                1
     >>> evaluate(Constant(), heldout, "recall", k=3, average=False)
-      user_id  unknown_user  n_relevant  n_unknown_items  recall@3
-    0      u1         False           1                0       1.0
-    1      u2          True           1                1       0.0
+      user_id  unknown_user  n_relevant  n_unknown_items  recall_at_3
+    0      u1         False           1                0          1.0
+    1      u2          True           1                1          0.0
     """
     scorer = make_topk_scorer(
         metrics, k, exclude_seen=exclude_seen, candidates=candidates, gain=gain, feature=feature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -68,7 +69,7 @@ def check_names(roles: Roles, features: dict[str, list[Label]]) -> None:
         ([*roles, *features["user"]], {Samples._USER_KEY, *Samples.WINDOW, "visit"}, "to_frame"),
     ):
         for name in names:
-            is_score = of.endswith("evaluate") and isinstance(name, str) and "@" in name
+            is_score = of.endswith("evaluate") and re.search(r"_at_\d+$", str(name))
             if name in reserved or is_score:
                 raise ValueError(
                     f"The column {name!r} has the name of a column that {of} adds: rename it."

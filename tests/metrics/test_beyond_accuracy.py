@@ -108,7 +108,7 @@ def test_evaluate_the_functions_and_plain_loops_agree(pipe, name, k):
     else:
         found = function(*given, k, **options, average=False)
         np.testing.assert_allclose(found, expected, atol=1e-12)
-        own = evaluate(pipe, TEST, name, k, feature=feature, average=False)[f"{name}@{k}"]
+        own = evaluate(pipe, TEST, name, k, feature=feature, average=False)[f"{name}_at_{k}"]
         np.testing.assert_allclose(own, expected, atol=1e-12)
 
 
@@ -178,10 +178,10 @@ def test_a_column_comes_before_the_groups_by_activity(pipe):
 def test_a_search_reads_all_metrics(pipe):
     scorer = make_topk_scorer(["ndcg", "coverage", "diversity"], feature="category")
     search = GridSearchCV(
-        pipe, {"itemtoitemretriever__window": [1, 10]}, scoring=scorer, refit="coverage@10",
+        pipe, {"itemtoitemretriever__window": [1, 10]}, scoring=scorer, refit="coverage_at_10",
         cv=LeaveLastOut(), error_score="raise",
     ).fit(TRAIN)  # fmt: skip
-    assert {"mean_test_coverage@10", "mean_test_diversity@10"} <= set(search.cv_results_)
+    assert {"mean_test_coverage_at_10", "mean_test_diversity_at_10"} <= set(search.cv_results_)
     assert evaluate(search, TEST, "coverage")["value"][0] > 0
 
 

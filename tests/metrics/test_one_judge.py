@@ -39,7 +39,7 @@ ONCE = pd.DataFrame({"user_id": [900, 901], "item_id": [3, 4], "timestamp": 5, "
 def four_figures(model, X, **rules):
     """Return the figures of `score`, of two scorers and of `evaluate`."""
     scorer = make_topk_scorer("ndcg", k=10, **rules)
-    many = make_topk_scorer(["hit", "ndcg"], k=[10, 3], **rules)(model, X)["ndcg@10"]
+    many = make_topk_scorer(["hit", "ndcg"], k=[10, 3], **rules)(model, X)["ndcg_at_10"]
     table = evaluate(model, X, ["ndcg", "map"], k=10, **rules)
     return [model.score(X, **rules), scorer(model, X), many, table["value"].iloc[0]]
 
@@ -152,16 +152,16 @@ def test_queries_do_not_know_later_events():
     table = {}
     for time in (0, 1, 5, 9):
         held_out = pd.DataFrame({"user_id": ["ann"], "item_id": ["d"], "timestamp": [time]})
-        (table[time],) = evaluate(model, held_out, "mrr", k=4, average=False)["mrr@4"]
+        (table[time],) = evaluate(model, held_out, "mrr", k=4, average=False)["mrr_at_4"]
     # What is stored at the time of the held-out event comes before it, and what is later does not.
     assert table == {0: 1 / 4, 1: 1 / 3, 5: 1 / 2, 9: 1}
     # A stored event itself is not in its own history, nor are later ones of its time.
     held_out = pd.DataFrame({"user_id": ["ann"], "item_id": ["b"], "timestamp": [5]})
-    (value,) = evaluate(model, held_out, "mrr", k=4, average=False)["mrr@4"]
+    (value,) = evaluate(model, held_out, "mrr", k=4, average=False)["mrr_at_4"]
     assert value == 1
     # A user's query is as of the earliest row, in whatever order they come.
     held_out = pd.DataFrame({"user_id": "ann", "item_id": ["c", "b"], "timestamp": [9, 5]})
-    (value,) = evaluate(model, held_out, "recall", k=2, average=False)["recall@2"]
+    (value,) = evaluate(model, held_out, "recall", k=2, average=False)["recall_at_2"]
     assert value == 1
 
 
@@ -193,7 +193,7 @@ def test_gains_weigh_the_held_out_events():
     assert model.score(held_out, gain="stars") == pytest.approx(expected)
     scorer = make_topk_scorer(["ndcg", "recall"], k=2, gain="stars")
     assert scorer(model, held_out) == pytest.approx(
-        {"ndcg@2": (2 / np.log2(3)) / ideal, "recall@2": 1 / 2}
+        {"ndcg_at_2": (2 / np.log2(3)) / ideal, "recall_at_2": 1 / 2}
     )
     assert eval(repr(scorer)).gain == "stars"
     for wrong, message in (

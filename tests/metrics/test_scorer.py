@@ -185,8 +185,8 @@ def test_scores_are_those_of_the_functions(split):
     for name in ALL:
         for k in (1, 3, 10):
             expected = getattr(public, f"{name}_at_k")(y_true, y_pred, k)
-            assert scores[f"{name}@{k}"] == expected
-    assert list(scores) == [f"{name}@{k}" for name in ALL for k in (1, 3, 10)]
+            assert scores[f"{name}_at_{k}"] == expected
+    assert list(scores) == [f"{name}_at_{k}" for name in ALL for k in (1, 3, 10)]
 
 
 def test_values_counted_by_hand():
@@ -207,8 +207,8 @@ def test_values_counted_by_hand():
                 "unknown_user": [True, False],
                 "n_relevant": [3, 1],
                 "n_unknown_items": [1, 0],
-                "recall@2": [2 / 3, 1],
-                "mrr@2": [1, 1 / 2],
+                "recall_at_2": [2 / 3, 1],
+                "mrr_at_2": [1, 1 / 2],
             }
         ),
     )
@@ -220,16 +220,16 @@ def test_one_score_is_a_float_and_several_are_a_dict(split):
     assert type(make_topk_scorer("ndcg", k=10)(model, test)) is float
     assert type(make_topk_scorer(["ndcg"], k=[10])(model, test)) is float
     scores = make_topk_scorer("ndcg", k=[1, np.int64(10), 1])(model, test)
-    assert list(scores) == ["ndcg@1", "ndcg@10"]
+    assert list(scores) == ["ndcg_at_1", "ndcg_at_10"]
     assert {type(value) for value in scores.values()} == {float}
-    assert list(make_topk_scorer()(model, test)) == ["recall@10", "hit@10", "ndcg@10"]
+    assert list(make_topk_scorer()(model, test)) == ["recall_at_10", "hit_at_10", "ndcg_at_10"]
 
 
 def test_a_k_beyond_the_catalogue_counts_the_rest_as_misses(split):
     train, test = split
     model = Popular().fit(train)
     scores = make_topk_scorer("precision", k=[40, 80])(model, test)
-    assert scores["precision@80"] == pytest.approx(scores["precision@40"] / 2)
+    assert scores["precision_at_80"] == pytest.approx(scores["precision_at_40"] / 2)
 
 
 def test_narrow_rankings_are_padded_with_misses(split):
@@ -239,7 +239,7 @@ def test_narrow_rankings_are_padded_with_misses(split):
     model.predict = lambda X, k: Popular.predict(model, X, 3)
     wide = make_topk_scorer(ALL, k=[3, 6])(model, test)
     assert {name: wide[name] for name in expected} == expected
-    assert wide["recall@6"] == wide["recall@3"]
+    assert wide["recall_at_6"] == wide["recall_at_3"]
 
 
 def test_events_in_another_order_score_the_same(split):
@@ -271,7 +271,8 @@ def test_table_has_the_numbers_of_the_scorer(split):
     counts = ["n_queries", "n_unknown_users", "n_unknown_items"]
     assert list(table.columns) == ["metric", "k", "value", *counts]
     assert (
-        table["value"].set_axis(table["metric"] + "@" + table["k"].astype(str)).to_dict() == scores
+        table["value"].set_axis(table["metric"] + "_at_" + table["k"].astype(str)).to_dict()
+        == scores
     )
     n_queries = test["user_id"].nunique()
     assert table["n_queries"].eq(n_queries).all()
@@ -337,15 +338,15 @@ def test_grid_search_over_a_pipeline(events, routing):
             {"popular__sign": [-1, 1]},
             cv=LeaveLastOut(n_splits=2),
             scoring=make_topk_scorer(["recall", "ndcg"], k=[3, 5]),
-            refit="ndcg@3",
+            refit="ndcg_at_3",
             error_score="raise",
         ).fit(events)
         assert search.best_params_ == {"popular__sign": 1}
         assert search.multimetric_
-        assert search.cv_results_["split1_test_recall@5"].shape == (2,)
+        assert search.cv_results_["split1_test_recall_at_5"].shape == (2,)
         # Asked of the search itself, the scorer finds the estimator that the search has chosen.
         scores = search.scorer_(search, events)
-        assert search.score(events) == scores["ndcg@3"]
+        assert search.score(events) == scores["ndcg_at_3"]
         assert scores == search.scorer_(search.best_estimator_, events)
         clone(search)
 
@@ -365,7 +366,7 @@ def test_a_failing_fit_gets_the_error_score(events, scoring):
 def test_randomized_search(events):
     search = RandomizedSearchCV(
         Popular(), {"sign": [-1, 1]}, n_iter=2, cv=LeaveLastOut(), random_state=0,
-        scoring=make_topk_scorer(k=[1, 3]), refit="hit@3",
+        scoring=make_topk_scorer(k=[1, 3]), refit="hit_at_3",
     ).fit(events)  # fmt: skip
     assert search.best_params_ == {"sign": 1}
 
@@ -389,17 +390,17 @@ def test_cross_validate(events, routing):
     scorer = make_topk_scorer(["hit", "map"], k=3)
     with sklearn.config_context(enable_metadata_routing=routing):
         cv = LeaveLastOut(n_splits=2)
-        result = cross_validate(
-            Popular(), events, cv=cv, scoring=scorer, error_score="raise", params={}
-        )
+        # Before 1.8, scikit-learn cannot route params=None.
+        options = {"cv": cv, "error_score": "raise", "params": {}}
+        result = cross_validate(Popular(), events, scoring=scorer, **options)
         nested = cross_validate(
-            GridSearchCV(Popular(), {"sign": [-1, 1]}, cv=cv, scoring=scorer, refit="map@3"),
+            GridSearchCV(Popular(), {"sign": [-1, 1]}, cv=cv, scoring=scorer, refit="map_at_3"),
             events, scoring={"one": make_topk_scorer("hit", 3)}, **options,
         )  # fmt: skip
     for fold, (train, test) in enumerate(cv.split(events)):
         scores = scorer(Popular().fit(events.iloc[train]), events.iloc[test])
         assert {name: result[f"test_{name}"][fold] for name in scores} == scores
-    np.testing.assert_array_equal(nested["test_one"], result["test_hit@3"])
+    np.testing.assert_array_equal(nested["test_one"], result["test_hit_at_3"])
 
 
 def test_scorer_can_be_pickled_and_cloned(split):

@@ -134,13 +134,13 @@ def test_scoring_monitor_takes_the_scorer(cls):
     log = monitor.get_logs().data_as_pandas
     epochs = log[log["task_name"] == "epoch"]
     assert len(epochs) == 3
-    assert epochs["ndcg@10"].nunique() > 1
+    assert epochs["ndcg_at_10"].nunique() > 1
     # What the retriever is scored on: the last event of each user.
     last = EVENTS.groupby("user_id").tail(1)
     samples = retriever.sampler_.transform(retriever.encoder_.transform(last))
     scores = scorer(retriever, samples)
     assert epochs.iloc[-1][list(scores)].to_dict() == pytest.approx(scores)
-    assert scores["ndcg@10"] == pytest.approx(retriever.score(samples))
+    assert scores["ndcg_at_10"] == pytest.approx(retriever.score(samples))
 
 
 @BOTH

@@ -149,11 +149,11 @@ def test_grid_search_in_a_plain_pipeline_outlives_a_diverging_candidate():
         "dssmretriever__dims": [(8,), (16, 8)],
     }
     scorer = make_topk_scorer(["recall", "ndcg"], k=[5, 10])
-    search = GridSearchCV(pipe, grid, cv=LeaveLastOut(), scoring=scorer, refit="ndcg@10")
+    search = GridSearchCV(pipe, grid, cv=LeaveLastOut(), scoring=scorer, refit="ndcg_at_10")
     with pytest.warns(FitFailedWarning, match="diverged"):
         search.fit(EVENTS)
     scores = pd.DataFrame(search.cv_results_).groupby("param_dssmretriever__temperature")[
-        "mean_test_ndcg@10"
+        "mean_test_ndcg_at_10"
     ]
     assert scores.count().to_dict() == {1e-40: 0, 0.05: 4}
     assert search.best_estimator_.predict(EVENTS[:2]).shape == (2, 10)
