@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ItemToItemRetriever,
         PopularityRetriever,
         YoutubeDNNRetriever,
+        diversify,
     )
 
 # Public name -> module that holds it; read on first use, so that importing skmatch is quick.
@@ -36,6 +37,7 @@ _MODULES = {
     "TopKCurveDisplay": "inspection",
     "TrainingCurveDisplay": "inspection",
     "YoutubeDNNRetriever": "retrieval",
+    "diversify": "retrieval",
     "evaluate": "metrics",
     "make_match_pipeline": "pipeline",
     "make_topk_scorer": "metrics",
@@ -57,6 +59,7 @@ __all__ = [
     "TrainingCurveDisplay",
     "YoutubeDNNRetriever",
     "__version__",
+    "diversify",
     "evaluate",
     "make_match_pipeline",
     "make_topk_scorer",

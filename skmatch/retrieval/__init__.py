@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from skmatch._columns import FIRST_KNOWN
 from skmatch.retrieval._base import BaseRetriever
+from skmatch.retrieval._diversify import diversify
 from skmatch.retrieval._fusion import FusionRetriever
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._item_to_item import ItemToItemRetriever
@@ -20,6 +21,7 @@ __all__ = [
     "PopularityRetriever",
     "VectorsMixin",
     "YoutubeDNNRetriever",
+    "diversify",
 ]
 
 if TYPE_CHECKING:
