@@ -16,17 +16,19 @@ from scipy.sparse import csr_array
 
 from skmatch._columns import (
     FIRST_KNOWN,
-    PADDING,
-    UNKNOWN,
-    Columns,
     RaggedArray,
     concatenate_ranges,
-    gather_rows,
 )
 from skmatch._event_log import EventLog, NegativeSampling
+from skmatch._rows import CodedRows
 from skmatch._schema import Schema
 
 HISTORY = "history"  # the column of histories, in queries and in decoded samples
+
+
+def history_name(name: Hashable) -> str:
+    """Return the column by which queries provide a feature of the events of their histories."""
+    return f"{HISTORY}_{name}"
 
 
 def index_dtype(n_events: int) -> type:
@@ -35,156 +37,7 @@ def index_dtype(n_events: int) -> type:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class _Rows:
-    """Coded rows that look like a table, the base of `Events` and `Samples`."""
-
-    schema: Schema
-    user: np.ndarray  # (n,) int32
-    item: np.ndarray  # (n,) int32; PADDING in rows without an item
-    time: np.ndarray | None = None  # (n,) int64 or float64; None: the order of the rows
-    features: Columns = field(default_factory=dict)  # user features of the rows
-    user_ids: pd.Series | None = None  # as the caller wrote them, to return
-    item_ids: pd.Series | None = None  # as the caller wrote them, to distinguish unknown items
-    weight: np.ndarray | None = None  # (n,) float64, of events to train on
-
-    _SCHEMA_KEY: ClassVar[str] = "skmatch_schema"
-    _USER_KEY: ClassVar[str] = "user_as_given"
-    _ITEM_KEY: ClassVar[str] = "item_as_given"
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of rows and of columns of `to_frame`."""
-        return len(self), len(self._own_names())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.to_frame(), dtype=dtype)
-
-    def __getitem__(self, rows: Any) -> Self:
-        return self.gather(np.arange(len(self))[rows])
-
-    def gather(self, rows: np.ndarray) -> Self:
-        """Return some of the rows."""
-        return replace(self, **self._gathered(rows))
-
-    def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
-        return {
-            "user": self.user[rows],
-            "item": self.item[rows],
-            "time": None if self.time is None else self.time[rows],
-            "features": {name: gather_rows(col, rows) for name, col in self.features.items()},
-            "user_ids": None if self.user_ids is None else self.user_ids.iloc[rows],
-            "item_ids": None if self.item_ids is None else self.item_ids.iloc[rows],
-            "weight": None if self.weight is None else self.weight[rows],
-        }
-
-    @staticmethod
-    def column_names(schema: Schema, features: tuple) -> list:
-        """Return the column names of `to_frame` for training rows."""
-        time = [] if schema.time is None else [schema.time]
-        weight = [] if schema.weight is None else [schema.weight]
-        return [schema.user, schema.item, *time, *weight, *features]
-
-    def _own_names(self) -> list:
-        """Return the column names of `to_frame` for these rows, which may be queries."""
-        names = self.column_names(self.schema, tuple(f.name for f in self.schema.user_features))
-        if self.time is None and self.schema.time is not None:
-            names.remove(self.schema.time)
-        if self.weight is None and self.schema.weight is not None:
-            names.remove(self.schema.weight)
-        return [*names, *self._unknown_ids()]
-
-    def _unknown_ids(self) -> dict[str, pd.Series]:
-        """Return the columns of ids that the codes of these rows do not hold."""
-        users, items = (self.user, self.user_ids), (self.item, self.item_ids)
-        columns = {self._USER_KEY: users, self._ITEM_KEY: items}.items()
-        return {
-            key: ids
-            for key, (codes, ids) in columns
-            if ids is not None and (codes == UNKNOWN).any()
-        }
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return the codes as a DataFrame that the next step can read.
-
-        Queries without times lack their column. Rows with unknown users or items have the
-        additional columns ``user_as_given`` or ``item_as_given``.
-        """
-        columns: dict[Hashable, Any] = {self.schema.user: self.user, self.schema.item: self.item}
-        if self.time is not None:
-            columns[self.schema.time] = self.time
-        if self.weight is not None:
-            columns[self.schema.weight] = self.weight
-        for name, column in self.user_columns().items():
-            if isinstance(column, RaggedArray):
-                columns[name] = column.to_lists()
-            else:
-                columns[name] = column if column.ndim == 1 else list(column)
-        frame = pd.DataFrame(columns)
-        if self.user_ids is not None:
-            frame.index = self.user_ids.index
-        for key, ids in self._unknown_ids().items():
-            frame[key] = ids.array
-        frame.attrs[self._SCHEMA_KEY] = self.schema
-        return frame
-
-    @classmethod
-    def _from_frame(cls, frame: pd.DataFrame) -> dict[str, Any]:
-        schema = frame.attrs[cls._SCHEMA_KEY]
-        for name in (schema.user, schema.item):
-            if name not in frame.columns:
-                raise ValueError(
-                    f"The frame of codes lacks the column {name!r}: pass on all columns of the "
-                    "previous step's output."
-                )
-        features: Columns = {}
-        for feature in schema.user_features:
-            if feature.name in frame.columns:
-                column = frame[feature.name]
-                if feature.kind == "multi_valued":
-                    features[feature.name] = RaggedArray.from_lists(column.tolist())
-                elif feature.kind == "vector":
-                    vectors = np.array(column.tolist(), dtype=np.float32)
-                    features[feature.name] = vectors.reshape(-1, feature.length)
-                else:
-                    features[feature.name] = column.to_numpy()
-        return {
-            "schema": schema,
-            "user": frame[schema.user].to_numpy(),
-            "item": frame[schema.item].to_numpy(),
-            "time": frame[schema.time].to_numpy() if schema.time in frame.columns else None,
-            "weight": frame[schema.weight].to_numpy() if schema.weight in frame.columns else None,
-            "features": features,
-            "user_ids": frame.get(cls._USER_KEY),
-            "item_ids": frame.get(cls._ITEM_KEY),
-        }
-
-    def user_columns(self) -> Columns:
-        """Return all user features of the rows; absent ones have the users' latest values."""
-        return {
-            feature.name: self.features[feature.name]
-            if feature.name in self.features
-            else gather_rows(self.schema.user_table[feature.name], self.user)
-            for feature in self.schema.user_features
-        }
-
-    def original_users(self) -> pd.Series:
-        """Return the users as the caller wrote them, unknown ones included."""
-        return self.schema.users.decode(self.user) if self.user_ids is None else self.user_ids
-
-    def decode(self) -> pd.DataFrame:
-        """Return the original ids of users and, if the rows have any, of items."""
-        users = self.original_users().reset_index(drop=True)
-        frame = pd.DataFrame({self.schema.user: users})
-        if (self.item != PADDING).any():
-            frame[self.schema.item] = self.schema.items.decode(self.item)
-        return frame
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Events(_Rows):
+class Events(CodedRows):
     """Encoded events or queries, the output of `MatchEncoder`.
 
     Do not construct it. It is immutable, has a length, and is indexed by row numbers, slices and
@@ -210,6 +63,10 @@ class Events(_Rows):
         Item codes of the histories that queries provide.
     has_history : ndarray of shape (n_rows,), bool, or None
         Which queries provide a history.
+    event_features : dict of label to ndarray of shape (n_rows,)
+        Features of events to train on: codes or standardised numbers.
+    history_features : dict of label to ndarray
+        Features of the events of `history`, one value per value there.
     on_disk : bool
         Whether the columns are memory-mapped temporary files.
 
@@ -229,16 +86,37 @@ class Events(_Rows):
 
     history: RaggedArray | None = None
     has_history: np.ndarray | None = None
+    event_features: dict[Hashable, np.ndarray] = field(default_factory=dict)
+    history_features: dict[Hashable, np.ndarray] = field(default_factory=dict)
     on_disk: bool = False
 
     def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
-        own = super()._gathered(rows) | {"on_disk": False}
+        of_events = {name: column[rows] for name, column in self.event_features.items()}
+        own = super()._gathered(rows) | {"on_disk": False, "event_features": of_events}
         if self.history is not None and self.has_history is not None:
             own |= {"history": self.history.gather(rows), "has_history": self.has_history[rows]}
+            own["history_features"] = {
+                name: RaggedArray(values, self.history.offsets).gather(rows).values
+                for name, values in self.history_features.items()
+            }
         return own
 
+    @staticmethod
+    def column_names(schema: Schema, features: tuple) -> list:
+        """Return the column names of `to_frame` for training rows."""
+        of_events = [feature.name for feature in schema.event_features]
+        return [*CodedRows.column_names(schema, features), *of_events]
+
     def _own_names(self) -> list:
-        return super()._own_names() + [HISTORY] * (self.history is not None)
+        names = super()._own_names()
+        if not self.event_features:
+            names = [name for name in names if name not in self._event_names()]
+        if self.history is None:
+            return names
+        return [*names, HISTORY, *map(history_name, self.history_features)]
+
+    def _event_names(self) -> list:
+        return [feature.name for feature in self.schema.event_features]
 
     def to_frame(self) -> pd.DataFrame:
         """Return the codes as a DataFrame that the next step can read.
@@ -248,20 +126,37 @@ class Events(_Rows):
         history the column ``history``.
         """
         frame = super().to_frame()
+        for name, column in self.event_features.items():
+            frame[name] = column
         if self.history is not None and self.has_history is not None:
-            rows = zip(self.history.to_lists(), self.has_history, strict=True)
-            cells = [items if own else None for items, own in rows]
-            frame[HISTORY] = pd.Series(cells, index=frame.index, dtype=object)
+            columns = {HISTORY: self.history.values}
+            columns |= {history_name(name): own for name, own in self.history_features.items()}
+            for name, values in columns.items():
+                lists = RaggedArray(values, self.history.offsets).to_lists()
+                rows = zip(lists, self.has_history, strict=True)
+                cells = [own if has_own else None for own, has_own in rows]
+                frame[name] = pd.Series(cells, index=frame.index, dtype=object)
         return frame
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
         """Read a frame made by `to_frame`."""
         columns = cls._from_frame(frame)
+        of_events = columns["schema"].event_features
+        columns["event_features"] = {
+            one.name: frame[one.name].to_numpy() for one in of_events if one.name in frame.columns
+        }
         if HISTORY in frame.columns:
             cells = frame[HISTORY]
             columns["has_history"] = cells.notna().to_numpy()
             columns["history"] = RaggedArray.from_lists([[] if c is None else c for c in cells])
+            columns["history_features"] = {
+                one.name: np.array(
+                    [value for cell in frame[history_name(one.name)] for value in cell or ()],
+                    dtype=np.float32 if one.kind == "numeric" else np.int32,
+                )
+                for one in of_events
+            }
         return cls(**columns)
 
     def __repr__(self) -> str:
@@ -270,7 +165,7 @@ class Events(_Rows):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Samples(_Rows):
+class Samples(CodedRows):
     """Encoded events or queries with the history of each, the output of `SequenceSampler`.
 
     Do not construct it. It has the length, indexing and further attributes of `Events`. Histories
@@ -280,7 +175,8 @@ class Samples(_Rows):
     Attributes
     ----------
     log : EventLog
-        The array ``log.items`` holds the item codes of all events, ordered by user, then time.
+        The array ``log.items`` holds the item codes of all events, ordered by user, then time, and
+        the dict ``log.features`` the features of the events.
     seen, start, stop : ndarray of shape (n_rows,), int32 or int64
         Ranges in the log.
     sampling : NegativeSampling
@@ -344,7 +240,7 @@ class Samples(_Rows):
     @staticmethod
     def column_names(schema: Schema, features: tuple) -> list:
         """Return the column names of `to_frame` for training rows."""
-        return [*_Rows.column_names(schema, features), *Samples.WINDOW]
+        return [*CodedRows.column_names(schema, features), *Samples.WINDOW]
 
     def to_frame(self) -> pd.DataFrame:
         """Return the codes and ranges as a DataFrame that the next step can read."""
@@ -428,10 +324,10 @@ def as_coded(X: Any, kind: type[Coded]) -> Coded | None:
     return kind.from_frame(X) if is_coded_frame(X, kind) else None
 
 
-def is_coded_frame(X: Any, kind: type[_Rows]) -> bool:
+def is_coded_frame(X: Any, kind: type[CodedRows]) -> bool:
     """Return whether `X` was made by `to_frame` of `Events` or of `Samples`."""
     if not isinstance(X, pd.DataFrame):
         return False
     attrs: Mapping = X.attrs
     is_samples = Samples._SAMPLES_KEY in attrs and set(Samples.WINDOW) <= set(X.columns)
-    return is_samples if kind is Samples else _Rows._SCHEMA_KEY in attrs and not is_samples
+    return is_samples if kind is Samples else CodedRows._SCHEMA_KEY in attrs and not is_samples

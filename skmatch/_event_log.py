@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,9 +32,12 @@ class EventLog(SharedValue):
     items: np.ndarray  # (n_events,) int32
     # (2, n_pending): indices into `items`, and codes in the vocabulary `Schema.pending`
     pending: np.ndarray = field(default_factory=lambda: np.empty((2, 0), dtype=np.int64))
+    features: dict[Hashable, np.ndarray] = field(default_factory=dict)  # of events, (n_events,)
 
-    def inserted(self, index: np.ndarray, items: np.ndarray) -> EventLog:
-        """Return a log with items inserted before sorted indices; pending codes are negated."""
+    def inserted(
+        self, index: np.ndarray, items: np.ndarray, features: dict[Hashable, np.ndarray]
+    ) -> EventLog:
+        """Return a log with events inserted before sorted indices; pending codes are negated."""
         is_new = np.flatnonzero(items < 0)
         pending, codes = self.pending
         pending = pending + np.searchsorted(index, pending, side="right")
@@ -41,6 +45,7 @@ class EventLog(SharedValue):
         return EventLog(
             np.insert(self.items, index, np.maximum(items, UNKNOWN)),
             np.concatenate([np.stack([pending, codes]), new], axis=1),
+            {name: np.insert(own, index, features[name]) for name, own in self.features.items()},
         )
 
     def resolve_pending(self, schema: Schema) -> EventLog:
@@ -52,4 +57,4 @@ class EventLog(SharedValue):
         is_known = items_now >= FIRST_KNOWN
         items = self.items.copy()
         items[indices[is_known]] = items_now[is_known]
-        return EventLog(items, self.pending[:, ~is_known])
+        return EventLog(items, self.pending[:, ~is_known], self.features)

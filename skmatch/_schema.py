@@ -71,7 +71,7 @@ class Schema(SharedValue):
     users, items : Vocabulary
         The known ids: ``values`` holds them as an array, ``lookup(ids)`` returns their codes and
         ``decode(codes)`` the ids in their original dtype. The code of ``values[i]`` is ``i + 2``.
-    user_features, item_features : tuple of Feature
+    user_features, item_features, event_features : tuple of Feature
         The features, each with a ``name``, a ``kind`` ("categorical", "numeric", "multi_valued" or
         "vector") and a ``size``: its number of codes, or of the numbers of a vector.
     user_table, item_table : dict
@@ -108,6 +108,7 @@ class Schema(SharedValue):
     item_table: Columns
     pending: Vocabulary | None = None
     weight: Hashable | None = None
+    event_features: tuple[Feature, ...] = ()
 
     def __repr__(self) -> str:
         lines = [
@@ -116,7 +117,8 @@ class Schema(SharedValue):
             f"time {'is the order of the rows' if self.time is None else repr(self.time)}"
             + ("" if self.weight is None else f", weight {self.weight!r}"),
         ]
-        for side, features in (("user", self.user_features), ("item", self.item_features)):
+        sides = {side: getattr(self, f"{side}_features") for side in ("user", "item", "event")}
+        for side, features in sides.items():
             for feature in features:
                 size = f", {feature.size - FIRST_KNOWN:,} values" if feature.vocabulary else ""
                 size = f" of {feature.length} numbers" if feature.kind == "vector" else size
@@ -134,8 +136,10 @@ class Schema(SharedValue):
             and self.items.extends(other.items)
             and len(self.user_features) == len(other.user_features)
             and len(self.item_features) == len(other.item_features)
+            and len(self.event_features) == len(other.event_features)
             and all(map(Feature.extends, self.user_features, other.user_features))
             and all(map(Feature.extends, self.item_features, other.item_features))
+            and all(map(Feature.extends, self.event_features, other.event_features))
         )
 
     def item_values(self, name: Hashable) -> pd.Series:
@@ -182,6 +186,7 @@ class Schema(SharedValue):
         for role, features in (
             ("user feature", self.user_features),
             ("item feature", self.item_features),
+            ("event feature", self.event_features),
         ):
             for feature in features:
                 size = feature.size - FIRST_KNOWN if feature.vocabulary else pd.NA

@@ -34,6 +34,7 @@ class Rows:
     features: list[FeatureSource]
     max_length: int  # most events that a network reads of a history: of these rows, L
     recency: Tensor  # (n,) or (2n,): 0 where the history ends before the visit, else 1
+    event_features: tuple[Tensor, ...] = ()  # (n_events,) each
 
     def __len__(self) -> int:
         return len(self.user)
@@ -191,11 +192,13 @@ def read_users(
     inside = (index >= rows.start[first, None]) & (index < len(rows.log))
     tokens = torch.zeros_like(index)
     if len(rows.log):
-        tokens = rows.log[torch.where(inside, index, 0)] * inside
+        index = torch.where(inside, index, 0)
+        tokens = rows.log[index] * inside
+    events = tuple(column[index] for column in rows.event_features if len(rows.log))
     window = block * block_size + stop - first_stop[block]
     length = (stop - rows.start[row]).clamp(max=max_length)
     recency = rows.recency[row].long()
-    return UserBatch(user, features, tokens, window, length, max_length, block, recency)
+    return UserBatch(user, features, tokens, window, length, max_length, block, recency, events)
 
 
 def is_constant_in_blocks(column: FeatureTensor, is_first: np.ndarray) -> bool:

@@ -23,6 +23,7 @@ from skmatch._nn.features import (
 from skmatch._nn.layers import Dropout, Linear, Tower
 from skmatch._nn.pooling import History, make_pooling
 
+FEATURES = ("user_features", "item_features", "event_features")
 MAX_COUNTED_LENGTH = 16  # shorter histories have an embedding per length, all others share one
 
 
@@ -48,6 +49,7 @@ class NetworkConfig:
     id_dropout: float = 0.0
     skip_connection: bool = False
     n_estimators: int = 1
+    event_features: tuple[FeatureSpec, ...] = ()
 
     @property
     def width(self) -> int:
@@ -56,19 +58,13 @@ class NetworkConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as a dict of plain values."""
-        features = {
-            side: [tuple(spec) for spec in getattr(self, side)]
-            for side in ("user_features", "item_features")
-        }
+        features = {side: [tuple(spec) for spec in getattr(self, side)] for side in FEATURES}
         return asdict(self) | features
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetworkConfig:
         """Read what `to_dict` returned."""
-        features = {
-            side: tuple(FeatureSpec(*spec) for spec in values[side])
-            for side in ("user_features", "item_features")
-        }
+        features = {side: tuple(FeatureSpec(*spec) for spec in values[side]) for side in FEATURES}
         return cls(**{**values, **features})
 
     def make_tower(self, width: int, dims: tuple[int, ...]) -> Tower:
@@ -94,6 +90,7 @@ class UserBatch(NamedTuple):
     max_length: int
     block: Tensor  # (R,), the block of each row
     recency: Tensor  # (R,), 0 where the history ends before the visit, else 1
+    events: tuple[Tensor, ...] = ()  # features of the tokens' events, (B, S) each
 
 
 class ItemEncoder(nn.Module):
@@ -120,6 +117,27 @@ class ItemEncoder(nn.Module):
         return ids + content * (items != PADDING)[:, None]
 
 
+class EventEncoder(nn.Module):
+    """Scale and shift the encodings of items by the features of their events.
+
+    FiLM (Perez et al., AAAI 2018): a low rating may turn an item's encoding around.
+    """
+
+    def __init__(self, config: NetworkConfig, id_dropout: IdDropout):
+        super().__init__()
+        self.features = FeatureEncoder(config.event_features, config.embedding_dim, id_dropout)
+        shape = self.features.width, 2 * config.embedding_dim
+        self.weight = nn.Parameter(torch.zeros(shape, dtype=torch.float32, device="cpu"))
+
+    def forward(self, tokens: Tensor, batch: UserBatch) -> Tensor:
+        """Return the encodings of tokens, (B, S, D); those of padding stay zero."""
+        if not batch.events:  # no events at all
+            return tokens
+        features = torch.cat(self.features([one.flatten() for one in batch.events]), 1)
+        scale, shift = (features @ self.weight).view(*tokens.shape[:2], -1).chunk(2, 2)
+        return tokens * (1 + scale) + shift * (batch.tokens != PADDING)[:, :, None]
+
+
 class UserEncoder(nn.Module):
     """Encode users by their pooled history, its length, their id and their features."""
 
@@ -130,6 +148,7 @@ class UserEncoder(nn.Module):
         self.embedding = EmbeddingTable(config.n_users, dim, "user")
         self.pooling, width = make_pooling(config.pooling, dim, config.max_length)
         self.features = FeatureEncoder(config.user_features, dim, id_dropout)
+        self.events = EventEncoder(config, id_dropout) if config.event_features else None
         self.history_dropout = Dropout(config.dropout)
         # Mean pooling discards the history's length, which predicts the next item.
         shape = MAX_COUNTED_LENGTH + 1, min(dim, MAX_FEATURE_DIM)
@@ -145,6 +164,8 @@ class UserEncoder(nn.Module):
 
     def forward(self, batch: UserBatch, tokens: Tensor) -> Tensor:
         """Return vectors of length 1, (R, V), given the encodings of the tokens, (B, S, D)."""
+        if self.events is not None:
+            tokens = self.events(tokens, batch)
         history = History(tokens, batch.window, batch.length, batch.max_length)
         pooled = self.history_dropout(self.pooling(history))
         pooled = pooled * (1 + gather(self.recency_scale, batch.recency))

@@ -246,10 +246,12 @@ class Engine:
     def _rows(self, samples: Samples, rows: np.ndarray, cut: bool = True) -> Rows:
         """Copy rows to the device, with the log or, if `cut`, only the events that they need."""
         start, stop, log = samples.start[rows], samples.stop[rows], samples.log.items
+        of_events = [samples.log.features[one.name] for one in samples.schema.event_features]
         longest = int((stop - start).max(initial=1))
         if cut and len(rows) * 4 < len(log):
             index, offsets = concatenate_ranges(start, stop)
             log, start, stop = log[index], offsets[:-1], offsets[1:]
+            of_events = [column[index] for column in of_events]
         features = []
         for feature in samples.schema.user_features:
             own = samples.features.get(feature.name)
@@ -271,6 +273,7 @@ class Engine:
             log=self._to_device(log),
             features=features,
             max_length=max(1, min(longest, self.network.config.max_length)),
+            event_features=tuple(map(self._to_device, of_events)),
         )
 
     def _with_gaps(self, rows: Rows, samples: Samples, training: np.ndarray) -> Rows:

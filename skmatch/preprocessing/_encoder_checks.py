@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from skmatch._data import HISTORY, Events, Samples, is_coded_frame
+from skmatch._data import HISTORY, Events, Samples, history_name, is_coded_frame
 from skmatch._schema import Schema
 from skmatch._typing import Label
 from skmatch._validation import Roles
@@ -19,10 +19,10 @@ EVALUATION_COLUMNS = ("unknown_user", "n_relevant", "n_unknown_items")
 
 
 def check_features(
-    user_features: list[Label], item_features: list[Label], kinds: dict[Label, Any], delimiter: str
-) -> dict[str, list[Label]]:
-    """Return the features by side, "user" and "item"; raise if a parameter is invalid."""
-    named = [*user_features, *item_features]
+    features: dict[str, list[Label]], kinds: dict[Label, Any], delimiter: str
+) -> None:
+    """Raise if the features of a side, "user", "item" or "event", or their kinds are invalid."""
+    named = [name for names in features.values() for name in names]
     for name in named:
         if not pd.api.types.is_hashable(name):
             raise ValueError(f"The feature {name!r} is not a column label: use one label.")
@@ -37,18 +37,17 @@ def check_features(
             )
         if name not in named:
             raise ValueError(
-                f"kinds names {name!r}, which is not a feature; add it to user_features or "
-                "item_features, or remove it from kinds."
+                f"kinds names {name!r}, which is not a feature; add it to user_features, "
+                "item_features or event_features, or remove it from kinds."
             )
     for name in named:
         if named.count(name) > 1:
             raise ValueError(f"The feature {name!r} is named twice; name it once.")
-    return {"user": user_features, "item": item_features}
 
 
 def check_names(roles: Roles, features: dict[str, list[Label]]) -> None:
     """Raise if a feature is also a role, or a name is reserved for an output column."""
-    named = features["user"] + features["item"]
+    named = [name for names in features.values() for name in names]
     if roles.weight is not None and roles.weight in roles[:3]:
         raise ValueError(f"The weight column {roles.weight!r} has another role, too: name another.")
     for name in named:
@@ -58,10 +57,12 @@ def check_names(roles: Roles, features: dict[str, list[Label]]) -> None:
                 f"The feature {name!r} is also the {role} column: remove it from the features, or "
                 "add a copy of the column under another name."
             )
-    if HISTORY in (*roles, *named):
+    reserved_names = {HISTORY, *map(history_name, features["event"])}
+    taken = reserved_names.intersection((*roles, *named))
+    if taken:
         raise ValueError(
-            f"The column name {HISTORY!r} is reserved for the histories that queries provide, and "
-            "cannot be a role or a feature: rename the column."
+            f"The column name {min(taken)!r} is reserved for the histories that queries provide, "
+            "and cannot be a role or a feature: rename the column."
         )
     for names, reserved, of in (
         ([roles.user], {*RECOMMENDATION_COLUMNS, *EVALUATION_COLUMNS}, "recommend and evaluate"),

@@ -17,6 +17,7 @@ from skmatch._schema import Feature, Schema
 from skmatch._typing import Label
 from skmatch._validation import Roles, read_frame
 from skmatch.preprocessing._encoder_checks import check_time_kind, warn_of_history
+from skmatch.preprocessing._event_features import extended
 from skmatch.preprocessing._features import FeatureValues, Rows, learn
 from skmatch.preprocessing._learning import (
     item_tables,
@@ -74,7 +75,19 @@ class EncoderGrowthMixin:
         weight = None
         if train and schema.weight is not None:
             weight = read_weights(frame, schema.weight)
-        events = Events(grown.schema_, user, item, times, features, user_column, weight=weight)
+        event_features, of_events = extended(schema.event_features, frame, self.delimiter)
+        schema = replace(grown.schema_, event_features=event_features)
+        grown = replaced(grown, schema_=schema)
+        events = Events(
+            schema,
+            user,
+            item,
+            times,
+            features,
+            user_column,
+            weight=weight,
+            event_features=of_events,
+        )
         return grown, self._output(events)
 
     def _add_items(self, X: Any) -> tuple[Self, CatalogueRows]:

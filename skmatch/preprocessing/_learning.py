@@ -20,6 +20,7 @@ from skmatch._validation import (
     require_column,
     require_rows,
 )
+from skmatch.preprocessing._event_features import EventFeatureLearner
 from skmatch.preprocessing._features import (
     NUMBERS,
     FeatureValues,
@@ -34,6 +35,8 @@ from skmatch.preprocessing._features import (
 from skmatch.preprocessing._time_order import in_blocks
 from skmatch.preprocessing._timeline import Timeline
 from skmatch.preprocessing._vectors import with_transformer
+
+MISSING_FEATURE = "Add the column, or name only features that exist."
 
 
 class SchemaLearner:
@@ -61,16 +64,19 @@ class SchemaLearner:
         self.item = _ItemLearner(
             "items", roles.item, features["item"], tables["item"], kinds or {}, delimiter
         )
+        self.event = EventFeatureLearner(features["event"], kinds or {}, delimiter)
         for name, role in zip(roles._fields, roles, strict=True):
             if role is not None:
                 require_column(head, role, name)
+        for name in features["event"]:
+            require_column(head, name, "feature", MISSING_FEATURE)
         self.user.check(head)
         self.item.check(head)
 
     def columns(self) -> list[Hashable]:
         """Return the columns of the events that are read."""
         roles = [role for role in self.roles if role is not None]
-        return roles + self.user.from_events + self.item.from_events
+        return roles + self.user.from_events + self.item.from_events + self.event.names
 
     def learn(self, piece: pd.DataFrame, rows: slice) -> Columns:
         """Learn from a piece; return the codes of its users and items, and its times."""
@@ -79,7 +85,7 @@ class SchemaLearner:
         self.user.learn_categories(piece)
         if self.item.from_events:
             self.item.learn_features(piece, Rows.of_events(item_codes, times))
-        codes: Columns = {"user": user_codes, "item": item_codes}
+        codes: Columns = {"user": user_codes, "item": item_codes, **self.event.learn(piece)}
         if self.roles.weight is not None:
             codes["weight"] = read_weights(piece, self.roles.weight)
         if times is None:
@@ -92,18 +98,20 @@ class SchemaLearner:
         self.time_dtype = times.dtype
         return codes | {"time": times}
 
-    def learnt(self, source: Any, codes: Columns) -> tuple[dict[str, Any], Columns]:
-        """Return the fitted attributes of an encoder, and the user features of all events."""
+    def learnt(self, source: Any, codes: Columns) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the fitted attributes of an encoder, and what `Events` holds of all events."""
         users, user_features, timelines, filled = self.user.learnt(
             source, cast(np.ndarray, codes["user"]), cast(Any, codes.get("time"))
         )
         items, values = self.item.learnt()
+        event_features, of_events = self.event.learnt(codes, source.on_disk)
         schema = Schema(
             user=self.roles.user,
             item=self.roles.item,
             time=self.roles.time,
             time_kind=self.time_kind,
             weight=self.roles.weight,
+            event_features=event_features,
             users=users,
             items=items,
             user_features=tuple(user_features),
@@ -111,7 +119,9 @@ class SchemaLearner:
             **item_tables(values),
         )
         times = {value.feature.name: value.times for value in values}
-        return {"schema_": schema, "feature_times_": times, "timelines_": timelines}, filled
+        learnt = {"schema_": schema, "feature_times_": times, "timelines_": timelines}
+        plain = {name: column for name, column in codes.items() if isinstance(name, str)}
+        return learnt, plain | {"features": filled, "event_features": of_events}
 
 
 class _SideLearner:
@@ -144,8 +154,7 @@ class _SideLearner:
         if self.table is not None:
             self.table_ids = read_table_ids(self.table, self.role, self.parameter)
         for name in self.from_events:
-            remedy = "Add the column, or name only features that exist."
-            require_column(head, name, "feature", remedy)
+            require_column(head, name, "feature", MISSING_FEATURE)
 
     def learn_ids(self, column: pd.Series) -> np.ndarray:
         """Learn the ids of events; return their codes."""

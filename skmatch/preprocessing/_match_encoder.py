@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from skmatch.preprocessing._encoder_checks import (
     warn_of_history,
 )
 from skmatch.preprocessing._encoder_growth import EncoderGrowthMixin
+from skmatch.preprocessing._event_features import of_histories, reject_lone_features
 from skmatch.preprocessing._event_source import ParquetEvents, WholeFrame
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._features import (
@@ -89,6 +91,9 @@ class MatchEncoder(
         The columns of features of users and of items. A missing value of a user feature becomes
         the user's latest earlier value, if any. An item has one value of each item feature, the
         latest that is not missing.
+    event_features : sequence of labels, default=()
+        The columns of features of events, categorical or numeric, such as a rating or the kind of
+        event. Neural retrievers read those of past events, never that of the event to predict.
     kinds : dict or None, default=None
         The kind of features, by label: "categorical", "numeric", "multi_valued" or "vector". By
         default the dtype decides: floats are numeric; cells that are lists, tuples or arrays of
@@ -144,6 +149,7 @@ class MatchEncoder(
         "weight": "no_validation",
         "user_features": LABELS,
         "item_features": LABELS,
+        "event_features": LABELS,
         "kinds": [dict, None],
         "delimiter": [str],
     }
@@ -157,6 +163,7 @@ class MatchEncoder(
         weight: Label | None = None,
         user_features: Sequence[Label] | np.ndarray | pd.Index = (),
         item_features: Sequence[Label] | np.ndarray | pd.Index = (),
+        event_features: Sequence[Label] | np.ndarray | pd.Index = (),
         kinds: dict[Label, Any] | None = None,
         delimiter: str = "|",
     ):
@@ -166,6 +173,7 @@ class MatchEncoder(
         self.weight = weight
         self.user_features = user_features
         self.item_features = item_features
+        self.event_features = event_features
         self.kinds = kinds
         self.delimiter = delimiter
 
@@ -231,21 +239,22 @@ class MatchEncoder(
         events : Events
             One row per row of `X`; a DataFrame after ``set_output(transform="pandas")``.
         """
-        source, codes, features = self._fit(X, users, items)
+        source, columns = self._fit(X, users, items)
         user_ids = None if source.on_disk else source.head[self.schema_.user]
-        events = Events(
-            self.schema_, **codes, features=features, user_ids=user_ids, on_disk=source.on_disk
-        )
+        events = Events(self.schema_, **columns, user_ids=user_ids, on_disk=source.on_disk)
         return self._output(events)
 
     @checked_fit
     def _fit(
         self, X: Any, users: Any, items: Any
-    ) -> tuple[WholeFrame | ParquetEvents, dict[str, Any], Columns]:
+    ) -> tuple[WholeFrame | ParquetEvents, dict[str, Any]]:
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
-        features = check_features(
-            list(self.user_features), list(self.item_features), self.kinds or {}, self.delimiter
-        )
+        features: dict[str, list[Label]] = {
+            "user": list(self.user_features),
+            "item": list(self.item_features),
+            "event": list(self.event_features),
+        }
+        check_features(features, self.kinds or {}, self.delimiter)
         reject_coded(X)
         parquet = ParquetEvents(X) if is_parquet(X) else None
         table = read_frame(X) if parquet is None else parquet.head
@@ -255,7 +264,7 @@ class MatchEncoder(
         roles = roles._replace(weight=self.weight)
         check_names(roles, features)
         warn_of_history(frame)
-        warn_of_forgotten_time(frame, roles, self.time, (*features["user"], *features["item"]))
+        warn_of_forgotten_time(frame, roles, self.time, [*chain(*features.values())])
         if not isinstance(table, pd.DataFrame) and frame.shape[1] < 2:
             raise ValueError(
                 f"X has {frame.shape[1]} feature(s), but {type(self).__name__} requires at least "
@@ -267,13 +276,13 @@ class MatchEncoder(
         )
         source = parquet or WholeFrame(frame)
         codes = collect(source.read(learner.learn, learner.columns()), source.on_disk)
-        learnt, filled = learner.learnt(source, codes)
+        learnt, columns = learner.learnt(source, codes)
         # Set attributes last, so that a failed fit keeps the previous ones.
         validate_data(self, table, skip_check_array=True)
         for name, value in learnt.items():
             setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X)
-        return source, {str(name): column for name, column in codes.items()}, filled
+        return source, columns
 
     def _read(self, X: Any) -> tuple[pd.DataFrame, Roles]:
         """Return events or queries as a DataFrame, and its roles; raise if not fitted."""
@@ -295,7 +304,8 @@ class MatchEncoder(
         ----------
         X : DataFrame or array-like of shape (n_rows, n_columns)
             Events, or queries, whose DataFrame needs only the users' column. In a column
-            ``history`` of lists of item ids, a list replaces the stored history of its row. User
+            ``history`` of lists of item ids, a list replaces the stored history of its row;
+            ``history_rating`` holds the event feature ``rating`` of these items, as lists. User
             features that are absent, or missing in a row, have the user's latest values at the
             time of the query; without a time, the latest of all.
 
@@ -321,13 +331,20 @@ class MatchEncoder(
             known = self.timelines_[feature.name].at(user, time)
             features[feature.name] = where_rows(present, values, known)
         events = Events(schema, user, item, time, features, users, item_ids)
+        reject_lone_features(schema.event_features, frame)
         if HISTORY in frame.columns:
             column = frame[HISTORY]
             items, offsets = flatten(split_cells(column, self.delimiter), column.name)
             codes = schema.items.lookup(items)
             schema.items.warn_of_another_dtype(items, codes)
+            history = RaggedArray(codes, offsets)
             events = replace(
-                events, history=RaggedArray(codes, offsets), has_history=column.notna().to_numpy()
+                events,
+                history=history,
+                has_history=column.notna().to_numpy(),
+                history_features=of_histories(
+                    schema.event_features, frame, history, self.delimiter
+                ),
             )
         return self._output(events)
 

@@ -11,18 +11,15 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skmatch._columns import check_offsets, count_codes
-from skmatch._data import (
+from skmatch._columns import (
     FIRST_KNOWN,
     PADDING,
-    CatalogueRows,
     Columns,
-    Events,
-    Samples,
-    as_coded,
+    check_offsets,
     concatenate_ranges,
-    index_dtype,
+    count_codes,
 )
+from skmatch._data import CatalogueRows, Events, Samples, as_coded, index_dtype
 from skmatch._event_log import EventLog, NegativeSampling
 from skmatch._files import blocks, collect
 from skmatch._growth import replaced
@@ -243,7 +240,13 @@ class SequenceSampler(
             learnt
             | {
                 "schema_": schema,
-                "log_": EventLog(cast(np.ndarray, log["item"])),
+                "log_": EventLog(
+                    cast(np.ndarray, log["item"]),
+                    features={
+                        name: cast(np.ndarray, log["feature", name])
+                        for name in events.event_features
+                    },
+                ),
                 "times_": times,
                 "offsets_": offsets,
                 "visits_": Visits.learn(self.gap, times, offsets, schema.time_kind, events.on_disk),
@@ -279,7 +282,8 @@ class SequenceSampler(
             index = count_before(self.times_, offsets[user], index, time, or_equal=True)
             exact = np.result_type(self.times_, time)  # np.insert casts to the dtype of its input
             times = np.insert(self.times_.astype(exact, copy=False), index, time)
-        log = self.log_.inserted(index, events.item[order]).resolve_pending(schema)
+        features = {name: column[order] for name, column in events.event_features.items()}
+        log = self.log_.inserted(index, events.item[order], features).resolve_pending(schema)
         item_counts = _count_items(log.items, schema)
         added = np.bincount(events.user, minlength=len(schema.users))
         seed = self.sampling_.seed
@@ -401,13 +405,20 @@ class SequenceSampler(
         stored_length = stop - first
         end = np.cumsum(stored_length + own_length)
         seen = end - stored_length - own_length
-        items = np.empty(end[-1] if len(end) else 0, dtype=np.int32)
         stored, _ = concatenate_ranges(first, stop)
         to_stored, _ = concatenate_ranges(seen, seen + stored_length)
         to_own, _ = concatenate_ranges(end - own_length, end)
-        items[to_stored] = self.log_.items[stored]
-        items[to_own] = own.values
-        log = EventLog(items)
+
+        def joined(of_log: np.ndarray, of_own: np.ndarray) -> np.ndarray:
+            column = np.empty(end[-1] if len(end) else 0, dtype=of_log.dtype)
+            column[to_stored], column[to_own] = of_log[stored], of_own
+            return column
+
+        features = {
+            name: joined(column, events.history_features[name])
+            for name, column in self.log_.features.items()
+        }
+        log = EventLog(joined(self.log_.items, own.values), features=features)
         windows = self._windows(log, seen, end)
         if self.visits_ is not None:  # a query's own history is that of its visit
             visit = self.visits_.of_queries(self.times_, first, stop, events.time)

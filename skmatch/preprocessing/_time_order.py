@@ -65,7 +65,7 @@ def count_before(
 
 
 def sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:
-    """Return items and times sorted by user, then time, then row, and each row's rank.
+    """Return what the log holds, sorted by user, then time, then row, and each row's rank.
 
     Events on disk are sorted in blocks of users, which bounds the memory of each sort.
     """
@@ -80,6 +80,8 @@ def sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray
         block_rank[order] = np.arange(offsets[first], offsets[last])
         rank[rows] = block_rank
         columns: Columns = {"item": events.item[rows][order]}
+        for name, column in events.event_features.items():
+            columns["feature", name] = column[rows][order]
         return columns if time is None else columns | {"time": time[order]}
 
     users = user_blocks(offsets, events.on_disk)

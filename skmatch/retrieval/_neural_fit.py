@@ -371,6 +371,7 @@ def network_sizes(schema: Schema) -> dict[str, Any]:
         "n_items": len(schema.items),
         "user_features": _specs(schema.user_features),
         "item_features": _specs(schema.item_features),
+        "event_features": _specs(schema.event_features),
     }
 
 
