@@ -19,7 +19,7 @@ INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
 # Those are compiled when first imported, and kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo explore tune test test-min lint docs dist bench quality growth parquet cold-start neighbors latency clean
+.PHONY: demo explore tune test test-min lint docs dist bench quality growth parquet cold-start cold-items neighbors latency clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
@@ -69,6 +69,9 @@ parquet: $(VENV)/bench.done
 
 cold-start: $(VENV)/bench.done
 	$(BIN)/python benchmarks/cold_start.py $(DATA) $(BENCH)
+
+cold-items: $(VENV)/bench.done
+	$(BIN)/python benchmarks/cold_items.py $(DATA) $(BENCH)
 
 neighbors: $(VENV)/bench.done
 	$(BIN)/python benchmarks/neighbors.py $(BENCH)
