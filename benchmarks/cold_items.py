@@ -116,7 +116,7 @@ def make_task(events: pd.DataFrame, items: pd.DataFrame, seed: int) -> Task:
     last = event[new & asks_cold].groupby(events["user_id"]).max()
     train = events[~new & ~(event > events["user_id"].map(last).fillna(len(events)))]
     n_events = train.groupby("user_id")["item_id"].transform("size")
-    warm = train[~asks_cold & (n_events > 1)].drop_duplicates("user_id", keep="last")
+    warm = train[~asks_cold[train.index] & (n_events > 1)].drop_duplicates("user_id", keep="last")
     train = train.drop(index=warm.index)
     cold = events.loc[last][lambda frame: frame["user_id"].isin(train["user_id"])]
     warm = warm[warm["item_id"].isin(train["item_id"])]

@@ -29,6 +29,7 @@ def make_events(
     drift: float = 0.1,
     visit_size: float = 1.0,
     repeats: float = 0.0,
+    content: bool = False,
     random_state: int | np.random.Generator | None = None,
 ) -> pd.DataFrame:
     """Generate a year of events with clusters of interest, popularity, drift and features.
@@ -53,6 +54,8 @@ def make_events(
         Mean number of events per visit. Events of a visit follow each other within a minute.
     repeats : float, default=0.0
         Probability that an event repeats one of the user's earlier items.
+    content : bool, default=False
+        Whether items have texts and vectors, and events ratings and kinds.
     random_state : int, numpy.random.Generator or None, default=None
         Seed; an int makes the events reproducible.
 
@@ -69,6 +72,13 @@ def make_events(
         - `price` : float64 item feature, higher for higher clusters
         - `tags` : categorical item feature of one or two tags delimited by ``|``, mostly of the
           item's cluster
+
+        and with `content`
+
+        - `title` : str item feature of three words, mostly of the item's cluster
+        - `picture` : item feature of lists of eight floats, near each other within a cluster
+        - `rating` : float64, from 1 to 5; higher for items of the user's home cluster
+        - `action` : "view", "cart" or "purchase", the more so the higher the rating
 
     Raises
     ------
@@ -135,7 +145,7 @@ def make_events(
     user, item, second = user[in_time], item[in_time], second[in_time]
     of_user = _user_features(home, n_clusters, rng)
     of_item = _item_features(item_cluster, n_clusters, rng)
-    return pd.DataFrame(
+    events = pd.DataFrame(
         {
             "user_id": user + 1,
             "item_id": item + 1,
@@ -145,6 +155,12 @@ def make_events(
         },
         copy=False,
     )
+    if content:
+        is_home = item_cluster[item] == home[user]
+        columns = _content(item_cluster, n_clusters, rng)
+        events = events.assign(**{name: values[item] for name, values in columns.items()})
+        events = events.assign(**_feedback(is_home, rng))
+    return events
 
 
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
@@ -264,6 +280,22 @@ def _item_features(cluster: Ints, n_clusters: int, rng: np.random.Generator) -> 
         "price": price,
         "tags": pd.Categorical.from_codes(tags, pd.Index(pairs)),
     }
+
+
+def _content(cluster: Ints, n_clusters: int, rng: np.random.Generator) -> dict[str, Any]:
+    words = [_mostly(cluster, 0.9, n_clusters, rng) * _N_TAGS for _ in range(3)]
+    words = [own + rng.integers(_N_TAGS, size=len(cluster)) for own in words]
+    titles = [" ".join(f"word{w}" for w in row) for row in np.stack(words, 1)]
+    centres = rng.normal(size=(n_clusters, 8))
+    pictures = centres[cluster] + rng.normal(size=(len(cluster), 8))
+    cells = pd.Series(pictures.tolist(), dtype=object).to_numpy()
+    return {"title": np.array(titles, dtype=object), "picture": cells}
+
+
+def _feedback(is_home: npt.NDArray[np.bool_], rng: np.random.Generator) -> dict[str, Any]:
+    rating = np.round(3 + is_home + rng.normal(size=len(is_home))).clip(1, 5)
+    level = np.searchsorted([0.6, 0.85], rng.random(len(is_home)) + 0.05 * (rating - 3))
+    return {"rating": rating, "action": np.array(["view", "cart", "purchase"])[level]}
 
 
 def _categorical(codes: Ints, prefix: str, n_values: int) -> pd.Categorical[str]:

@@ -210,3 +210,23 @@ def test_parameters_out_of_range(parameters, message):
 def test_extreme_skew_and_many_clusters():
     events = make_events(2000, 100, 5000, n_clusters=100, popularity_skew=50, random_state=0)
     assert events["item_id"].nunique() == 100
+
+
+def test_content_adds_columns_and_changes_no_other():
+    plain = make_events(300, 60, 3000, random_state=0)
+    events = make_events(300, 60, 3000, content=True, random_state=0)
+    pd.testing.assert_frame_equal(events[plain.columns], plain)
+    assert [name for name in events if name not in plain] == [
+        "title", "picture", "rating", "action",
+    ]  # fmt: skip
+    assert (events["title"].str.split().str.len() == 3).all()
+    assert {len(cell) for cell in events["picture"]} == {8}
+    assert (
+        events.groupby("item_id")[["title", "picture"]]
+        .agg(lambda c: len(set(map(str, c))))
+        .eq(1)
+        .all(axis=None)
+    )
+    assert events["rating"].isin(range(1, 6)).all()
+    means = events.groupby("action")["rating"].mean()
+    assert means["view"] < means["cart"] < means["purchase"]
