@@ -124,7 +124,16 @@ class MatchPipeline(
         check_is_fitted(self)
         rows = queries_of(X, self.schema_)
         for step in self._active_steps()[:-1]:
-            rows = step.transform(rows)
+            try:
+                rows = step.transform(rows)
+            except (KeyError, ValueError) as error:
+                if hasattr(step, "schema_"):
+                    raise
+                raise ValueError(
+                    f"{type(step).__name__} cannot transform the queries ({error}): give them all "
+                    "columns that it has seen in fit, or transform events and queries before the "
+                    "pipeline."
+                ) from error
         retriever = self._final_retriever()
         return retriever, retriever._read_queries(rows)
 

@@ -43,7 +43,8 @@ class FrameOutputMixin:
         """
         if transform not in (None, "default", "pandas"):
             raise ValueError(
-                f"transform={transform!r} is not known; choose 'default', 'pandas' or None."
+                f"transform={transform!r} is not known; choose 'default', 'pandas' or None. (A "
+                "DataFrame of another library cannot carry what the next step needs.)"
             )
         if transform is not None:
             setattr(self, OUTPUT_CONFIG, {"transform": transform})
