@@ -50,11 +50,7 @@ BEST: dict[str, dict[str, Any]] = {
 ENSEMBLE = BEST | {"parameters": BEST["parameters"] | {"n_estimators": 4}}
 # What else both take on a set, chosen in the same way.
 OF_SET: dict[str, dict[str, Any]] = {
-    "online-retail": {
-        "parameters": {"dropout": 0.2, "temperature": 0.07},
-        # Weight of a repeated purchase, which recommendations leave out.
-        "repeat_weight": 0.3,
-    },
+    "online-retail": {"dropout": 0.2, "temperature": 0.07},
 }
 # What the rows of `--ablation` change in the defaults, with features.
 ABLATION: dict[str, dict[str, dict[str, Any]]] = {
@@ -312,8 +308,7 @@ def settings_of(row: Row, task: Task, fast: bool) -> dict[str, Any]:
         settings["encoder"] = task.features if row.features else {}
         if row.is_best:
             of_set = OF_SET.get(task.name, {})
-            parameters = settings["parameters"] | of_set.get("parameters", {})
-            settings |= of_set | {"parameters": parameters}
+            settings["parameters"] = settings["parameters"] | of_set
         if fast and settings["retriever"] in ("DSSMRetriever", "YoutubeDNNRetriever"):
             settings["parameters"] = settings["parameters"] | {"max_epochs": FAST_EPOCHS}
     elif fast:

@@ -227,9 +227,8 @@ def quality(
     encoder: dict,
     sampler: dict,
     parameters: dict,
-    repeat_weight: float | None = None,
 ) -> None:
-    """Fit the named retriever and write what it recommends; a repeat may weigh less as a target."""
+    """Fit the named retriever and write what it recommends."""
     events = read_training(inputs)
     last = getattr(skmatch, retriever)(**parameters)
     if retriever == "FusionRetriever":
@@ -239,12 +238,8 @@ def quality(
         last.set_params(random_state=seed)
     encode = MatchEncoder(time="second", **encoder)
     model = make_match_pipeline(encode, SequenceSampler(**sampler), last)
-    weights = {}
-    if repeat_weight is not None:
-        is_repeat = events.duplicated(["user_id", "item_id"])
-        weights[f"{model.steps[-1][0]}__sample_weight"] = np.where(is_repeat, repeat_weight, 1.0)
     with clock("total"):
-        model.fit(events, **weights)
+        model.fit(events)
     # Events of the same second as the one to find come before it.
     as_of = np.load(inputs / "seconds.npy") + 0.5
     write_lists(
