@@ -19,7 +19,7 @@ class TrainingCurveDisplay:
     loss : dict of str to array-like of shape (n_epochs,)
         Loss of each epoch, by the name of the retriever.
     validation : dict of str to array-like of shape (n_epochs,)
-        NDCG@10 after each epoch, by the name of the retriever, for those that have it.
+        NDCG@100 after each epoch, by the name of the retriever, for those that have it.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class TrainingCurveDisplay:
     ...     loss={"DSSM": [3.0, 2.0, 1.5]}, validation={"DSSM": [0.01, 0.04, 0.05]}
     ... )
     >>> display.plot().validation_ax_.get_ylabel()
-    'Validation NDCG@10'
+    'Validation NDCG@100'
     """
 
     def __init__(self, *, loss: dict[str, Any], validation: dict[str, Any]):
@@ -79,7 +79,7 @@ class TrainingCurveDisplay:
         if right is None:
             self.ax_.legend()
         else:
-            right.set_ylabel("Validation NDCG@10")
+            right.set_ylabel("Validation NDCG@100")
             # Above the axes, where it covers no curve.
             handles = self.lines_ + self.validation_lines_
             right.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)

@@ -33,6 +33,8 @@ from skmatch.retrieval._training_state import TrainingState, settings_of
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 # Share of `lr` at which `partial_fit` trains: the full rate overwrites what was learnt before.
 UPDATE_RATE = 0.15
+# More items than are shown: retrieval hands candidates on, and a score at few items is noisier.
+VALIDATION_K = 100
 TOLERANCE = 0.01  # of max_epochs="auto": smaller differences of scores are noise
 FULL_SOFTMAX_BYTES = 2**28  # scores of a step; negatives="all" warns above
 MAX_STEP_EVENTS = 2**27  # in the histories of a step; more raise an error
@@ -132,11 +134,11 @@ class NeuralFit:
         return self.is_auto and state.n_epochs in RESTARTS and state.best_epoch < state.n_epochs
 
     def validate(self) -> float:
-        """Compute the score of the held-out events, as the fitted retriever would."""
+        """Compute NDCG@100 of the held-out events by the `score` of the retriever as of now."""
         engine = Engine(self.engine.network.config, weights=self.engine.weights(), shared=True)
         self._reset_untrained(engine)
         fitted = self.attributes(engine, exact=True, copy=False) | {"_engine": engine}
-        fitted_now = replaced(self.estimator, **fitted)
+        fitted_now = replaced(self.estimator, **fitted, k=VALIDATION_K)
         scores = [fitted_now.score(rows) for rows in self.held_out]
         sizes = [len(rows) for rows in self.held_out]
         return distributed.broadcast(float(np.average(scores, weights=sizes)))

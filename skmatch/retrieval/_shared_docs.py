@@ -86,8 +86,8 @@ lr : float, default=0.006
 weight_decay : float, default=0.0
     Decoupled weight decay of matrices and embeddings; biases, scales and half-lives do not decay.
 early_stopping : bool, default=False
-    Whether to hold out the last event of some users, compute NDCG@10 on it after each epoch (as
-    `score` does), stop when it no longer improves and restore the best weights.
+    Whether to hold out the last event of some users, compute NDCG@100 on it after each epoch (as
+    `score` does with ``k=100``), stop when it no longer improves and restore the best weights.
 validation : {"both", "next", "visit"}, default="both"
     Question that validation asks: "next" gives held-out events the history up to the event,
     "visit" that before its visit, where there is one, and "both" averages over all of these
@@ -123,7 +123,7 @@ n_iter_ : int
 loss_curve_ : list of float
     Mean training loss of each epoch.
 validation_curve_ : list of float or None
-    NDCG@10 on the held-out events after each epoch, with `early_stopping` or
+    NDCG@100 on the held-out events after each epoch, with `early_stopping` or
     ``max_epochs="auto"``.
 weights_ : dict of str to ndarray
     Weights of the network.

@@ -206,7 +206,7 @@ def test_training_curves_look_like_those_drawn_by_hand(tmp_path):
     left.set_xlabel("Epoch")
     left.set_ylabel("Training loss")
     left.set_xticks([1, 2, 3])
-    right.set_ylabel("Validation NDCG@10")
+    right.set_ylabel("Validation NDCG@100")
     right.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     assert_look_the_same(display.figure_, figure, tmp_path)
 

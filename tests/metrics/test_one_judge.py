@@ -36,11 +36,11 @@ EVENTS = make_events()
 ONCE = pd.DataFrame({"user_id": [900, 901], "item_id": [3, 4], "timestamp": 5, "rating": 1})
 
 
-def four_figures(model, X, **rules):
+def four_figures(model, X, k=10, **rules):
     """Return the figures of `score`, of two scorers and of `evaluate`."""
-    scorer = make_topk_scorer("ndcg", k=10, **rules)
-    many = make_topk_scorer(["hit", "ndcg"], k=[10, 3], **rules)(model, X)["ndcg_at_10"]
-    table = evaluate(model, X, ["ndcg", "map"], k=10, **rules)
+    scorer = make_topk_scorer("ndcg", k=k, **rules)
+    many = make_topk_scorer(["hit", "ndcg"], k=[k, 3], **rules)(model, X)[f"ndcg_at_{k}"]
+    table = evaluate(model, X, ["ndcg", "map"], k=k, **rules)
     return [model.score(X, **rules), scorer(model, X), many, table["value"].iloc[0]]
 
 
@@ -50,7 +50,7 @@ def four_figures(model, X, **rules):
 def test_validation_is_the_score_of_the_same_rows(cls, exclude_seen, form):
     events = pd.concat([EVENTS, ONCE])
     validation = {"validation": "next", "validation_fraction": 1.0}
-    retriever = cls(**SMALL, early_stopping=True, **validation, exclude_seen=exclude_seen)
+    retriever = cls(**SMALL, early_stopping=True, **validation, exclude_seen=exclude_seen, k=100)
     events = events.sort_values("timestamp", kind="stable", ignore_index=True)
     # Repeats are no targets where seen items are left out.
     targets = events.drop_duplicates(["user_id", "item_id"]) if exclude_seen else events
@@ -64,8 +64,8 @@ def test_validation_is_the_score_of_the_same_rows(cls, exclude_seen, form):
         held_out = last
     best = max(retriever.validation_curve_)
     assert 0 < best < 1
-    assert four_figures(retriever, held_out) == [best] * 4
-    other = four_figures(retriever, held_out, exclude_seen=not exclude_seen)
+    assert four_figures(retriever, held_out, k=100) == [best] * 4
+    other = four_figures(retriever, held_out, k=100, exclude_seen=not exclude_seen)
     assert len(set(other)) == 1
     assert other[0] != best
 
@@ -75,7 +75,7 @@ def test_repeats_are_held_out_only_where_they_can_be_recommended():
     events = pd.DataFrame({"user_id": user, "item_id": (user + np.tile([0, 1, 2] * 2, 30)) % 30})
     options = SMALL | {"early_stopping": True, "validation_fraction": 1.0}
     for exclude_seen, last in ((True, 2), (False, 5)):
-        retriever = DSSMRetriever(**options, exclude_seen=exclude_seen).fit(events)
+        retriever = DSSMRetriever(**options, exclude_seen=exclude_seen, k=100).fit(events)
         samples = SequenceSampler().fit_transform(events)
         assert max(retriever.validation_curve_) == retriever.score(samples[last::6])
 

@@ -52,7 +52,7 @@ def test_where_there_is_more_to_learn_training_is_longer(fitted):
 def score_of(validation):
     samples = SequenceSampler().fit_transform(SEQUENCES)
     options = {"early_stopping": True, "validation_fraction": 1.0, "max_epochs": 1}
-    retriever = DSSMRetriever(**SMALL, **options, validation=validation).fit(samples)
+    retriever = DSSMRetriever(**SMALL, **options, validation=validation, k=100).fit(samples)
     last = SEQUENCES.drop_duplicates(["user_id", "item_id"])
     last = last.sort_values("timestamp").groupby("user_id").tail(1)
     return retriever.validation_curve_[0], retriever, samples[SEQUENCES.index.isin(last.index)]
