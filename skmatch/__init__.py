@@ -7,7 +7,14 @@ from skmatch._version import __version__
 
 if TYPE_CHECKING:
     from skmatch.callbacks import Checkpoint
-    from skmatch.inspection import ItemMapDisplay, TopKCurveDisplay, TrainingCurveDisplay
+    from skmatch.inspection import (
+        ExposureDisplay,
+        ItemMapDisplay,
+        TopKCurveDisplay,
+        TradeOffDisplay,
+        TrainingCurveDisplay,
+        model_card,
+    )
     from skmatch.metrics import evaluate, make_topk_scorer
     from skmatch.model_selection import LeaveLastOut, TemporalSplit
     from skmatch.pipeline import MatchPipeline, make_match_pipeline
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Checkpoint": "callbacks",
     "DSSMRetriever": "retrieval",
+    "ExposureDisplay": "inspection",
     "FusionRetriever": "retrieval",
     "ItemMapDisplay": "inspection",
     "ItemToItemRetriever": "retrieval",
@@ -35,17 +43,20 @@ _MODULES = {
     "SequenceSampler": "preprocessing",
     "TemporalSplit": "model_selection",
     "TopKCurveDisplay": "inspection",
+    "TradeOffDisplay": "inspection",
     "TrainingCurveDisplay": "inspection",
     "YoutubeDNNRetriever": "retrieval",
     "diversify": "retrieval",
     "evaluate": "metrics",
     "make_match_pipeline": "pipeline",
     "make_topk_scorer": "metrics",
+    "model_card": "inspection",
 }
 
 __all__ = [
     "Checkpoint",
     "DSSMRetriever",
+    "ExposureDisplay",
     "FusionRetriever",
     "ItemMapDisplay",
     "ItemToItemRetriever",
@@ -56,6 +67,7 @@ __all__ = [
     "SequenceSampler",
     "TemporalSplit",
     "TopKCurveDisplay",
+    "TradeOffDisplay",
     "TrainingCurveDisplay",
     "YoutubeDNNRetriever",
     "__version__",
@@ -63,6 +75,7 @@ __all__ = [
     "evaluate",
     "make_match_pipeline",
     "make_topk_scorer",
+    "model_card",
 ]
 
 
