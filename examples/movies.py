@@ -1,4 +1,4 @@
-"""Retrieve movies: two neural retrievers against popularity, on real ratings.
+"""Retrieve movies: five retrievers compared on real ratings.
 
 python examples/movies.py [PATH of a MovieLens zip or folder] [--epochs N]
 """
@@ -13,6 +13,8 @@ import pandas as pd
 
 from skmatch import (
     DSSMRetriever,
+    FusionRetriever,
+    ItemToItemRetriever,
     LeaveLastOut,
     MatchEncoder,
     PopularityRetriever,
@@ -54,7 +56,13 @@ def main() -> None:
     settings = {"random_state": 0, "verbose": True}
     if options.epochs:
         settings["max_epochs"] = options.epochs
-    retrievers = [PopularityRetriever(), DSSMRetriever(**settings), YoutubeDNNRetriever(**settings)]
+    members = [("dssm", DSSMRetriever(**settings)), ("items", ItemToItemRetriever())]
+    retrievers = [
+        PopularityRetriever(),
+        *(member for _, member in members),
+        YoutubeDNNRetriever(**settings),
+        FusionRetriever(members),
+    ]
     pipelines, rows = {}, {}
     for retriever in retrievers:
         name = type(retriever).__name__
