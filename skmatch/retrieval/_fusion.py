@@ -117,7 +117,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         retrievers: list[tuple[str, Any]] | None = None,
         weights: ArrayLike | Literal["auto"] | None = "auto",
         *,
-        rule: str = "ranks",
+        rule: Literal["ranks", "shares"] = "ranks",
         n_candidates: int = 200,
         n_jobs: int | None = None,
         k: int = 10,

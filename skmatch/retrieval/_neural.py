@@ -33,6 +33,7 @@ from skmatch.retrieval._shared_docs import with_shared_docs
 from skmatch.retrieval._vectors import VectorsMixin
 
 OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory", re.IGNORECASE)
+Pooling = Literal["mean", "sum", "max", "concat", "decay", "attention"]
 INITS = ("cooccurrence", "random")
 OF_THIS_PROCESS = ("_engine", "_unfinished")  # attributes that are not saved
 
@@ -76,18 +77,18 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         embedding_dim: int = 64,
         dims: Sequence[int] | np.ndarray = (256, 64),
         *,
-        activation: str = "gelu",
+        activation: Literal["relu", "prelu", "gelu", "tanh"] = "gelu",
         dropout: float = 0.1,
         id_dropout: float = 0.02,
         batch_norm: bool = False,
         skip_connection: bool = True,
-        init: str = "cooccurrence",
-        pooling: str | Callable[[int, int], Any] = "decay",
+        init: Literal["cooccurrence", "random"] = "cooccurrence",
+        pooling: Pooling | Callable[[int, int], Any] = "decay",
         n_estimators: int = 1,
         temperature: float = 0.05,
-        loss: str = "softmax",
+        loss: Literal["softmax", "bce", "bpr"] = "softmax",
         max_epochs: int | Literal["auto"] = "auto",
-        batch_size: int | str = "auto",
+        batch_size: int | Literal["auto"] = "auto",
         lr: float = 6e-3,
         weight_decay: float = 0.0,
         early_stopping: bool = False,
@@ -96,7 +97,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         n_iter_no_change: int = 5,
         warm_start: bool = False,
         device: str = "auto",
-        precision: str = "float32",
+        precision: Literal["float32", "bfloat16"] = "float32",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
         index: Literal["exact", "auto", "pynndescent"] = "exact",
