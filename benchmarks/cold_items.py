@@ -186,7 +186,8 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         chance = table["chance"].groupby("data").first()[figures.index]
         axis.plot(range(len(chance)), chance, "k_", markersize=40, label="chance")
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False)
+        axis.get_legend().remove()
+        figure.legend(loc="outside upper center", ncols=2, frameon=False, markerscale=0.3)
         figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
