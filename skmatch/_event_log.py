@@ -34,6 +34,11 @@ class EventLog(SharedValue):
     pending: np.ndarray = field(default_factory=lambda: np.empty((2, 0), dtype=np.int64))
     features: dict[Hashable, np.ndarray] = field(default_factory=dict)  # of events, (n_events,)
 
+    def gather(self, index: np.ndarray) -> EventLog:
+        """Return a log of these events; pending items stay unknown."""
+        features = {name: own[index] for name, own in self.features.items()}
+        return EventLog(self.items[index], features=features)
+
     def inserted(
         self, index: np.ndarray, items: np.ndarray, features: dict[Hashable, np.ndarray]
     ) -> EventLog:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from skmatch._columns import UNKNOWN, gather_rows, where_rows
-from skmatch._data import FIRST_KNOWN, EventLog, RaggedArray, Samples, concatenate_ranges
+from skmatch._data import FIRST_KNOWN, RaggedArray, Samples, concatenate_ranges
 from skmatch._typing import Ids, ItemRule, SampleTable
 from skmatch._validation import check_k, in_frame_of
 from skmatch.neighbors import ItemFilter, ItemLists
@@ -310,7 +310,7 @@ def _without_each(samples: Samples) -> tuple[np.ndarray, np.ndarray, Samples]:
         visit = stop - (samples.visit < samples.stop)[query]
     without = replace(
         samples.gather(query),
-        log=EventLog(items[kept]), seen=start, start=start, stop=stop, visit=visit,
+        log=samples.log.gather(index[kept]), seen=start, start=start, stop=stop, visit=visit,
         event_stop=None, features=features,
     )  # fmt: skip
     return query, reason, without

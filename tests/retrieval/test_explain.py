@@ -10,7 +10,9 @@ from skmatch import (
     DSSMRetriever,
     FusionRetriever,
     ItemToItemRetriever,
+    MatchEncoder,
     PopularityRetriever,
+    SequenceSampler,
     YoutubeDNNRetriever,
     make_match_pipeline,
 )
@@ -168,6 +170,28 @@ def test_a_contribution_of_a_tower_is_the_score_less_that_without_the_item(name)
     for reason in set(history):
         without = [one for one in history if one != reason]
         assert reasons[reason] == pytest.approx(score(history) - score(without), abs=1e-5)
+
+
+def test_events_are_left_out_with_their_features():
+    events = EVENTS.assign(kind=np.where(np.arange(len(EVENTS)) % 3, "view", "buy"))
+    steps = MatchEncoder(event_features=["kind"]), SequenceSampler(), DSSMRetriever(**SMALL)
+    pipe = make_match_pipeline(*steps).fit(events)
+    history, kinds, item = [ITEMS[3], ITEMS[8]], ["view", "buy"], ITEMS[30]
+
+    def rows(kept):
+        cells = {
+            "history": [history[one] for one in kept],
+            "history_kind": [kinds[one] for one in kept],
+        }
+        return pd.DataFrame({"user_id": ["new"], **{name: [cell] for name, cell in cells.items()}})
+
+    def score(kept):
+        return pipe.score_pairs(rows(kept).assign(item_id=item))["score"][0]
+
+    reasons = pipe.explain(rows([0, 1]), [item], n_reasons=None).set_index("reason")
+    for one, other in ((0, 1), (1, 0)):
+        expected = score([0, 1]) - score([other])
+        assert reasons["contribution"][history[one]] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_event_and_the_feature_that_decide_are_named():
