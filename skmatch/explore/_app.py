@@ -45,6 +45,10 @@ def make_app(explorer: Explorer) -> Starlette:
             "/api/recommend",
             _endpoint(explorer.recommend, {"user": _read_text, "session": list} | filters),
         ),
+        Route(
+            "/api/explain",
+            _endpoint(explorer.explain, {"item": _read_text, "user": _read_text, "session": list}),
+        ),
         Route("/api/similar", _endpoint(explorer.similar, {"item": _read_text} | filters)),
     ]
     # Against DNS rebinding.

@@ -17,6 +17,7 @@ MAX_VALUES = 500  # features of more distinct texts are not filters
 MAX_NUMBERS = 20  # features of more distinct numbers are filtered by range
 LABEL_COLUMNS = ("title", "name")
 DELIMITER = "|"
+N_EXAMPLES = 5  # users on the first screen
 
 
 class ParameterError(ValueError):
@@ -32,7 +33,7 @@ class _Model:
 
     def __init__(self, name: str, estimator: Any):
         self.name = name
-        self.retriever = fitted_retriever(estimator, "item_vectors_")
+        self.retriever = fitted_retriever(estimator, "counts_")
         self.schema = self.retriever.schema_
         pipeline = unwrap_searches(estimator)
         if hasattr(pipeline, "steps"):
@@ -46,8 +47,21 @@ class _Model:
             )
         self.users = _by_text(self.schema.users)
         self.items = _by_text(self.schema.items)
+        # Events, or the sum of their weights.
+        self.n_events = dict(
+            zip(
+                self.items.values(),
+                self.retriever.counts_.round().astype(int).tolist(),
+                strict=True,
+            )
+        )
 
-    def read(self, queries: pd.DataFrame) -> Samples:
+    def read(self, user: Any, session: list[str]) -> Samples:
+        """Return the query of a user, or of a session if it has items."""
+        query: dict[Any, list] = {self.schema.user: [user]}
+        if session:
+            query[HISTORY] = [[self.items[item] for item in session if item in self.items]]
+        queries: Any = pd.DataFrame(query, dtype=object)
         for step in self._steps:
             queries = step.transform(queries)
         samples = as_coded(queries, Samples)
@@ -107,6 +121,7 @@ class Explorer:
                 for model in self._models
             ],
             "n_users": len(self._users),
+            "examples": list(self._users)[:N_EXAMPLES],
             "n_items": len(self._items),
             "features": [{"name": name, **one} for name, one in self._filters.items()],
         }
@@ -124,6 +139,53 @@ class Explorer:
         self, user: str | None = None, session: Iterable[str] = (), k: int = 10, **filters: Any
     ) -> dict:
         """Return the history of a user or session and the recommendations of each model."""
+        session = self._read_who(user, session)
+        allowed = self._allowed(**filters)
+        history: list[str] = []
+        answers: list[dict[str, Any]] = []
+        for model in self._models:
+            samples = model.read(self._users.get(user or ""), session)
+            history = history or [str(item) for item in samples.decode()[HISTORY].iloc[0]]
+            found = _among(model, allowed)
+            if found is None or found:
+                table = model.retriever.recommend(samples, k, candidates=found)
+                source = table["source"].iloc[0] if len(table) else None
+                rows = self._rows(table, model.schema.item)
+                for row, item in zip(rows, table[model.schema.item], strict=True):
+                    row["n_events"] = model.n_events[item]
+            else:
+                source, rows = None, []
+            answers.append({"model": model.name, "source": source, "items": rows})
+        listed = [{row["id"] for row in answer["items"]} for answer in answers]
+        for row in (row for answer in answers for row in answer["items"] if len(answers) > 1):
+            row["in_all"] = all(row["id"] in items for items in listed)
+        return {"history": [self._describe(item) for item in history[::-1]], "answers": answers}
+
+    def explain(
+        self, item: str | None = None, user: str | None = None, session: Iterable[str] = ()
+    ) -> dict:
+        """Return what raised the score of an item in each model."""
+        if item is None:
+            raise ParameterError("item", "item is missing; pass an item id.")
+        self._require_item("item", item)
+        session = self._read_who(user, session)
+        answers = []
+        for model in self._models:
+            reasons = []
+            if item in model.items:
+                samples = model.read(self._users.get(user or ""), session)
+                for row in model.retriever.explain(samples, [model.items[item]]).itertuples():
+                    is_item = row.kind == "history"
+                    text = self._labels.get(str(row.reason), str(row.reason)) if is_item else None
+                    named = text or (row.kind if row.kind == "popularity" else str(row.reason))
+                    reasons.append(
+                        {"kind": row.kind, "reason": named, "contribution": row.contribution}
+                    )
+            answers.append({"model": model.name, "reasons": reasons})
+        return {"item": self._describe(item), "answers": answers}
+
+    def _read_who(self, user: str | None, session: Iterable[str]) -> list[str]:
+        """Return the session; raise if a user or an item is unknown, or both are given."""
         session = list(session)
         if (user is None) == (not session):
             raise ParameterError("user", "Pass either user or session (one or more item ids).")
@@ -131,24 +193,7 @@ class Explorer:
             raise ParameterError("user", f"user={user!r} is unknown; search /api/users.")
         for item in session:
             self._require_item("session", item)
-        allowed = self._allowed(**filters)
-        history: list[str] = []
-        answers = []
-        for model in self._models:
-            query: dict[Any, list] = {model.schema.user: [self._users.get(user or "")]}
-            if session:
-                query[HISTORY] = [[model.items[item] for item in session if item in model.items]]
-            samples = model.read(pd.DataFrame(query, dtype=object))
-            history = history or [str(item) for item in samples.decode()[HISTORY].iloc[0]]
-            found = _among(model, allowed)
-            if found is None or found:
-                table = model.retriever.recommend(samples, k, candidates=found)
-                source = table["source"].iloc[0] if len(table) else None
-                rows = self._rows(table, model.schema.item)
-            else:
-                source, rows = None, []
-            answers.append({"model": model.name, "source": source, "items": rows})
-        return {"history": [self._describe(item) for item in history[::-1]], "answers": answers}
+        return session
 
     def similar(self, item: str | None = None, k: int = 10, **filters: Any) -> dict:
         if item is None:
@@ -158,7 +203,8 @@ class Explorer:
         answers = []
         for model in self._models:
             found, rows = _among(model, allowed), []
-            if item in model.items and (found is None or found):
+            has_neighbours = hasattr(model.retriever, "similar_items")
+            if has_neighbours and item in model.items and (found is None or found):
                 table = model.retriever.similar_items([model.items[item]], k, candidates=found)
                 rows = self._rows(table, "similar")
             answers.append({"model": model.name, "items": rows})
@@ -204,8 +250,8 @@ class Explorer:
         return {item for item, cell in cells if any(low <= one <= high for one in cell)}
 
     def _describe(self, item: str) -> dict:
-        cells = (self._features[name].get(item, []) for name in self._filters)
-        details = [", ".join(map(_text, cell)) for cell in cells if cell]
+        cells = {name: self._features[name].get(item, []) for name in self._filters}
+        details = [f"{name}: {', '.join(map(_text, cell))}" for name, cell in cells.items() if cell]
         return {"id": item, "label": self._labels.get(item, item), "details": " · ".join(details)}
 
     def _rows(self, table: pd.DataFrame, column: Any) -> list[dict]:
@@ -236,11 +282,12 @@ def _union(dicts: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _search(q: str, texts: dict[str, str]) -> list[str]:
-    """Return the ids whose text contains `q`, an equal id and earlier matches first."""
+    """Return the ids whose text contains `q`: an equal id, earlier matches, short texts first."""
     q = q.strip().casefold()
     index = {one: text.casefold().find(q) for one, text in texts.items()}
     index |= {one: -2 for one in texts if one.casefold() == q}
-    return sorted((one for one in index if index[one] != -1), key=index.__getitem__)
+    found = (one for one in index if index[one] != -1)
+    return sorted(found, key=lambda one: (index[one], len(texts[one]) if q else 0))
 
 
 def _among(model: _Model, allowed: set[str] | None) -> list | None:
@@ -265,6 +312,8 @@ def _read_cells(column: pd.Series) -> list[list]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -140,7 +140,7 @@ def test_items_are_searched_by_label_and_id(ask):
     assert ask("items", q="7")["items"][0]["id"] == "7"
     (item,) = ask("items", q="item & 12")["items"]
     assert (item["id"], item["label"]) == ("12", "<b>Item & 12</b>")
-    assert item["details"].endswith("green · 2001")
+    assert item["details"].endswith("colour: green · year: 2001")
 
 
 def test_recommendations_are_those_of_the_models(ask, files):
@@ -162,6 +162,33 @@ def test_a_session_replaces_a_user(ask, files):
     expected = load(files / "dssm.joblib").recommend(query, k=3)["item_id"]
     assert ids(answer["answers"][0]) == expected.astype(str).tolist()
     assert answer["answers"][0]["source"] == "history"
+
+
+def test_lists_say_how_popular_items_are_and_what_they_share(ask):
+    answers = ask("recommend", user="3", k=8)["answers"]
+    both = set(ids(answers[0])) & set(ids(answers[1]))
+    counts = EVENTS["item_id"].astype(str).value_counts()
+    for item in (item for answer in answers for item in answer["items"]):
+        assert item["n_events"] == counts[item["id"]]
+        assert item["in_all"] == (item["id"] in both)
+
+
+def test_reasons_are_those_of_the_models(ask, files, refusal):
+    answer = ask("explain", user="3", item="5")
+    expected = load(files / "dssm.joblib").explain([3], [5])
+    found = answer["answers"][0]["reasons"]
+    assert [one["reason"] for one in found] == [f"<b>Item & {i}</b>" for i in expected["reason"]]
+    assert [one["contribution"] for one in found] == expected["contribution"].tolist()
+    assert answer["answers"][1]["reasons"][0]["kind"] == "popularity"
+    assert refusal("explain", user="3") == ("item", "item is missing; pass an item id.")
+
+
+def test_of_equal_matches_the_shortest_label_comes_first():
+    titles = ["Toy Story 2", "Toy Story", "A Toy Story"]
+    items = pd.DataFrame({"item_id": ["1", "2", "3"], "title": titles})
+    explorer = Explorer({"popular": PopularityRetriever().fit(EVENTS)}, items)
+    found = explorer.items("toy story")["items"]
+    assert [item["label"] for item in found] == ["Toy Story", "Toy Story 2", "A Toy Story"]
 
 
 def test_neighbours_are_those_of_the_models(ask, files):
@@ -303,7 +330,7 @@ def test_infinite_numbers_of_items_pass_the_filters_that_they_fit(files, tmp_pat
         (["none.joblib"], "none.joblib"),
         (["items.csv"], "is not a joblib or pickle file"),
         (["alone.joblib"], "fitted on Samples, without its MatchEncoder"),
-        (["unfitted.joblib"], "has no item_vectors_"),
+        (["unfitted.joblib"], "has no counts_"),
         (["dssm.joblib", "--items", "other.csv"], "has no column 'item_id'"),
         (
             ["dssm.joblib", "--items", "foreign.csv"],
@@ -398,6 +425,20 @@ def test_page_shows_a_filtered_session(page, ask):
     assert labels(page, "History") == ["<b>Item & 7</b>", "<b>Item & 12</b>"]
     answer = ask("recommend", ("session", "12"), ("session", "7"), feature="colour", value="blue")
     assert labels(page, "dssm") == titles(answer["answers"][0]["items"])
+
+
+def test_page_explains_shares_and_saves_what_an_example_shows(page, ask):
+    page.get_by_role("button", name="Show user").first.click()
+    page.get_by_role("status").get_by_text("10 of dssm").wait_for()
+    shown = labels(page, "dssm")
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Download as CSV").click()
+    assert len(saved.value.path().read_text().splitlines()) == 21
+    page.get_by_role("region", name="popular").get_by_role("button").first.click()
+    page.get_by_role("dialog").get_by_text("Why, in popular: its popularity").wait_for()
+    page.reload()
+    page.get_by_role("status").get_by_text("10 of dssm").wait_for()
+    assert labels(page, "dssm") == shown
 
 
 def test_page_shows_errors_as_alerts(page):
