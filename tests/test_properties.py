@@ -194,11 +194,16 @@ def changing_tables(draw):
         users = users.drop(columns=draw(st.lists(st.sampled_from(list(CELLS)), unique=True)))
         only_there = [name for name in CELLS if name in users and draw(st.booleans())]
         events = events.drop(columns=only_there)
-    vectors = [
-        table["vector"] for table in (events, users) if table is not None and "vector" in table
-    ]
-    assume(any(column.notna().any() for column in vectors))
+    assume(has_vector(events, users))
     return events, users
+
+
+def has_vector(*tables):
+    """Return whether any of the tables holds a vector, whose length an encoder needs to know."""
+    return any(
+        table is not None and "vector" in table and table["vector"].notna().any()
+        for table in tables
+    )
 
 
 def is_missing(value):
@@ -294,6 +299,7 @@ def test_what_is_observed_is_known_from_its_moment_on(case, verb, data):
     events, users = case
     events = events.sort_values("timestamp", kind="stable", ignore_index=True)
     n = data.draw(st.integers(1, len(events)))
+    assume(has_vector(events[:n], users))
     news = events[n:].sample(frac=1, random_state=0)
     pipe = make_match_pipeline(changing_encoder(), SequenceSampler(), PopularityRetriever())
     pipe.fit(events[:n], matchencoder__users=users)

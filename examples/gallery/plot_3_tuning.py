@@ -20,8 +20,7 @@ from skmatch import (
 )
 from skmatch.datasets import load_movielens_small
 
-events = load_movielens_small()
-events = events[events["user_id"] <= 150]  # to be quick
+events = load_movielens_small().query("user_id <= 150")  # to be quick
 
 pipe = make_match_pipeline(
     MatchEncoder(item_features=["genres"]),

@@ -124,7 +124,7 @@ def test_events_held_out_place_nothing(monkeypatch):
         return cooccurrence_vectors(users, items, *others)
 
     monkeypatch.setattr("skmatch._nn.engine.cooccurrence_vectors", spy)
-    options = {"max_epochs": 1, "random_state": 0}
+    options = {"max_epochs": 1, "exclude_seen": False, "random_state": 0}
     DSSMRetriever(**options, early_stopping=True, validation_fraction=0.5).fit(samples)
     DSSMRetriever(**options, init="random").fit(samples)
     assert seen == [1000 - 25]

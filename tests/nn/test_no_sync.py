@@ -32,7 +32,10 @@ every_sampling = pytest.mark.parametrize(
     "sampling", ["uniform", "popularity", "log", "zipf", "in_batch", "all"]
 )
 PLAIN = {"dropout": 0.0, "id_dropout": 0.0}  # where repeats stay, other values are drawn
-SMALL = {"embedding_dim": 4, "dims": (8, 4), "batch_size": 128, "max_epochs": 2, "random_state": 0}
+SMALL = {
+    **{"embedding_dim": 4, "dims": (8, 4), "batch_size": 128, "max_epochs": 2, "random_state": 0},
+    "exclude_seen": False,  # repeats are targets
+}
 
 
 @cache

@@ -313,7 +313,10 @@ def test_one_network_ranks_within_a_visit_and_for_the_next(cls):
     )
     hits = {}
     for gap in ("visit", None):
-        retriever = cls(embedding_dim=16, dims=(16,), max_epochs=8, batch_size=128, random_state=0)
+        retriever = cls(
+            embedding_dim=16, dims=(16,), max_epochs=8, batch_size=128, exclude_seen=False,
+            random_state=0,
+        )  # fmt: skip
         sampler = SequenceSampler(gap=gap, exclude_history=False)
         pipe = make_match_pipeline(MatchEncoder(), sampler, retriever).fit(events)
         for name, queries in (("within", within), ("later", later), ("now", now)):

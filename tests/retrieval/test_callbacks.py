@@ -130,7 +130,7 @@ def test_progress_bar_through_a_search_with_two_workers(cls, wide, capsys):
 def test_scoring_monitor_takes_the_scorer(cls):
     scorer = make_topk_scorer(["recall", "ndcg"], k=[5, 10])
     monitor = callback.ScoringMonitor(scoring=scorer)
-    retriever = cls(**SMALL, lr=0.05).set_callbacks(monitor).fit(EVENTS)
+    retriever = cls(**SMALL, lr=0.05, exclude_seen=False).set_callbacks(monitor).fit(EVENTS)
     log = monitor.get_logs().data_as_pandas
     epochs = log[log["task_name"] == "epoch"]
     assert len(epochs) == 3

@@ -96,7 +96,7 @@ def test_the_watch_covers_the_steps_of_all_epochs_but_the_first(cls, monkeypatch
         take_step(optimizer, lr)
 
     monkeypatch.setattr(AdamW, "step", step)
-    model = cls(**SMALL | {"max_epochs": 3, "batch_size": 1000}, device="cpu")
+    model = cls(**SMALL | {"max_epochs": 3, "batch_size": 300}, device="cpu")
     fit_watched(monkeypatch, modes.append, model, SequenceSampler().fit_transform(EVENTS))
     first, other = ([mode, "step", "step", "step", "default"] for mode in ("default", "error"))
     assert modes == [*first, *other, *other, "default"]

@@ -229,7 +229,8 @@ def fit_with_tables(retriever):
 
 @pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
 def test_an_item_without_events_is_known_by_its_features(cls):
-    pipe = fit_with_tables(cls(embedding_dim=8, dims=(8,), batch_size=64, random_state=0))
+    options = {"embedding_dim": 8, "dims": (8,), "max_epochs": 6, "exclude_seen": False}
+    pipe = fit_with_tables(cls(**options, batch_size=64, random_state=0))
     vector = dict(zip(pipe[-1].item_ids_.tolist(), pipe[-1].item_vectors_, strict=True))
     for item in (36, 38):
         np.testing.assert_allclose(vector[item], vector[34], rtol=1e-5)
