@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_list_like
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 
 from skmatch._validation import fitted_retriever
@@ -170,11 +171,12 @@ class ItemMapDisplay:
         *,
         feature: Hashable | pd.Series | None = None,
         labels: pd.Series | None = None,
+        projection: Any = None,
         ax: Any = None,
         max_labels: int = 50,
         scatter_kwargs: dict[str, Any] | None = None,
     ) -> Self:
-        """Draw the item vectors of a fitted retriever along their two principal components.
+        """Draw the item vectors of a fitted retriever in two dimensions.
 
         Parameters
         ----------
@@ -186,6 +188,9 @@ class ItemMapDisplay:
         labels : Series or None, default=None
             Labels, indexed by item ids; the default label is the item's id. The most popular items
             have precedence.
+        projection : estimator with fit_transform or None, default=None
+            Where two principal components (None) show a blob, a projection that keeps neighbours
+            together, such as ``sklearn.manifold.TSNE(metric="cosine")`` or ``umap.UMAP()``.
         {scatter}
 
         Returns
@@ -215,7 +220,13 @@ class ItemMapDisplay:
             )
         order = np.argsort(-retriever.popularity_, kind="stable")
         ids = pd.Series(retriever.item_ids_[order])
-        pca = PCA(2, random_state=0).fit(vectors)
+        pca = PCA(2, random_state=0) if projection is None else clone(projection)
+        coordinates = np.asarray(pca.fit_transform(vectors[order]))
+        if coordinates.shape != (len(order), 2):
+            raise ValueError(
+                f"projection={projection!r} returned shape {coordinates.shape}; a map needs two "
+                "dimensions, as of n_components=2."
+            )
         values = None
         if isinstance(feature, pd.Series):
             values = _by_item(feature, "feature", ids)
@@ -226,11 +237,11 @@ class ItemMapDisplay:
             given = _by_item(labels, "labels", ids)
             texts = given.astype(object).where(given.notna(), ids)
         display = cls(
-            coordinates=pca.transform(vectors[order]),
+            coordinates=coordinates,
             values=values,
             labels=texts.to_numpy(),
             value_name=None if values is None or values.name is None else str(values.name),
-            explained_variance_ratio=pca.explained_variance_ratio_,
+            explained_variance_ratio=getattr(pca, "explained_variance_ratio_", None),
         )
         return display.plot(ax, max_labels=max_labels, scatter_kwargs=scatter_kwargs)
 

@@ -1,10 +1,14 @@
-"""`ExposureDisplay`, `TradeOffDisplay` and `model_card`."""
+"""`ExposureDisplay`, `TradeOffDisplay`, projections of the map, and `model_card`."""
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
+from sklearn.manifold import MDS
 
 from skmatch import (
+    DSSMRetriever,
     ExposureDisplay,
+    ItemMapDisplay,
     ItemToItemRetriever,
     LeaveLastOut,
     MatchEncoder,
@@ -70,3 +74,15 @@ def test_a_card_holds_the_counts_the_parameters_and_the_metrics(models):
     assert "| category | item feature | categorical |" in card
     assert "| light |" in card
     assert card == model_card(models["items"], TEST)
+
+
+def test_the_map_takes_a_projection():
+    retriever = DSSMRetriever(embedding_dim=8, dims=(8,), max_epochs=1, random_state=0).fit(TRAIN)
+    order = np.argsort(-retriever.popularity_, kind="stable")
+    projection = MDS(n_init=1, max_iter=5, random_state=0, init="random")
+    display = ItemMapDisplay.from_estimator(retriever, projection=projection)
+    expected = projection.fit_transform(retriever.item_vectors_[order])
+    np.testing.assert_allclose(display.coordinates, expected)
+    assert display.ax_.get_xlabel() == "Component 1"
+    with pytest.raises(ValueError, match=r"a map needs two dimensions"):
+        ItemMapDisplay.from_estimator(retriever, projection=PCA(3))
