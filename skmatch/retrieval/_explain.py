@@ -15,7 +15,7 @@ from skmatch._data import FIRST_KNOWN, RaggedArray, Samples, concatenate_ranges
 from skmatch._typing import Ids, ItemRule, SampleTable
 from skmatch._validation import check_k, in_frame_of
 from skmatch.neighbors import ItemFilter, ItemLists
-from skmatch.retrieval._queries import POPULARITY, known_items, read_ids
+from skmatch.retrieval._queries import POPULARITY, is_known, known_items, read_ids
 
 if TYPE_CHECKING:
     from skmatch.retrieval._base import BaseRetriever
@@ -292,7 +292,7 @@ def _without_each(samples: Samples) -> tuple[np.ndarray, np.ndarray, Samples]:
     pairs = [events[events["reason"] >= 0].drop_duplicates().to_numpy()]
     columns = samples.user_columns()
     for number, column in enumerate(columns.values()):
-        known = np.flatnonzero(_is_known(column))
+        known = np.flatnonzero(is_known(column))
         pairs.append(np.stack([known, np.full(len(known), -1 - number)], axis=1))
     query, reason = np.concatenate(pairs).T
 
@@ -314,12 +314,6 @@ def _without_each(samples: Samples) -> tuple[np.ndarray, np.ndarray, Samples]:
         event_stop=None, features=features,
     )  # fmt: skip
     return query, reason, without
-
-
-def _is_known(column: Any) -> np.ndarray:
-    if isinstance(column, RaggedArray):
-        return np.diff(column.offsets) > 0
-    return column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
 
 
 def _unknown_like(column: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_hashable
 
+from skmatch._columns import Column
 from skmatch._data import FIRST_KNOWN, Events, RaggedArray, Samples, concatenate_ranges
 from skmatch._schema import Schema
 from skmatch._validation import as_pandas, as_series
@@ -65,12 +66,18 @@ def source_of(samples: Samples) -> np.ndarray:
     has_history = _any_known(samples.log.items, samples.start, samples.stop)
     has_feature = np.zeros(len(samples), dtype=bool)
     for column in samples.user_columns().values():
-        if isinstance(column, RaggedArray):
-            has_feature |= _any_known(column.values, column.offsets[:-1], column.offsets[1:])
-        else:
-            has_feature |= column >= FIRST_KNOWN if column.dtype.kind == "i" else ~np.isnan(column)
+        has_feature |= is_known(column)
     without_history = np.where(has_feature, FEATURES, POPULARITY)
     return np.where(has_history, HISTORY, without_history)
+
+
+def is_known(column: Column) -> np.ndarray:
+    """Return which rows of a user feature hold a known value."""
+    if isinstance(column, RaggedArray):
+        return _any_known(column.values, column.offsets[:-1], column.offsets[1:])
+    if column.dtype.kind == "i":
+        return column >= FIRST_KNOWN
+    return ~np.isnan(column if column.ndim == 1 else column[:, 0])  # vectors are missing as a whole
 
 
 def _any_known(codes: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:

@@ -257,6 +257,20 @@ def test_a_user_without_events_is_an_unknown_user(cls):
     assert not np.allclose(vectors[0], vectors[1])
 
 
+@pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
+def test_vectors_of_users_are_features_like_all_others(cls):
+    taste = dict(zip(PEOPLE["user_id"], RNG.normal(size=(len(PEOPLE), 3)).tolist(), strict=True))
+    events = EVENTS.assign(taste=EVENTS["user_id"].map(taste))
+    steps = MatchEncoder(user_features=["taste"]), SequenceSampler(), cls(**SMALL)
+    pipe = make_match_pipeline(*steps).fit(events)
+    queries = pd.DataFrame({"user_id": [ANN, "new", "lost"], "taste": [None, taste[BOB], None]})
+    found = pipe.recommend(queries, k=2)
+    sources = found.groupby("user_id", sort=False)["source"].unique().map(list)
+    assert sources.to_dict() == {ANN: ["history"], "new": ["features"], "lost": ["popularity"]}
+    reasons = pipe.explain(queries[1:2], k=2, n_reasons=None)
+    assert set(reasons["reason"]) == {"taste"}
+
+
 def test_unknown_ids_of_the_fitted_type_are_no_error():
     ids = [uuid.UUID(int=i) for i in range(6)]
     events = pd.DataFrame({"user_id": [1, 1, 2, 2], "item_id": ids[:2] * 2})
