@@ -41,6 +41,11 @@ def style_of(number: int) -> dict[str, Any]:
     return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
+def curve_style_of(number: int) -> dict[str, Any]:
+    """Return the colour, marker and line style of a curve, by its number from 0."""
+    return style_of(number) | {"linestyle": LINE_STYLES[number % len(LINE_STYLES)]}
+
+
 def axes_for(display: Any, ax: Any) -> Any:
     try:
         import matplotlib.pyplot as plt

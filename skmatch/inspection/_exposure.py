@@ -9,12 +9,11 @@ import numpy as np
 from skmatch._typing import Ids, SampleTable
 from skmatch._validation import check_k, fitted_retriever, unwrap_searches
 from skmatch.inspection._drawing import (
-    LINE_STYLES,
     axes_for,
+    curve_style_of,
     line_options,
     named,
     shared_docs,
-    style_of,
 )
 
 
@@ -75,7 +74,7 @@ class ExposureDisplay:
         self.lines_ = []
         given = line_options(curve_kwargs)
         for number, (name, counts) in enumerate(self.exposure.items()):
-            style = style_of(number) | {"marker": "", "linestyle": LINE_STYLES[number % 4]}
+            style = curve_style_of(number) | {"marker": ""}
             self.lines_ += self.ax_.plot(*_cumulated(counts), **{"label": name} | style | given)
         style = {"label": "events", "color": "0.5", "linestyle": "-", "linewidth": 3, "zorder": 1}
         (self.events_line_,) = self.ax_.plot(*_cumulated(self.events), **style | given)

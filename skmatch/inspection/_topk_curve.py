@@ -10,12 +10,11 @@ import numpy as np
 from skmatch._typing import SampleTable
 from skmatch._validation import check_choice
 from skmatch.inspection._drawing import (
-    LINE_STYLES,
     axes_for,
+    curve_style_of,
     line_options,
     named,
     shared_docs,
-    style_of,
 )
 from skmatch.metrics import evaluate
 from skmatch.metrics._ranking import METRICS, Rows, score_rankings
@@ -84,8 +83,7 @@ class TopKCurveDisplay:
         self.figure_ = self.ax_.figure
         self.lines_ = []
         for name, values in self.values.items():
-            number = len(self.ax_.lines)
-            style = style_of(number) | {"linestyle": LINE_STYLES[number % len(LINE_STYLES)]}
+            style = curve_style_of(len(self.ax_.lines))
             options = {"label": name} | style | line_options(curve_kwargs)
             self.lines_ += self.ax_.plot(self.k, values, **options)
         gaps = np.diff(self.k)

@@ -185,11 +185,9 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
             parts.append(self._count_block(samples, weight, slice(a, a + BLOCK_ROWS)))
             # Sums of parts of like size: each pair is copied a logarithmic number of times.
             while len(parts) > 1 and parts[-2].nnz <= 2 * parts[-1].nnz:
-                last = parts.pop()
-                parts[-1] = parts[-1] + last
+                parts[-2:] = [parts[-2] + parts[-1]]
         while len(parts) > 1:
-            last = parts.pop()
-            parts[-1] = parts[-1] + last
+            parts[-2:] = [parts[-2] + parts[-1]]
         return parts[0]
 
     def _count_block(self, samples: Samples, weight: np.ndarray | None, rows: slice) -> csr_array:

@@ -15,6 +15,7 @@ from skmatch._validation import check_k, in_frame_of, read_frame, require_column
 from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
 from skmatch.retrieval._explain import batches
 from skmatch.retrieval._queries import POPULARITY, known_items, known_users
+from skmatch.retrieval._verbs import neighbours
 
 if TYPE_CHECKING:
     from skmatch.retrieval._base import BaseRetriever
@@ -183,13 +184,4 @@ class SimilarUsersMixin:
         rows = np.arange(len(own))
         itself = ItemFilter(exclude=(ItemLists(own, rows, rows + 1),))
         found, scores = ItemIndex().fit(vectors).search(vectors[own - FIRST_KNOWN], k, itself)
-        row, rank = np.nonzero(found >= 0)
-        table = pd.DataFrame(
-            {
-                schema.user: ids.iloc[row].reset_index(drop=True),
-                "similar": schema.users.decode(found[row, rank] + FIRST_KNOWN),
-                "score": scores[row, rank],
-                "rank": rank + 1,
-            }
-        )
-        return in_frame_of(table, users)
+        return in_frame_of(neighbours(ids.rename(schema.user), schema.users, found, scores), users)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
+from skmatch._columns import Vocabulary
 from skmatch._data import FIRST_KNOWN, Samples
 from skmatch._typing import Ids, ItemRule, SampleTable
 from skmatch._validation import check_k, in_frame_of
@@ -223,13 +224,21 @@ class SimilarItemsMixin:
         itself = ItemLists(own, rows, rows + 1)
         allowed = read_filter(candidates, exclude, (itself,), ids, schema.items, schema.items)
         positions, scores = retriever._nearest_items(own - FIRST_KNOWN, k, allowed)
-        row, rank = np.nonzero(positions >= 0)
-        table = pd.DataFrame(
-            {
-                schema.item: ids.iloc[row].reset_index(drop=True),
-                "similar": schema.items.decode(positions[row, rank] + FIRST_KNOWN),
-                "score": scores[row, rank],
-                "rank": rank + 1,
-            }
+        return in_frame_of(
+            neighbours(ids.rename(schema.item), schema.items, positions, scores), items
         )
-        return in_frame_of(table, items)
+
+
+def neighbours(
+    ids: pd.Series, vocabulary: Vocabulary, positions: np.ndarray, scores: np.ndarray
+) -> pd.DataFrame:
+    """Return a row per neighbour of each id, given positions, -1 for none, and their scores."""
+    row, rank = np.nonzero(positions >= 0)
+    return pd.DataFrame(
+        {
+            ids.name: ids.iloc[row].reset_index(drop=True),
+            "similar": vocabulary.decode(positions[row, rank] + FIRST_KNOWN),
+            "score": scores[row, rank],
+            "rank": rank + 1,
+        }
+    )
