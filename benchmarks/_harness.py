@@ -101,7 +101,7 @@ def _memory(process: psutil.Popen) -> int:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Give mean, median, least and greatest."""
+    """Return mean, median, least and greatest."""
     return {
         "mean": statistics.fmean(values),
         "median": statistics.median(values),

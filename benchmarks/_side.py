@@ -120,7 +120,7 @@ def write_result(path: Path, clock: Clock, values: dict) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Give the versions of what the sides are made of, where installed."""
+    """Return the versions of what the sides are made of, where installed."""
     found = {"python": platform.python_version()}
     for name in ("skmatch", "torch-rechub", "rectools", "implicit", "torch", "numpy", "pandas"):
         try:
@@ -181,7 +181,7 @@ def accuracy(
     items: np.ndarray,
     item_vectors: np.ndarray,
 ) -> dict[str, float]:
-    """Give NDCG@100 of the held-out events under an exact ranking of the whole catalogue.
+    """Return NDCG@100 of the held-out events under an exact ranking of the whole catalogue.
 
     The same code judges the vectors of every side. A held-out item without a vector is a miss,
     and so is one that ties with others for the last place.

@@ -26,13 +26,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from _harness import RESULTS, save
+from quality import is_tweetings, load, read_tweetings
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import normalize
 
 from skmatch import DSSMRetriever, MatchEncoder, SequenceSampler, make_match_pipeline
-from skmatch.datasets import load_movielens, load_online_retail
 
 K, K_SHARE = 10, 100
 N_ASKED_FOR_SHARE = 2000
@@ -85,19 +85,16 @@ def main() -> None:
 
 def read(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read events in order of time, and the items' texts and genres."""
-    if (path / "movies.dat").exists() and "tweetings" in path.name:
-        names = ["user_id", "item_id", "rating", "timestamp"]
-        events = pd.read_csv(path / "ratings.dat", sep="::", engine="python", names=names)
-        items = pd.read_csv(
-            path / "movies.dat", sep="::", engine="python", names=["item_id", "text", "genres"]
-        ).drop_duplicates("item_id")
+    events = load(path).rename(columns={"description": "text", "title": "text"})
+    if is_tweetings(path):
+        items = read_tweetings(path / "movies.dat", ["item_id", "text", "genres"])
+        items = items.drop_duplicates("item_id")
         events = events[events["item_id"].isin(items["item_id"])]
     else:
-        is_shop = path.is_dir() and (path / "items.csv").exists()
-        events = load_online_retail(path) if is_shop else load_movielens(path)
-        events = events.rename(columns={"description": "text", "title": "text"})
         columns = [name for name in ("item_id", "text", "genres") if name in events]
         items = events.drop_duplicates("item_id")[columns]
+        if "genres" in items:
+            items = items.assign(genres=items["genres"].str.join("|"))
     events = events[["user_id", "item_id", "timestamp"]]
     items = items.astype(dict.fromkeys(items.columns[1:], object)).fillna("")
     events = events.sort_values("timestamp", kind="stable", ignore_index=True)

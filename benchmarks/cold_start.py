@@ -131,7 +131,7 @@ def fit(retriever: type, events: pd.DataFrame, seed: int, epochs: int) -> MatchP
 
 
 def judge(found: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
-    """Give each metric of each question."""
+    """Return each metric of each question."""
     return {
         name: np.array(
             [metric([item], row[None], 10) for item, row in zip(items, found, strict=True)]
@@ -141,7 +141,7 @@ def judge(found: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def summarise(parts: list[Gains]) -> list[dict[str, Any]]:
-    """Give a row for each n: the mean of each answer over the questions of all parts.
+    """Return a row for each n: the mean of each answer over the questions of all parts.
 
     The standard error of a difference from known users is that of the paired questions.
     """
@@ -181,7 +181,7 @@ def as_markdown(table: list[dict[str, Any]]) -> str:
 
 
 def verdicts(table: list[dict[str, Any]]) -> list[str]:
-    """Tell whether what should hold does."""
+    """Return whether all bounds hold."""
     lines = []
     for name in METRICS:
         for answer in (HISTORY, FEATURES):

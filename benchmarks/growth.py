@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def chosen(max_events: int, max_items: int) -> list[tuple[int, int]]:
-    """Give the points: all events with the least catalogue, all catalogues, and the largest."""
+    """Return the points: all events with the least catalogue, all catalogues, and the largest."""
     points = [(n_events, min(ITEMS)) for n_events in EVENTS]
     points += [(COMMON_EVENTS, n_items) for n_items in ITEMS[1:]]
     points += [(max(EVENTS), max(ITEMS))]
@@ -138,7 +138,7 @@ def measure(path: Path, n_epochs: int, result: Path) -> None:
 
 
 def warm_up() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Give a few events: the first fit of a process loads code and starts threads."""
+    """Return a few events: the first fit of a process loads code and starts threads."""
     events = make_events(20, 500, 2000, random_state=0)
     return events, events[["item_id"]].drop_duplicates()
 
@@ -161,7 +161,7 @@ def fit(
 
 
 def as_row(point: Point) -> str:
-    """Give a point as a line of the table."""
+    """Return a point as a line of the table."""
     cells = [f"{point['n_events']:,}", f"{point['n_items']:,}", f"{point['prepare']:.2f}"]
     cells += [f"{point['epoch']:.1f}", f"{point['step'] * 1000:.1f}"]
     rest = point["peak_bytes"] - point["work_bytes"]
@@ -171,12 +171,12 @@ def as_row(point: Point) -> str:
 
 
 def by_events(points: list[Point]) -> list[Point]:
-    """Give the points that differ in their events only."""
+    """Return the points that differ in their events only."""
     return [point for point in points if point["n_items"] == min(ITEMS)]
 
 
 def by_items(points: list[Point]) -> list[Point]:
-    """Give the points that differ in their catalogue only."""
+    """Return the points that differ in their catalogue only."""
     return [point for point in points if point["n_events"] == COMMON_EVENTS]
 
 

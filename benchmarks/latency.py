@@ -41,7 +41,7 @@ def make_pipe(n_items: int) -> Any:
 
 
 def milliseconds(call: Callable[[Any], Any], arguments: Iterable[Any]) -> np.ndarray:
-    """Give the wall time of a call with each of some arguments, after a few that do not count."""
+    """Return the wall time of a call with each of some arguments, after a few that do not count."""
     arguments = list(arguments)
     for argument in arguments[:5]:
         call(argument)

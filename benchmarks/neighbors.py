@@ -116,14 +116,14 @@ def compare(vectors: np.ndarray, queries: np.ndarray, seconds: float) -> list[di
 
 
 def timed(search: Search, queries: np.ndarray) -> float:
-    """Give the CPU seconds of a search."""
+    """Return the CPU seconds of a search."""
     started = time.process_time()
     search(queries)
     return time.process_time() - started
 
 
 def engines() -> dict[str, Callable[[np.ndarray], Search]]:
-    """Give what builds the search of each engine that is there, the exact one first."""
+    """Return what builds the search of each engine that is there, the exact one first."""
     found = {"exact": build_exact, "pynndescent": build_pynndescent}
     if find_spec("faiss"):
         found["faiss HNSW"] = build_faiss

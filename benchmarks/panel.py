@@ -107,15 +107,8 @@ def tables(paths: list[Path]) -> Iterator[tuple[str, pd.DataFrame]]:
     for name, parameters in MADE_UP.items():
         yield name, make_events(**SIZES | parameters, random_state=0)
     for path in paths:
-        events = read_tweetings(path) if (path / "ratings.dat").exists() else load(path)
-        events = events.sort_values("timestamp", kind="stable", ignore_index=True)
+        events = load(path).sort_values("timestamp", kind="stable", ignore_index=True)
         yield path.resolve().stem, events[["user_id", "item_id", "timestamp"]]
-
-
-def read_tweetings(path: Path) -> pd.DataFrame:
-    """Read MovieTweetings, whose columns are delimited by two colons."""
-    lines = pd.read_csv(path / "ratings.dat", sep="::", engine="python", header=None)
-    return lines.set_axis(["user_id", "item_id", "rating", "timestamp"], axis=1)
 
 
 def cells(table: str, events: pd.DataFrame, split: str) -> Iterator[Cell]:

@@ -94,7 +94,7 @@ class Peak:
 
 
 def memory() -> dict[str, int]:
-    """Give what Linux says of the memory of this process, in bytes."""
+    """Return what Linux says of the memory of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     sizes = (line.split() for line in lines if line.endswith(" kB"))
     return {name.rstrip(":"): 1024 * int(size) for name, size, _ in sizes}

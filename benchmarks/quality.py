@@ -3,7 +3,8 @@
 python benchmarks/quality.py PATH ... [--seeds N] [--split validation] [--only NAME ...]
                              [--slow] [--ablation] [--fast]
 
-A path is a MovieLens zip or folder, or a folder of Online Retail. README.md has the protocol.
+A path is a MovieLens zip or folder, or a folder of Online Retail or MovieTweetings. README.md has the
+protocol.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Row:
 
 
 def rows() -> dict[str, Row]:
-    """Give the models of the table by name."""
+    """Return the models of the table by name."""
     table = {
         "popularity": own("PopularityRetriever"),
         "item-to-item": own("ItemToItemRetriever"),
@@ -287,6 +288,8 @@ def seconds_of(times: pd.Series) -> pd.Series:
 
 def load(path: Path) -> pd.DataFrame:
     """Read a set with the loader that knows its layout."""
+    if is_tweetings(path):
+        return read_tweetings(path / "ratings.dat", ["user_id", "item_id", "rating", "timestamp"])
     try:
         return load_movielens(path)
     except ValueError as no_movielens:
@@ -299,8 +302,18 @@ def load(path: Path) -> pd.DataFrame:
             ) from None
 
 
+def is_tweetings(path: Path) -> bool:
+    """Return whether a folder is MovieTweetings: MovieLens-1M has a third file."""
+    return (path / "ratings.dat").exists() and not list(path.glob("**/users.dat"))
+
+
+def read_tweetings(path: Path, names: list[str]) -> pd.DataFrame:
+    """Read a file of MovieTweetings, whose columns are delimited by two colons."""
+    return pd.read_csv(path, sep="::", engine="python", names=names)
+
+
 def settings_of(row: Row, task: Task, fast: bool) -> dict[str, Any]:
-    """Give the settings of a row on a set."""
+    """Return the settings of a row on a set."""
     settings = dict(row.settings)
     if row.library == "RecTools" and row.features:
         settings["features"] = task.features
@@ -349,7 +362,7 @@ def check_unseen(name: str, task: Task, lists: np.ndarray) -> None:
 
 
 def summarise(row: Row, settings: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Give the figures of a model over its seeds."""
+    """Return the figures of a model over its seeds."""
     return {
         "library": row.library,
         "settings": settings,
@@ -368,7 +381,7 @@ def summarise(row: Row, settings: dict[str, Any], runs: list[dict[str, Any]]) ->
 
 
 def saved_models(file: str) -> dict[str, Any]:
-    """Give the models that earlier runs have saved: a slow one need not run again."""
+    """Return the models that earlier runs have saved: a slow one need not run again."""
     path = RESULTS / f"{file}.json"
     return json.loads(path.read_text())["models"] if path.exists() else {}
 
@@ -393,7 +406,7 @@ def as_markdown(result: dict[str, Any], models: dict[str, Any]) -> str:
 
 
 def cell(figure: dict[str, float], form: str) -> str:
-    """Give a mean, with half the distance from least to greatest where there are several."""
+    """Return a mean, with half the distance from least to greatest where there are several."""
     half = (figure["max"] - figure["min"]) / 2
     return f"{figure['mean']:{form}}" + (f" ±{half:{form}}" if half else "")
 

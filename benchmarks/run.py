@@ -182,7 +182,7 @@ def check_evaluation(runs: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def summarise(title: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Give the figures of each side over its runs, and how many times skmatch's they are."""
+    """Return the figures of each side over its runs, and how many times skmatch's they are."""
     sides: dict[str, Any] = {}
     for side, results in runs.items():
         phases = results[0]["seconds"]

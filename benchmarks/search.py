@@ -48,7 +48,7 @@ class RandomRetriever(PopularityRetriever):
 
 
 def search(events, epochs, n_jobs=1, memory=None):
-    """Give the seconds of a search and the share of them that scoring took."""
+    """Return the seconds of a search and the share of them that scoring took."""
     pipe = make_pipeline(
         MatchEncoder(item_features=["genres"]),
         SequenceSampler(),
@@ -68,7 +68,7 @@ def search(events, epochs, n_jobs=1, memory=None):
 
 
 def time_evaluate():
-    """Give the seconds of an evaluation the size of MovieLens-1M, the model's vectors left out."""
+    """Return the seconds of an evaluation of the size of MovieLens-1M, without vectors."""
     events = make_events(n_users=6040, n_items=3706, n_events=1_000_209, random_state=0)
     train, test = (events.iloc[rows] for rows in next(LeaveLastOut().split(events)))
     pipe = make_pipeline(MatchEncoder(), SequenceSampler(), RandomRetriever()).fit(train)

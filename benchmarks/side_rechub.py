@@ -96,12 +96,12 @@ def prepare(events: pd.DataFrame, mode: int) -> Prepared:
 
 
 def present(names: list[str], columns: Iterable[str]) -> list[str]:
-    """Give the names that a set of events has."""
+    """Return the names that a set of events has."""
     return [name for name in names if name in columns]
 
 
 def loaders(prepared: Prepared, batch_size: int) -> tuple:
-    """Give the loaders of training rows, of test users and of items, as the tutorial does."""
+    """Return the loaders of training rows, of test users and of items, as the tutorial does."""
     generator = MatchDataGenerator(x=prepared.x, y=prepared.y)
     return generator.generate_dataloader(
         prepared.test_user, prepared.all_item, batch_size=batch_size

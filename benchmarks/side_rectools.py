@@ -130,7 +130,7 @@ def dssm(
 
 
 def as_features(events: pd.DataFrame, key: str, names: list[str]) -> pd.DataFrame:
-    """Give RecTools' long table of an id's features, several values of one split."""
+    """Return RecTools' long table of an id's features, several values of one split."""
     rows = events.drop_duplicates(key)
     parts = [
         pd.DataFrame({"id": rows[key], "feature": name, "value": rows[name].astype(str)})
@@ -153,7 +153,7 @@ def read_interactions(inputs: Path) -> pd.DataFrame:
 
 
 def read_pairs(inputs: Path) -> pd.DataFrame:
-    """Give each pair once, for models of a matrix of zeros and ones."""
+    """Return each pair once, for models of a matrix of zeros and ones."""
     return read_interactions(inputs).drop_duplicates([Columns.User, Columns.Item])
 
 

@@ -28,7 +28,7 @@ class Page(HTMLParser):
 
 
 def dead_links(site):
-    """Give (page, address) for each that leads nowhere; addresses of other sites are skipped."""
+    """Return (page, address) for each that leads nowhere; addresses of other sites are skipped."""
     site = site.resolve()
     files = (path for path in site.rglob("*.html") if path.parts[len(site.parts)] != "_static")
     pages = {path: Page(path) for path in files}

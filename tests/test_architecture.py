@@ -50,7 +50,7 @@ ARROWS = {
 
 
 def imports(path):
-    """Give the modules that a file imports anywhere, names after "from" included."""
+    """Return the modules that a file imports anywhere, names after "from" included."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

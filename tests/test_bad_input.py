@@ -748,7 +748,7 @@ WITHOUT_A_NAMED_DTYPE = {
 
 
 def events_of(ids):
-    """Give every user two events, with ids that are users and items alike."""
+    """Return every user two events, with ids that are users and items alike."""
     shifted = [pd.Series(np.roll(np.arange(len(ids)), n)) for n in (1, 2)]
     items = pd.concat([ids.iloc[order] for order in shifted], ignore_index=True)
     users = pd.concat([ids, ids], ignore_index=True)

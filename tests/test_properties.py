@@ -95,7 +95,7 @@ def cases(draw):
 
 
 def seen(events, query):
-    """Give what must not be recommended: all before the query's time, and its own history."""
+    """Return what must not be recommended: all before the query's time, and its own history."""
     own = events[[user == query["user_id"] for user in events["user_id"]]]
     if not pd.isna(query.get("timestamp", np.nan)):
         own = own[own["timestamp"] < query["timestamp"]]

@@ -21,7 +21,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def address():
-    """Give the address of a server of the site."""
+    """Return the address of a server of the site."""
     if not PAGES:
         pytest.skip("the site is not built; `make docs` does it")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=SITE))
@@ -32,7 +32,7 @@ def address():
 
 
 def complaints(page, address, width):
-    """Give what is wrong with the pages of the site in a window of a width."""
+    """Return what is wrong with the pages of the site in a window of a width."""
     found, where = [], ""
 
     def note(message):

@@ -27,7 +27,7 @@ def features(candidates, past):
 
 
 def retrieve(fold):
-    """Give a fold's candidates, which of them came true, its past and its future."""
+    """Return a fold's candidates, which of them came true, its past and its future."""
     past, future = (events.iloc[rows] for rows in fold)
     retriever = YoutubeDNNRetriever(max_epochs=3, random_state=0)
     stage = make_pipeline(MatchEncoder(), SequenceSampler(), retriever).fit(past)

@@ -211,8 +211,9 @@ class NeuralFit:
         held_out = rows_to_validate(samples, training, estimator.validation_fraction)
         if len(held_out) >= len(training):
             raise ValueError(
-                f"early_stopping holds out {len(held_out)} of {len(training)} events and leaves "
-                "none to train on; lower validation_fraction or give more events."
+                f"validation_fraction={estimator.validation_fraction!r} holds out {len(held_out)} "
+                f"of {len(training)} events and leaves none to train on; lower it or give more "
+                "events."
             )
         return training[~np.isin(training, held_out)], held_out
 

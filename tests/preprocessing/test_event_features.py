@@ -35,7 +35,7 @@ def make_pipe(retriever=None, **params):
 
 
 def of_histories(samples):
-    """Give the ratings and the sorts of the events in each history."""
+    """Return the ratings and the kinds of the events in each history."""
     rating, sort = samples.schema.event_features
     ranges = list(zip(samples.start, samples.stop, strict=True))
     numbers = samples.log.features["rating"] * rating.scale + rating.mean

@@ -42,7 +42,7 @@ def fit(events=EVENTS, users=None, items=None, **params):
 
 
 def latest(encoder, name):
-    """Give the latest values of a feature as the encoder stores them, by id, decoded."""
+    """Return the latest values of a feature as the encoder stores them, by id, decoded."""
     schema = encoder.schema_
     is_user = name in schema.user_table
     table = schema.user_table if is_user else schema.item_table

@@ -39,7 +39,7 @@ def _small_pieces(monkeypatch):
 
 
 def events_of_all_kinds(n_events=600, seed=0):
-    """Give events in no order of time, many at the same one, with missing values of all kinds."""
+    """Return events in no order of time, many at the same one, with missing values of all kinds."""
     rng = np.random.default_rng(seed)
     events = make_events(40, 30, n_events, n_clusters=4, random_state=seed)
     events = events.sample(frac=1, random_state=seed, ignore_index=True)
@@ -179,7 +179,7 @@ def test_files_of_few_and_of_many_categories_go_together(tmp_path):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """Give the folder of temporary files."""
+    """Return the folder of temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))

@@ -28,7 +28,7 @@ def histories(samples):
 
 
 def seen(samples):
-    """Give for each row all that its user has seen."""
+    """Return for each row all that its user has seen."""
     items = samples.schema.items.decode(samples.log.items)
     return [items[a:b].tolist() for a, b in zip(samples.seen, samples.stop, strict=True)]
 
