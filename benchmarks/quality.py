@@ -3,8 +3,8 @@
 python benchmarks/quality.py PATH ... [--seeds N] [--split validation] [--only NAME ...]
                              [--slow] [--ablation] [--fast]
 
-A path is a MovieLens zip or folder, or a folder of Online Retail or MovieTweetings. README.md has the
-protocol.
+A path is a MovieLens zip or folder, or a folder of Online Retail or MovieTweetings. README.md has
+the protocol.
 """
 
 from __future__ import annotations
