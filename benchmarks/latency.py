@@ -16,7 +16,8 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from skmatch import DSSMRetriever, MatchEncoder, SequenceSampler, make_match_pipeline
-from skmatch.neighbors import ItemFilter, ItemLists, top_k
+from skmatch._ranking import top_k
+from skmatch.neighbors import ItemFilter, ItemLists
 
 FILTER_QUERIES, FILTER_REPEATS = 64, 5
 LISTED = 1000  # items of a list

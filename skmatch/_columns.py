@@ -1,4 +1,4 @@
-"""Coded columns: `Vocabulary`, and `RaggedArray` for cells that hold several codes.
+"""Coded columns: `Vocabulary`, and what counts and sorts codes.
 
 Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 """
@@ -6,45 +6,43 @@ Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+from skmatch._arrays import (
+    FIRST_KNOWN,
+    PADDING,
+    UNKNOWN,
+    Column,
+    Columns,
+    RaggedArray,
+    check_offsets,
+    concatenate_ranges,
+    gather_rows,
+    where_rows,
+)
+
+__all__ = [
+    "FIRST_KNOWN",
+    "PADDING",
+    "UNKNOWN",
+    "Column",
+    "Columns",
+    "RaggedArray",
+    "Vocabulary",
+    "check_offsets",
+    "concatenate_ranges",
+    "count_codes",
+    "gather_rows",
+    "order_by_code",
+    "where_rows",
+]
+
 COUNTED_ROWS = 2**22  # per block: np.bincount copies its input to int64
-
-
-def concatenate_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the concatenated integers of all ranges, and the offsets of the ranges."""
-    lengths = stop - start
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    shift = np.repeat(start - offsets[:-1], lengths)
-    return np.arange(offsets[-1], dtype=np.int64) + shift, offsets
-
-
-def check_offsets(offsets: np.ndarray, n_values: int) -> None:
-    """Raise if loaded offsets do not ascend from 0 to the number of values.
-
-    With descending offsets a small file could allocate any amount of memory.
-    """
-    is_valid = offsets.ndim == 1 and offsets.dtype.kind in "iu" and len(offsets) > 0
-    if not (
-        is_valid
-        and offsets[0] == 0
-        and offsets[-1] == n_values
-        and (offsets[:-1] <= offsets[1:]).all()
-    ):
-        raise ValueError(
-            f"The file is damaged: the offsets of its rows do not ascend from 0 to {n_values}. "
-            "Copy it again from where it was saved."
-        )
 
 
 def count_codes(codes: np.ndarray, n_codes: int, weight: np.ndarray | None = None) -> np.ndarray:
@@ -66,68 +64,6 @@ def order_by_code(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
     shape = (n_codes, max(n_rows, 1))
     by_code: np.ndarray = csr_array((order, (codes[order], np.arange(n_rows))), shape=shape).data
     return by_code
-
-
-@dataclass(frozen=True, eq=False)
-class RaggedArray:
-    """Rows of several codes each: row `i` holds ``values[offsets[i]:offsets[i + 1]]``."""
-
-    values: np.ndarray
-    offsets: np.ndarray
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        values, offsets = state["values"], state["offsets"]
-        check_offsets(offsets, len(values))
-        self.__dict__.update(values=values, offsets=offsets)
-
-    @classmethod
-    def from_lists(cls, rows: list[np.ndarray] | list[list[int]]) -> Self:
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        values = np.concatenate(rows) if offsets[-1] else np.empty(0)
-        return cls(values.astype(np.int32), offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @cached_property
-    def longest(self) -> int:
-        """Largest number of codes in a row; cached, as every batch of queries reads it."""
-        return int(np.diff(self.offsets).max(initial=0))
-
-    def gather(self, rows: np.ndarray) -> RaggedArray:
-        """Return some of the rows."""
-        positions, offsets = concatenate_ranges(self.offsets[rows], self.offsets[rows + 1])
-        return RaggedArray(self.values[positions], offsets)
-
-    def concatenate(self, other: RaggedArray) -> RaggedArray:
-        offsets = np.append(self.offsets, self.offsets[-1] + other.offsets[1:])
-        return RaggedArray(np.concatenate([self.values, other.values]), offsets)
-
-    def to_lists(self) -> list[list[int]]:
-        values = self.values.tolist()
-        bounds = self.offsets.tolist()
-        return [values[a:b] for a, b in pairwise(bounds)]
-
-
-Column = np.ndarray | RaggedArray
-Columns = dict[Hashable, Column]
-
-
-def gather_rows(column: Column, rows: np.ndarray) -> Column:
-    """Return some rows of an array or a ragged array."""
-    return column.gather(rows) if isinstance(column, RaggedArray) else column[rows]
-
-
-def where_rows(condition: np.ndarray, column: Column, other: Column) -> Column:
-    """Return the rows of `column` where the condition holds, else those of `other`."""
-    if isinstance(column, np.ndarray):
-        aligned = condition if column.ndim == 1 else condition[:, None]
-        return np.where(aligned, column, cast(np.ndarray, other))
-    assert isinstance(other, RaggedArray)
-    n_rows = len(condition)
-    rows = np.arange(n_rows) + np.where(condition, 0, n_rows)
-    return column.concatenate(other).gather(rows)
 
 
 class Vocabulary:

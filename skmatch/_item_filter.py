@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from skmatch._data import FIRST_KNOWN, Samples, concatenate_ranges
+from skmatch._arrays import FIRST_KNOWN, concatenate_ranges, is_in
+
+if TYPE_CHECKING:
+    from skmatch._data import Samples
 
 
 class ItemLists(NamedTuple):
@@ -144,11 +147,3 @@ def _columns(codes: np.ndarray, column_of: np.ndarray | None) -> np.ndarray:
     if column_of is not None:
         return column_of[codes]
     return np.subtract(codes, FIRST_KNOWN, dtype=np.int64)  # faster to index with than int32
-
-
-def is_in(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Compute np.isin(values, others), several times faster."""
-    if not len(others):
-        return np.zeros(values.shape, dtype=bool)
-    others = np.sort(others)
-    return others[np.minimum(np.searchsorted(others, values), len(others) - 1)] == values

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from skmatch._data import FIRST_KNOWN
-from skmatch._item_filter import ItemFilter, ItemLists, is_in
+from skmatch._arrays import FIRST_KNOWN, is_in
+from skmatch._item_filter import ItemFilter, ItemLists
+from skmatch._ranking import top_k
 from skmatch._sklearn import n_threads
 from skmatch._validation import check_choice, check_k
 
@@ -25,7 +26,6 @@ _BLOCK_SIZE = 2**24  # maximum number of scores per block: 64 MiB
 # Larger blocks are not faster: scores that fit into a cache, queries that make a product fast.
 _CACHED_SIZE, _FAST_QUERIES = 2**22, 128
 _BUILDING = Lock()
-_WIDTH = 64  # scores of which `top_k` first compares the maximum only
 _PART_SIZE = 2**19  # scores per thread
 # Up to these shares of the catalogue only the vectors of allowed items are scored.
 _MAX_MASK_SHARE, _MAX_CANDIDATES_SHARE = 1 / 4, 1 / 40
@@ -299,52 +299,3 @@ def _top_k_in_threads(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarra
         parts = pool.map(top_k, np.array_split(scores, n_parts), repeat(k))
         best, best_scores = zip(*parts, strict=True)
     return np.concatenate(best), np.concatenate(best_scores)
-
-
-def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions and scores of the `k` best of each row, best first; -1 for -inf."""
-    n = scores.shape[1]
-    if n > 4 * k * _WIDTH:
-        return _top_k_of_blocks(scores, k)
-    if k < n:
-        kept = np.flatnonzero(_are_best(scores, k)).reshape(-1, k)
-        best_scores = scores.ravel()[kept]
-        best = kept - np.arange(len(scores))[:, None] * n
-    else:
-        best, best_scores = np.broadcast_to(np.arange(n), scores.shape), scores
-    order = np.argsort(-best_scores, axis=1, kind="stable")  # ties in order
-    best_scores = np.take_along_axis(best_scores, order, axis=1)
-    best = np.take_along_axis(best, order, axis=1)
-    return np.where(np.isneginf(best_scores), -1, best), best_scores
-
-
-def _are_best(scores: np.ndarray, k: int) -> np.ndarray:
-    """Mark the `k` best of each row; of scores equal to the k-th best, the first."""
-    # Negated, since partitioning is much slower where most scores are -inf.
-    negated = -scores
-    negated.partition(k - 1, axis=1)  # twice as fast as argpartition
-    worst = -negated[:, k - 1 : k]
-    are_best = ~(scores < worst)  # True for NaN, so that at least k are
-    tied = np.flatnonzero(np.count_nonzero(are_best, axis=1) > k)
-    if len(tied):
-        better = scores[tied] > worst[tied]
-        equal = are_best[tied] & ~better
-        n_wanted = k - np.count_nonzero(better, axis=1)
-        are_best[tied] = better | (equal & (np.cumsum(equal, axis=1) <= n_wanted[:, None]))
-    return are_best
-
-
-def _top_k_of_blocks(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute `top_k` from the `k` blocks with the largest maxima, which hold the `k` best."""
-    n = scores.shape[1]
-    largest = np.maximum.reduceat(scores, np.arange(0, n, _WIDTH), axis=1)
-    blocks, _ = top_k(largest, k)
-    blocks = np.sort(blocks, axis=1)
-    positions = (blocks[:, :, None] * _WIDTH + np.arange(_WIDTH)).reshape(len(scores), -1)
-    outside = (positions < 0) | (positions >= n)
-    positions[outside] = 0
-    kept = np.take_along_axis(scores, positions, axis=1)
-    kept[outside] = -np.inf
-    best, best_scores = top_k(kept, k)
-    found = np.take_along_axis(positions, np.maximum(best, 0), axis=1)
-    return np.where(best < 0, -1, found), best_scores

@@ -58,7 +58,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 TRUSTED_TYPES = [
-    "skmatch._columns.RaggedArray",
+    "skmatch._arrays.RaggedArray",
     "skmatch._columns.Vocabulary",
     "skmatch._event_log.EventLog",
     "skmatch._event_log.NegativeSampling",

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from skmatch import DSSMRetriever, neighbors
+from skmatch._ranking import top_k
 from skmatch.datasets import make_events
-from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists, top_k
+from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
 
 
 def leave_out(items, start, stop):

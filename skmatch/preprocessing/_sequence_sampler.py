@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skmatch._arrays import count_before
 from skmatch._columns import (
     FIRST_KNOWN,
     PADDING,
@@ -30,7 +31,7 @@ from skmatch._validation import check_choice, checked_fit, require_rows
 from skmatch.persistence import VersionedMixin
 from skmatch.preprocessing._output import FrameOutputMixin
 from skmatch.preprocessing._plain_events import PlainEventsMixin
-from skmatch.preprocessing._time_order import count_before, order_events, sorted_log
+from skmatch.preprocessing._time_order import order_events, sorted_log
 from skmatch.preprocessing._visits import Visits
 
 Negatives = Literal["uniform", "popularity", "log", "zipf", "in_batch", "all"]

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from skmatch._columns import Column, Columns, order_by_code
+from skmatch._arrays import Column, Columns
+from skmatch._columns import order_by_code
 from skmatch._data import Events, index_dtype
 from skmatch._files import allocate, blocks, collect
 
@@ -40,28 +41,6 @@ def rows_of_users(user: np.ndarray, first: int, stop: int) -> np.ndarray:
         for rows in blocks(len(user))
     ]
     return np.concatenate(found)
-
-
-def count_before(
-    times: np.ndarray,
-    first: np.ndarray,
-    stop: np.ndarray,
-    before: np.ndarray,
-    or_equal: bool = False,
-) -> np.ndarray:
-    """Return the first index in each range [first, stop) whose time reaches a limit.
-
-    All ranges are bisected together.
-    """
-    compare = np.less_equal if or_equal else np.less
-    low, high = first.copy(), stop.copy()
-    while (open_ := low < high).any():
-        middle = (low + high) // 2
-        earlier = np.zeros(len(low), dtype=bool)
-        earlier[open_] = compare(times[middle[open_]], before[open_])
-        low = np.where(open_ & earlier, middle + 1, low)
-        high = np.where(open_ & ~earlier, middle, high)
-    return low
 
 
 def sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:

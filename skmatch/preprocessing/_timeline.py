@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from skmatch._arrays import count_before
 from skmatch._columns import (
     UNKNOWN,
     Column,
@@ -20,7 +21,6 @@ from skmatch._columns import (
 from skmatch._files import allocate
 from skmatch._schema import Feature
 from skmatch.preprocessing._time_order import (
-    count_before,
     in_blocks,
     order_events,
     rows_of_users,

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from skmatch._arrays import count_before
 from skmatch._data import index_dtype
 from skmatch._files import allocate, blocks
 from skmatch._validation import read_duration
-from skmatch.preprocessing._time_order import count_before, in_blocks
+from skmatch.preprocessing._time_order import in_blocks
 
 N_BINS = 256  # of the histogram of pauses
 # Share of the variance of the logarithms of pauses that two groups explain: of a uniform

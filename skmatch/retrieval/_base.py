@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skmatch._columns import count_codes
 from skmatch._data import FIRST_KNOWN, Samples, as_coded
+from skmatch._ranking import positive_shares
 from skmatch._typing import ItemRule, SampleTable, Table
 from skmatch._validation import check_k, check_weights, checked_fit, require_rows
 from skmatch.neighbors import ItemFilter, ItemIndex
@@ -282,8 +283,7 @@ class BaseRetriever(
 
     def _shares(self, scores: np.ndarray) -> np.ndarray:
         """Turn scores, (n_queries, k), into shares of each list that sum to 1."""
-        positive = np.maximum(np.where(np.isfinite(scores), scores, 0), 0)
-        return positive / np.maximum(positive.sum(1, keepdims=True), np.finfo(np.float32).tiny)
+        return positive_shares(scores)
 
     def _decode_items(self, positions: np.ndarray) -> np.ndarray:
         codes = np.asarray(positions).ravel() + FIRST_KNOWN

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from skmatch._columns import UNKNOWN, gather_rows, where_rows
+from skmatch._arrays import UNKNOWN, gather_rows, is_known, where_rows
 from skmatch._data import FIRST_KNOWN, RaggedArray, Samples, concatenate_ranges
 from skmatch._typing import Ids, ItemRule, SampleTable
 from skmatch._validation import check_k, in_frame_of
 from skmatch.neighbors import ItemFilter, ItemLists
-from skmatch.retrieval._queries import POPULARITY, is_known, known_items, read_ids
+from skmatch.retrieval._queries import POPULARITY, known_items, read_ids
 
 if TYPE_CHECKING:
     from skmatch.retrieval._base import BaseRetriever

@@ -16,6 +16,7 @@ from sklearn.utils.metaestimators import available_if
 
 from skmatch._data import CatalogueRows, Samples
 from skmatch._growth import GrowingMixin, replaced
+from skmatch._ranking import RANK_OFFSET, merge_lists, positive_shares
 from skmatch._sklearn import BaseComposition, Interval, StrOptions
 from skmatch._validation import check_choice, check_k
 from skmatch.metrics._hits import METRICS, find_hits
@@ -28,7 +29,6 @@ from skmatch.retrieval._shared_docs import with_shared_docs
 from skmatch.retrieval._training_rows import questions, rows_to_train, rows_to_validate
 from skmatch.retrieval._verbs import BATCH_SIZE, SimilarItemsMixin
 
-RANK_OFFSET = 60  # of reciprocal ranks (Cormack et al., 2009)
 N_ADDITIONS = 10  # steps in which weights are learnt
 N_VALIDATED = 50  # items of each member that weights are learnt from
 
@@ -296,7 +296,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         if self.rule == "ranks":
             return scores
         is_popular = (source == POPULARITY)[:, None]  # these queries get counts as scores
-        return np.where(is_popular, BaseRetriever._shares(member, scores), member._shares(scores))
+        return np.where(is_popular, positive_shares(scores), member._shares(scores))
 
     def _parts(self, samples: Samples, positions: np.ndarray, allowed: ItemFilter) -> np.ndarray:
         """Return what each member adds to the scores of items, (n_queries, n_wanted, M).
@@ -357,33 +357,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         self, lists: list[tuple[np.ndarray, np.ndarray]], k: int, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Merge lists of positions and, for the rule "shares", shares of all members."""
-        n_queries = len(lists[0][0])
-        n_items = 1 + max(int(positions.max(initial=0)) for positions, _ in lists)
-        keys, values, members = [], [], []
-        for member, (weight, (positions, scores)) in enumerate(zip(weights, lists, strict=True)):
-            query, rank = np.nonzero(positions >= 0)
-            is_ranks = self.rule == "ranks"
-            value = 1.0 / (RANK_OFFSET + 1 + rank) if is_ranks else scores[query, rank]
-            keys.append(query * n_items + positions[query, rank])
-            values.append(weight * value)
-            members.append(np.full(len(query), member))
-        key, index = np.unique(np.concatenate(keys), return_inverse=True)
-        score = np.bincount(index, np.concatenate(values), minlength=len(key)).astype(np.float32)
-        is_named = np.zeros((len(key), len(lists)), dtype=bool)
-        is_named[index, np.concatenate(members)] = True
-        query = key // n_items
-        order = np.lexsort((key, -score, query))  # of equal scores, the first item first
-        start = np.searchsorted(query, np.arange(n_queries))
-        rank = np.arange(len(order)) - start[query]
-        kept = order[rank < k]
-        row, column = query[rank < k], rank[rank < k]
-        positions = np.full((n_queries, k), -1, dtype=np.int64)
-        scores = np.full((n_queries, k), -np.inf, dtype=np.float32)
-        named = np.zeros((n_queries, k, len(lists)), dtype=bool)
-        positions[row, column] = key[kept] % n_items
-        scores[row, column] = score[kept]
-        named[row, column] = is_named[kept]
-        return positions, scores, named
+        return merge_lists(lists, k, weights, by_rank=self.rule == "ranks")
 
     def _nearest_items(
         self, positions: np.ndarray, k: int, allowed: ItemFilter

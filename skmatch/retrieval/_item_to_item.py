@@ -10,8 +10,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
+from skmatch._ranking import top_k
 from skmatch._sklearn import Interval
-from skmatch.neighbors import ItemFilter, top_k
+from skmatch.neighbors import ItemFilter
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._explain import Reasons, joined, popular_reasons
 from skmatch.retrieval._growing import GrowthMixin

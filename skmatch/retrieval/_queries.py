@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_hashable
 
-from skmatch._columns import Column
-from skmatch._data import FIRST_KNOWN, Events, RaggedArray, Samples, concatenate_ranges
+from skmatch._arrays import any_known, is_known
+from skmatch._data import FIRST_KNOWN, Events, Samples
 from skmatch._schema import Schema
 from skmatch._validation import as_pandas, as_series
 
@@ -63,29 +63,9 @@ def known_users(values: Any, schema: Schema) -> tuple[pd.Series, np.ndarray]:
 
 def source_of(samples: Samples) -> np.ndarray:
     """Return for each row what recommendations can be based on: the best of what is known."""
-    has_history = _any_known(samples.log.items, samples.start, samples.stop)
+    has_history = any_known(samples.log.items, samples.start, samples.stop)
     has_feature = np.zeros(len(samples), dtype=bool)
     for column in samples.user_columns().values():
         has_feature |= is_known(column)
     without_history = np.where(has_feature, FEATURES, POPULARITY)
     return np.where(has_history, HISTORY, without_history)
-
-
-def is_known(column: Column) -> np.ndarray:
-    """Return which rows of a user feature hold a known value."""
-    if isinstance(column, RaggedArray):
-        return _any_known(column.values, column.offsets[:-1], column.offsets[1:])
-    if column.dtype.kind == "i":
-        return column >= FIRST_KNOWN
-    return ~np.isnan(column if column.ndim == 1 else column[:, 0])  # vectors are missing as a whole
-
-
-def _any_known(codes: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Return for each range of codes whether any of them is known."""
-    found = stop > start
-    # The last code is nearly always known; otherwise all are read.
-    found[found] = codes[stop[found] - 1] >= FIRST_KNOWN
-    unsure = np.flatnonzero(~found & (stop > start))
-    index, offsets = concatenate_ranges(start[unsure], stop[unsure])
-    found[unsure] = np.logical_or.reduceat(codes[index] >= FIRST_KNOWN, offsets[:-1])
-    return found

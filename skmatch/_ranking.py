@@ -1,0 +1,98 @@
+"""The best of scores, and lists merged into one: numpy alone, shared with the runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_WIDTH = 64  # scores of which `top_k` first compares the maximum only
+RANK_OFFSET = 60  # of reciprocal ranks (Cormack et al., 2009)
+
+
+def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions and scores of the `k` best of each row, best first; -1 for -inf."""
+    n = scores.shape[1]
+    if n > 4 * k * _WIDTH:
+        return _top_k_of_blocks(scores, k)
+    if k < n:
+        kept = np.flatnonzero(_are_best(scores, k)).reshape(-1, k)
+        best_scores = scores.ravel()[kept]
+        best = kept - np.arange(len(scores))[:, None] * n
+    else:
+        best, best_scores = np.broadcast_to(np.arange(n), scores.shape), scores
+    order = np.argsort(-best_scores, axis=1, kind="stable")  # ties in order
+    best_scores = np.take_along_axis(best_scores, order, axis=1)
+    best = np.take_along_axis(best, order, axis=1)
+    return np.where(np.isneginf(best_scores), -1, best), best_scores
+
+
+def _are_best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Mark the `k` best of each row; of scores equal to the k-th best, the first."""
+    # Negated, since partitioning is much slower where most scores are -inf.
+    negated = -scores
+    negated.partition(k - 1, axis=1)  # twice as fast as argpartition
+    worst = -negated[:, k - 1 : k]
+    are_best = ~(scores < worst)  # True for NaN, so that at least k are
+    tied = np.flatnonzero(np.count_nonzero(are_best, axis=1) > k)
+    if len(tied):
+        better = scores[tied] > worst[tied]
+        equal = are_best[tied] & ~better
+        n_wanted = k - np.count_nonzero(better, axis=1)
+        are_best[tied] = better | (equal & (np.cumsum(equal, axis=1) <= n_wanted[:, None]))
+    return are_best
+
+
+def _top_k_of_blocks(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute `top_k` from the `k` blocks with the largest maxima, which hold the `k` best."""
+    n = scores.shape[1]
+    largest = np.maximum.reduceat(scores, np.arange(0, n, _WIDTH), axis=1)
+    blocks, _ = top_k(largest, k)
+    blocks = np.sort(blocks, axis=1)
+    positions = (blocks[:, :, None] * _WIDTH + np.arange(_WIDTH)).reshape(len(scores), -1)
+    outside = (positions < 0) | (positions >= n)
+    positions[outside] = 0
+    kept = np.take_along_axis(scores, positions, axis=1)
+    kept[outside] = -np.inf
+    best, best_scores = top_k(kept, k)
+    found = np.take_along_axis(positions, np.maximum(best, 0), axis=1)
+    return np.where(best < 0, -1, found), best_scores
+
+
+def merge_lists(
+    lists: list[tuple[np.ndarray, np.ndarray]], k: int, weights: np.ndarray, by_rank: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Merge lists of positions and shares, (n_queries, n_found) each, by ranks or by shares.
+
+    Return positions and scores, (n_queries, k), and which lists named each, (n_queries, k, M).
+    """
+    n_queries = len(lists[0][0])
+    n_items = 1 + max(int(positions.max(initial=0)) for positions, _ in lists)
+    keys, values, members = [], [], []
+    for member, (weight, (positions, scores)) in enumerate(zip(weights, lists, strict=True)):
+        query, rank = np.nonzero(positions >= 0)
+        value = 1.0 / (RANK_OFFSET + 1 + rank) if by_rank else scores[query, rank]
+        keys.append(query * n_items + positions[query, rank])
+        values.append(weight * value)
+        members.append(np.full(len(query), member))
+    key, index = np.unique(np.concatenate(keys), return_inverse=True)
+    score = np.bincount(index, np.concatenate(values), minlength=len(key)).astype(np.float32)
+    is_named = np.zeros((len(key), len(lists)), dtype=bool)
+    is_named[index, np.concatenate(members)] = True
+    query = key // n_items
+    order = np.lexsort((key, -score, query))  # of equal scores, the first item first
+    start = np.searchsorted(query, np.arange(n_queries))
+    rank = np.arange(len(order)) - start[query]
+    kept = order[rank < k]
+    row, column = query[rank < k], rank[rank < k]
+    positions = np.full((n_queries, k), -1, dtype=np.int64)
+    scores = np.full((n_queries, k), -np.inf, dtype=np.float32)
+    named = np.zeros((n_queries, k, len(lists)), dtype=bool)
+    positions[row, column] = key[kept] % n_items
+    scores[row, column] = score[kept]
+    named[row, column] = is_named[kept]
+    return positions, scores, named
+
+
+def positive_shares(scores: np.ndarray) -> np.ndarray:
+    """Return the share of each score, (n_queries, k), in the sum of its list's positive scores."""
+    positive = np.maximum(np.where(np.isfinite(scores), scores, 0), 0)
+    return positive / np.maximum(positive.sum(1, keepdims=True), np.finfo(np.float32).tiny)
