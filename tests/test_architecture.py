@@ -16,6 +16,12 @@ ARROWS = {
     "_validation": {"_sklearn"},
     "_arrays": set(),
     "_ranking": set(),
+    "_quantised": {"_ranking"},
+    "runtime": {"_arrays", "_item_filter", "_quantised", "_ranking", "runtime"},
+    "export": {
+        "_arrays", "_columns", "_quantised", "_schema", "_validation", "_version", "export",
+        "preprocessing", "retrieval", "runtime",
+    },
     "_columns": {"_arrays"},
     "_schema": {"_columns"},
     "_event_log": {"_columns", "_schema"},
@@ -29,8 +35,8 @@ ARROWS = {
     "_item_filter": {"_arrays", "_data"},  # _data only for the types
     "neighbors": {"_arrays", "_item_filter", "_ranking", "_sklearn", "_validation"},
     "preprocessing": {
-        "_arrays", "_columns", "_data", "_event_log", "_files", "_growth", "_schema", "_sklearn", "_typing",
-        "_validation", "persistence", "preprocessing",
+        "_arrays", "_columns", "_data", "_event_log", "_files", "_growth", "_schema", "_sklearn",
+        "_typing", "_validation", "persistence", "preprocessing",
     },
     "metrics": {"_columns", "_docs", "_typing", "_validation", "metrics"},
     "model_selection": {"_columns", "_typing", "_validation"},

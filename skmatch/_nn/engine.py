@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -212,16 +212,31 @@ class Engine:
     @torch.no_grad()
     def item_vectors(self, schema: Schema, codes: np.ndarray | None = None) -> np.ndarray:
         """Return the vectors of items, of the whole catalogue where no codes are given."""
-        self.network.eval()
         if codes is None:
             codes = np.arange(FIRST_KNOWN, len(schema.items))
+        return self._of_items(schema, codes, self.network.config.width, self.network.encode_items)
+
+    @isolated()
+    @torch.no_grad()
+    def item_encodings(self, schema: Schema) -> list[np.ndarray]:
+        """Return what each network reads of the items of histories, (n_codes, D), of all codes."""
+        codes, dim = np.arange(len(schema.items)), self.network.config.embedding_dim
+        return [
+            self._of_items(schema, codes, dim, member.item_encoder)
+            for member in self.network.members
+        ]
+
+    def _of_items(
+        self, schema: Schema, codes: np.ndarray, width: int, encode: Callable[..., Tensor]
+    ) -> np.ndarray:
+        """Return rows of items, (n_items, width), encoded in blocks."""
+        self.network.eval()
         sources, items = self._item_features(schema), self._to_device(codes)
-        width = self.network.config.width
         vectors = torch.empty(len(items), width, dtype=torch.float32, device=self.device)
         blocks = zip(items.split(CATALOGUE_BLOCK), vectors.split(CATALOGUE_BLOCK), strict=True)
         for part, own in blocks:
             features = [source.gather(part, part) for source in sources]
-            own.copy_(self.network.encode_items(part, features))
+            own.copy_(encode(part, features))
         return vectors.cpu().numpy()
 
     # Data

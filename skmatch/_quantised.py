@@ -1,0 +1,54 @@
+"""`Int8Vectors`: vectors of a byte per number, which find the few that are scored exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from skmatch._ranking import top_k
+
+_BLOCK = 2**18  # numbers that are converted at a time: 1 MiB, which stays in the cache
+_MARGIN = 100  # further items that are scored exactly, at least as many as are wanted
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Vectors:
+    """Vectors as integers of one byte, times a scale per vector."""
+
+    codes: np.ndarray  # (n, D) int8
+    scales: np.ndarray  # (n,) float32
+
+    @classmethod
+    def of(cls, vectors: np.ndarray) -> Int8Vectors:
+        """Quantise vectors: the largest number of each becomes 127 or -127."""
+        largest = np.abs(vectors).max(1, initial=0)
+        scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        return cls(np.rint(vectors / scales[:, None]).astype(np.int8), scales)
+
+    def inner_products(self, queries: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Compute the inner products with queries, (n_queries, n), into `out`."""
+        n_items, dim = self.codes.shape
+        size = max(1, _BLOCK // max(dim, 1))
+        for a in range(0, n_items, size):
+            block = self.codes[a : a + size].astype(np.float32)
+            np.matmul(queries, block.T, out=out[:, a : a + size])
+        out *= self.scales
+        return out
+
+
+def n_to_rescore(k: int, n_items: int) -> int:
+    """Return how many items to score exactly, so that the best `k` are among them."""
+    return min(max(2 * k, k + _MARGIN), n_items)
+
+
+def rescored(
+    found: np.ndarray, queries: np.ndarray, vectors: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best `k` of the positions found, (n_queries, n_found), by their exact scores."""
+    found = np.sort(found, axis=1)  # of equal scores, the first item first
+    scores = np.einsum("qd,qfd->qf", queries, vectors[found]).astype(np.float32)
+    scores[found < 0] = -np.inf
+    best, best_scores = top_k(scores, k)
+    positions = np.take_along_axis(found, np.maximum(best, 0), axis=1)
+    return np.where(best < 0, -1, positions), best_scores

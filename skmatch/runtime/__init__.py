@@ -1,0 +1,9 @@
+"""Recommendations from an exported folder, with numpy and onnxruntime alone.
+
+`load` reads what `skmatch.export.to_onnx` wrote. It imports no torch, scikit-learn or pandas.
+"""
+
+from skmatch.runtime._load import load
+from skmatch.runtime._recommender import Recommender
+
+__all__ = ["Recommender", "load"]

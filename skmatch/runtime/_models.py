@@ -1,0 +1,295 @@
+"""The exported models: how each scores the items of the catalogue."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from skmatch._arrays import FIRST_KNOWN, PADDING, RaggedArray, concatenate_ranges
+from skmatch._item_filter import ItemFilter
+from skmatch._quantised import Int8Vectors, n_to_rescore, rescored
+from skmatch._ranking import merge_lists, positive_shares, top_k
+from skmatch.runtime._files import Files
+from skmatch.runtime._queries import FEATURES, HISTORY, POPULARITY, Queries
+
+BATCH_SIZE = 10_000  # queries that are searched at a time
+BLOCK_SCORES = 2**24  # scores that are held at a time: 64 MiB
+BLOCK_TOKENS = 2**17  # events of histories that are encoded at a time
+MIN_WEIGHT, LEAST_PRIOR = 1e-4, 1e-9  # as in ItemToItemRetriever
+
+
+class Model(ABC):
+    """A model that ranks the items for queries."""
+
+    names: list[str] = []  # of the members of a fusion
+
+    def __init__(self, entry: dict[str, Any], files: Files):
+        self.popularity = files.array(entry["popularity"])
+
+    @abstractmethod
+    def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions, -1 for none, and scores of the best items of each query."""
+
+    def source(self, queries: Queries) -> np.ndarray:
+        """Return what the recommendations to each query are based on."""
+        return queries.source()
+
+    def shares(self, scores: np.ndarray) -> np.ndarray:
+        """Turn scores, (n_queries, k), into shares of each list."""
+        return positive_shares(scores)
+
+    def search(
+        self, queries: Queries, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return positions, scores and source; the last, of a fusion, is who named each item."""
+        k = min(k, len(self.popularity))
+        source = self.source(queries)
+        positions = np.full((len(queries), k), -1, dtype=np.int64)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        for is_popular in (False, True):
+            all_rows = np.flatnonzero((source == POPULARITY) == is_popular)
+            for a in range(0, len(all_rows), BATCH_SIZE):
+                rows = all_rows[a : a + BATCH_SIZE]
+                find = self._most_popular if is_popular else self.top_k
+                found = find(queries.gather(rows), k, allowed.gather(rows))
+                positions[rows], scores[rows] = found
+        return positions, scores, source, None
+
+    def _most_popular(
+        self, queries: Queries, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        def scores(a: int, b: int) -> np.ndarray:
+            return np.tile(self.popularity, (b - a, 1))
+
+        return best_of(scores, len(queries), len(self.popularity), k, allowed)
+
+
+def best_of(
+    scores: Any, n_queries: int, n_items: int, k: int, allowed: ItemFilter
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best allowed items, given a function of the scores of queries a to b - 1."""
+    positions = np.full((n_queries, k), -1, dtype=np.int64)
+    best = np.full((n_queries, k), -np.inf, dtype=np.float32)
+    size = max(1, BLOCK_SCORES // max(n_items, 1))
+    for a in range(0, n_queries, size):
+        b = min(a + size, n_queries)
+        found = np.ascontiguousarray(scores(a, b))
+        allowed.apply(found, a)
+        positions[a:b], best[a:b] = top_k(found, k)
+    return positions, best
+
+
+class PopularityModel(Model):
+    """The most frequent items."""
+
+    def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
+        return self._most_popular(queries, k, allowed)
+
+    def source(self, queries: Queries) -> np.ndarray:
+        return np.full(len(queries), POPULARITY)
+
+
+class TwoTowerModel(Model):
+    """A user tower in ONNX, and the vectors of all items."""
+
+    def __init__(self, entry: dict[str, Any], files: Files, n_threads: int):
+        super().__init__(entry, files)
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError(
+                f"The user tower runs in onnxruntime, which is missing ({error}): install "
+                "skmatch[runtime]."
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        self.session = onnxruntime.InferenceSession(
+            str(files.path(entry["user_tower"])), options, providers=["CPUExecutionProvider"]
+        )
+        self.vectors = files.array(entry["item_vectors"])
+        self.quantised = None
+        if entry["item_codes"] is not None:
+            arrays = (files.array(entry[name]) for name in ("item_codes", "item_scales"))
+            self.quantised = Int8Vectors(*arrays)
+        self.temperature, self.max_length = entry["temperature"], entry["max_length"]
+        self.user_inputs, self.event_inputs = entry["user_inputs"], entry["event_inputs"]
+
+    def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
+        users, n_items = self.encode(queries), len(self.vectors)
+        if self.quantised is None:
+            return best_of(
+                lambda a, b: users[a:b] @ self.vectors.T, len(users), n_items, k, allowed
+            )
+        codes = self.quantised
+
+        def scores(a: int, b: int) -> np.ndarray:
+            out = np.empty((b - a, n_items), dtype=np.float32)
+            return codes.inner_products(users[a:b], out)
+
+        n_found = n_to_rescore(k, n_items)
+        found, _ = best_of(scores, len(users), n_items, n_found, allowed)
+        size = max(1, BLOCK_SCORES // (n_found * users.shape[1]))
+        parts = [
+            rescored(found[a : a + size], users[a : a + size], self.vectors, k)
+            for a in range(0, len(users), size)
+        ]
+        positions, best = zip(*parts, strict=True)
+        return np.concatenate(positions), np.concatenate(best)
+
+    def shares(self, scores: np.ndarray) -> np.ndarray:
+        finite = np.maximum(scores, -1e9) / self.temperature
+        shares = np.exp(finite - finite.max(1, keepdims=True))
+        return shares / shares.sum(1, keepdims=True)
+
+    def encode(self, queries: Queries) -> np.ndarray:
+        """Return the vectors of users, (n_queries, D)."""
+        longest = int((queries.stop - queries.start).max(initial=1))
+        length = max(1, min(longest, self.max_length))
+        size = max(1, BLOCK_TOKENS // length)
+        parts = [
+            self.session.run(None, self.inputs(queries, slice(a, a + size), length))[0]
+            for a in range(0, len(queries), size)
+        ]
+        return np.concatenate(parts)
+
+    def inputs(self, queries: Queries, rows: slice, length: int) -> dict[str, np.ndarray]:
+        """Return the inputs of the user tower for some queries, histories padded on the left."""
+        start, stop = queries.start[rows, None], queries.stop[rows, None]
+        index = stop - length + np.arange(length)
+        inside = index >= start
+        index = np.where(inside, index, 0)
+        log = queries.log if len(queries.log) else np.zeros(1, dtype=np.int32)
+        begins = queries.begins_visit
+        inputs = {
+            "user": queries.user[rows].astype(np.int64),
+            "history": np.where(inside, log[index], PADDING).astype(np.int64),
+            "within_visit": np.ones(len(start), dtype=np.int64)
+            if begins is None
+            else (~begins[rows]).astype(np.int64),
+        }
+        columns = list(queries.features.values())
+        for name, column in zip(self.user_inputs, columns, strict=True):
+            inputs[name] = padded(column, rows)
+        for name, values in zip(self.event_inputs, queries.log_features.values(), strict=True):
+            own = values[index] if len(values) else np.zeros(index.shape, dtype=values.dtype)
+            inputs[name] = as_input(own)
+        return inputs
+
+
+def padded(column: np.ndarray | RaggedArray, rows: slice) -> np.ndarray:
+    """Return rows of a feature as an input; codes of several values as a padded matrix."""
+    if not isinstance(column, RaggedArray):
+        return as_input(column[rows])
+    start, stop = column.offsets[:-1][rows, None], column.offsets[1:][rows, None]
+    index = start + np.arange(max(1, int((stop - start).max(initial=0))))
+    inside = index < stop
+    values = column.values if len(column.values) else np.zeros(1, dtype=np.int32)
+    return np.where(inside, values[np.where(inside, index, 0)], PADDING).astype(np.int64)
+
+
+def as_input(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.int64 if values.dtype.kind == "i" else np.float32)
+
+
+class ItemToItemModel(Model):
+    """The items that most often follow those of the history."""
+
+    def __init__(self, entry: dict[str, Any], files: Files):
+        super().__init__(entry, files)
+        names = ("neighbors", "shares", "offsets", "prior")
+        self.neighbors, self.values, self.offsets, self.prior = (
+            files.array(entry[name]) for name in names
+        )
+        self.half_life, self.visit_half_life = entry["half_life"], entry["visit_half_life"]
+
+    def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
+        def scores(a: int, b: int) -> np.ndarray:
+            return self._scores(queries.gather(np.arange(a, b)))
+
+        return best_of(scores, len(queries), len(self.popularity), k, allowed)
+
+    def source(self, queries: Queries) -> np.ndarray:
+        source = queries.source()
+        return np.where(source == HISTORY, source, POPULARITY)  # features are not read
+
+    def _scores(self, queries: Queries) -> np.ndarray:
+        """Return the scores of all items, (n_queries, n_items)."""
+        half_life = np.full(len(queries), self.half_life)
+        if queries.begins_visit is not None:
+            half_life[queries.begins_visit] = self.visit_half_life
+        longest = int((queries.stop - queries.start).max(initial=0))
+        n_recent = int(np.ceil(half_life.max(initial=1) * np.log2(1 / MIN_WEIGHT)))
+        lag = np.arange(min(longest, n_recent))
+        index = queries.stop[:, None] - 1 - lag
+        inside = index >= queries.start[:, None]
+        items = queries.log[np.where(inside, index, 0)]
+        weight = 0.5 ** (lag / half_life[:, None])
+        weight *= inside & (items >= FIRST_KNOWN) & (weight >= MIN_WEIGHT)
+        weight /= np.maximum(weight.sum(1, keepdims=True), np.finfo(float).tiny)
+        row, column = np.nonzero(weight)
+        value, item = weight[row, column].astype(np.float32), items[row, column] - FIRST_KNOWN
+        pairs, offsets = concatenate_ranges(self.offsets[item], self.offsets[item + 1])
+        lengths, n_items = np.diff(offsets), len(self.popularity)
+        flat = np.repeat(row * n_items, lengths) + self.neighbors[pairs]
+        terms = np.repeat(value, lengths) * self.values[pairs]
+        shape = len(queries), n_items
+        scores = np.bincount(flat, terms, minlength=shape[0] * n_items).reshape(shape)
+        prior = np.bincount(row, value * self.prior[item], minlength=len(queries))
+        scores += np.maximum(prior, LEAST_PRIOR)[:, None] * self.popularity
+        return scores.astype(np.float32)
+
+
+class FusionModel(Model):
+    """Several models, one list."""
+
+    def __init__(self, entry: dict[str, Any], files: Files, n_threads: int):
+        super().__init__(entry, files)
+        self.members = [make_model(one, files, n_threads) for one in entry["members"]]
+        self.names = [one["name"] for one in entry["members"]]
+        self.weights, self.rule = np.array(entry["weights"]), entry["rule"]
+        self.n_candidates = entry["n_candidates"]
+
+    def source(self, queries: Queries) -> np.ndarray:
+        sources = np.array([one.source(queries) for one in self.members])
+        names = (HISTORY, FEATURES, POPULARITY)
+        return np.select([(sources == name).any(0) for name in names], names, POPULARITY)
+
+    def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
+        positions, scores, _ = self._fuse(queries, k, allowed)
+        return positions, scores
+
+    def search(
+        self, queries: Queries, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        k = min(k, len(self.popularity))
+        parts = []
+        for a in range(0, max(len(queries), 1), BATCH_SIZE):
+            rows = np.arange(a, min(a + BATCH_SIZE, len(queries)))
+            parts.append(self._fuse(queries.gather(rows), k, allowed.gather(rows)))
+        positions, scores, named = (np.concatenate(one) for one in zip(*parts, strict=True))
+        return positions, scores, self.source(queries), named
+
+    def _fuse(
+        self, queries: Queries, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        lists = []
+        for one in self.members:
+            found = one.search(queries, max(k, self.n_candidates), allowed)
+            positions, scores, source = found[:3]
+            if self.rule == "shares":
+                is_popular = (source == POPULARITY)[:, None]  # these queries get counts as scores
+                scores = np.where(is_popular, positive_shares(scores), one.shares(scores))
+            lists.append((positions, scores))
+        return merge_lists(lists, k, self.weights, by_rank=self.rule == "ranks")
+
+
+def make_model(entry: dict[str, Any], files: Files, n_threads: int) -> Model:
+    """Return the model of an entry of the manifest."""
+    if entry["kind"] == "two_tower":
+        return TwoTowerModel(entry, files, n_threads)
+    if entry["kind"] == "fusion":
+        return FusionModel(entry, files, n_threads)
+    kinds = {"popularity": PopularityModel, "item_to_item": ItemToItemModel}
+    return kinds[entry["kind"]](entry, files)

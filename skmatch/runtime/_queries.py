@@ -1,0 +1,308 @@
+"""Queries: tables of users, times, histories and features as codes."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from skmatch._arrays import (
+    FIRST_KNOWN,
+    Columns,
+    any_known,
+    concatenate_ranges,
+    count_before,
+    gather_rows,
+    is_known,
+)
+from skmatch.runtime._features import Feature, Timeline, split_cell
+from skmatch.runtime._files import Files
+from skmatch.runtime._vocabulary import Vocabulary, is_missing, nanoseconds, object_array
+
+HISTORY, FEATURES, POPULARITY = "history", "features", "popularity"  # sources of recommendations
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Coded queries; the history of query `i` is ``log[start[i]:stop[i]]``, oldest first."""
+
+    users: np.ndarray  # as the caller wrote them
+    user: np.ndarray  # codes
+    log: np.ndarray  # codes of items
+    seen: np.ndarray  # log[seen[i]:stop[i]] is all that the user has interacted with
+    start: np.ndarray
+    stop: np.ndarray
+    begins_visit: np.ndarray | None  # None: the model knows no visits
+    features: Columns = field(default_factory=dict)  # of users
+    log_features: dict[Any, np.ndarray] = field(default_factory=dict)  # of events, one per event
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def gather(self, rows: np.ndarray) -> Queries:
+        """Return some of the queries."""
+        return replace(
+            self,
+            users=self.users[rows],
+            user=self.user[rows],
+            seen=self.seen[rows],
+            start=self.start[rows],
+            stop=self.stop[rows],
+            begins_visit=None if self.begins_visit is None else self.begins_visit[rows],
+            features={name: gather_rows(column, rows) for name, column in self.features.items()},
+        )
+
+    def source(self) -> np.ndarray:
+        """Return what recommendations can be based on: the best of what is known."""
+        has_history = any_known(self.log, self.start, self.stop)
+        has_feature = np.zeros(len(self), dtype=bool)
+        for column in self.features.values():
+            has_feature |= is_known(column)
+        return np.where(has_history, HISTORY, np.where(has_feature, FEATURES, POPULARITY))
+
+
+class QueryReader:
+    """Reads queries as `MatchEncoder` and `SequenceSampler` do, from lists and dicts."""
+
+    def __init__(self, files: Files, items: Vocabulary):
+        manifest = files.manifest
+        self.columns, self.time_kind = manifest["columns"], manifest["time_kind"]
+        delimiter = self.delimiter = manifest["delimiter"]
+        self.users, self.items = Vocabulary(files.text(manifest["users"])), items
+        self.features = [Feature(one, files, delimiter) for one in manifest["user_features"]]
+        self.timelines = [Timeline(one["timeline"], files) for one in manifest["user_features"]]
+        self.event_features = [Feature(one, files, delimiter) for one in manifest["event_features"]]
+        self.max_length, self.pause = manifest["max_length"], manifest["visit_pause"]
+        histories = manifest["histories"]
+        self.has_histories = histories is not None
+        self.log, self.times = np.empty(0, dtype=np.int32), None
+        self.offsets = np.zeros(len(self.users) + 1, dtype=np.int64)
+        self.log_features = {one.name: one.missing(0) for one in self.event_features}
+        if histories is not None:
+            self.log, self.offsets = (files.array(histories[name]) for name in ("items", "offsets"))
+            if histories["times"] is not None:
+                self.times = files.array(histories["times"])
+            names = [one.name for one in self.event_features]
+            arrays = map(files.array, histories["features"])
+            self.log_features = dict(zip(names, arrays, strict=True))
+
+    @property
+    def names(self) -> list:
+        """Names of the columns that queries are read from."""
+        time = [] if self.columns["time"] is None else [self.columns["time"]]
+        of_events = [f"{HISTORY}_{one.name}" for one in self.event_features]
+        features = [one.name for one in self.features]
+        return [self.columns["user"], *time, HISTORY, *of_events, *features]
+
+    def read(self, X: Any) -> Queries:
+        """Return queries in any accepted form as codes."""
+        table = self._table(X)
+        users = table[self.columns["user"]]
+        user = self.users.lookup(users, self.columns["user"])
+        time = self._times(table)
+        features: Columns = {}
+        for feature, timeline in zip(self.features, self.timelines, strict=True):
+            if feature.name in table:
+                given = feature.encode(table[feature.name])
+                features[feature.name] = timeline.known_at(user, time, *given)
+            else:
+                features[feature.name] = timeline.at(user, time)
+        first, stop = self.offsets[user], self.offsets[user + 1]
+        if time is not None and self.times is not None:
+            stop = count_before(self.times, first, stop, time)
+        shared: dict[str, Any] = {"users": _ids(users), "user": user, "features": features}
+        begins = self._begins_visit(first, stop, time)
+        own = table.get(HISTORY)
+        self._require_histories(users, user, own)
+        if own is not None:
+            return self._with_histories(table, first, stop, begins, shared)
+        start = np.maximum(first, stop - self.max_length)
+        return Queries(
+            log=self.log, seen=first, start=start, stop=stop, begins_visit=begins,
+            log_features=self.log_features, **shared,
+        )  # fmt: skip
+
+    def _table(self, X: Any) -> dict[Any, list]:
+        """Return queries as columns; raise if one is missing, unknown or of another length."""
+        user = self.columns["user"]
+        if X is None:
+            return {user: as_list(self.users.values, "X")}
+        if isinstance(X, Mapping):
+            table = {
+                name: as_list(values, f"The column {name!r} of X") for name, values in X.items()
+            }
+        else:
+            rows = as_list(X, "X")
+            table = {user: rows}
+            if rows and all(isinstance(row, Mapping) for row in rows):
+                names = list(dict.fromkeys(name for row in rows for name in row))
+                table = {name: [row.get(name) for row in rows] for name in names}
+        known = {*self.names, *self.columns["unread"]}
+        for name in table:
+            if name not in known:
+                raise ValueError(
+                    f"X has the column {name!r}, which the model does not know: queries have the "
+                    f"columns {', '.join(map(repr, self.names))}. Correct its name, or drop it."
+                )
+        if user not in table:
+            raise ValueError(
+                f"The user column {user!r} is missing; X has "
+                f"{', '.join(map(repr, table)) or 'no columns'}. In a query of an unknown user, it "
+                "holds None or any new id."
+            )
+        lengths = {len(values) for values in table.values()}
+        if len(lengths) > 1:
+            sizes = ", ".join(f"{name!r} {len(values)}" for name, values in table.items())
+            raise ValueError(
+                f"The columns of X differ in length ({sizes}): pass one value per row."
+            )
+        for one in self.event_features:
+            name = f"{HISTORY}_{one.name}"
+            if name in table and HISTORY not in table:
+                raise ValueError(
+                    f"X has the column {name!r} without a column {HISTORY!r}, whose items it "
+                    f"describes: add {HISTORY!r}, or drop {name!r}."
+                )
+        return table
+
+    def _times(self, table: dict[Any, list]) -> np.ndarray | None:
+        """Return the times of queries, nanoseconds of datetimes; a missing one is the latest."""
+        name = self.columns["time"]
+        if name is None or name not in table:
+            return None
+        values, kind = table[name], self.time_kind
+        missing = [is_missing(value) for value in values]
+        if all(missing):
+            return np.full(len(values), np.inf)
+        numbers: list = []
+        for value, is_absent in zip(values, missing, strict=True):
+            number = None if is_absent else _time(value, kind)
+            if number is None and not is_absent:
+                wanted = {"number": "a number", "datetime": "a datetime without time zone"}
+                raise ValueError(
+                    f"The time column {name!r} holds {value!r}, and in fit it held a {kind}: pass "
+                    f"{wanted.get(kind, 'a datetime with a time zone')}."
+                )
+            numbers.append(number)
+        if all(number is None or isinstance(number, int) for number in numbers):
+            latest = np.iinfo(np.int64).max
+            return np.array([latest if one is None else one for one in numbers], dtype=np.int64)
+        return np.array([math.inf if one is None else one for one in numbers], dtype=np.float64)
+
+    def _begins_visit(
+        self, first: np.ndarray, stop: np.ndarray, time: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Return which queries begin a visit: those without a time, or a pause after the last."""
+        if self.pause is None:
+            return None
+        if time is None or self.times is None or not len(self.times):
+            return np.ones(len(first), dtype=bool)
+        last = np.maximum(stop - 1, 0)
+        return (stop <= first) | (self.times[last] <= time - self.pause)
+
+    def _require_histories(self, users: list, user: np.ndarray, own: list | None) -> None:
+        if self.has_histories:
+            return
+        for row in np.flatnonzero(user >= FIRST_KNOWN):
+            if own is None or is_missing(own[row]):
+                raise ValueError(
+                    f"The query of the user {users[row]!r} has no {HISTORY!r}, and the folder "
+                    f"holds no histories: pass a column {HISTORY!r} of lists of items, or export "
+                    "with histories=True."
+                )
+
+    def _with_histories(
+        self,
+        table: dict[Any, list],
+        first: np.ndarray,
+        stop: np.ndarray,
+        begins: np.ndarray | None,
+        shared: dict[str, Any],
+    ) -> Queries:
+        """Return queries whose own histories replace the stored ones, which still are seen."""
+        cells = table[HISTORY]
+        has_own = np.array([not is_missing(cell) for cell in cells], dtype=bool)
+        lists = [split_cell(cell, self.delimiter, HISTORY) for cell in cells]
+        own_length = np.array([len(one) for one in lists], dtype=np.int64)
+        own = self.items.lookup([item for one in lists for item in one], HISTORY)
+        end = np.cumsum(stop - first + own_length)
+        seen = end - own_length - (stop - first)
+        stored, _ = concatenate_ranges(first, stop)
+        to_stored, _ = concatenate_ranges(seen, end - own_length)
+        to_own, _ = concatenate_ranges(end - own_length, end)
+
+        def joined(of_log: np.ndarray, of_own: np.ndarray) -> np.ndarray:
+            column = np.empty(len(stored) + len(of_own), dtype=of_log.dtype)
+            column[to_stored], column[to_own] = of_log[stored], of_own
+            return column
+
+        log_features = {
+            one.name: joined(self.log_features[one.name], self._of_histories(one, table, lists))
+            for one in self.event_features
+        }
+        own_start = np.where(has_own, end - own_length, seen)
+        if begins is not None:  # a history of its own is that of the visit
+            begins = np.where(has_own, own_length == 0, begins)
+        return Queries(
+            log=joined(self.log, own), seen=seen, stop=end, begins_visit=begins,
+            start=np.maximum(end - self.max_length, own_start), log_features=log_features, **shared,
+        )  # fmt: skip
+
+    def _of_histories(self, feature: Feature, table: dict[Any, list], lists: list) -> Any:
+        """Return a feature of the events in the histories that queries provide."""
+        name = f"{HISTORY}_{feature.name}"
+        if name not in table:
+            return feature.missing(sum(map(len, lists)))
+        values = [split_cell(cell, self.delimiter, name) for cell in table[name]]
+        for row, (one, items) in enumerate(zip(values, lists, strict=True)):
+            if len(one) != len(items):
+                raise ValueError(
+                    f"The column {name!r} does not hold one value for each item of {HISTORY!r} in "
+                    f"row {row}: pass lists of equal length, with None for what is unknown."
+                )
+        return feature.encode([value for one in values for value in one])[0]
+
+
+def as_list(values: Any, what: str) -> list:
+    """Return a list of the elements of an array, a list or a tuple."""
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        return list(values) if values.dtype.kind in "mM" else values.tolist()
+    if isinstance(values, (list, tuple)):
+        return list(values)
+    raise TypeError(
+        f"{what} is a {type(values).__name__}: pass a list or an array, also for a single value. "
+        "Queries are a list of user ids, a list of dicts, or a dict of columns, such as "
+        "frame.to_dict('list') of a DataFrame."
+    )
+
+
+def _ids(values: list) -> np.ndarray:
+    """Return ids as an array of their own type: integers as such, others as objects."""
+    if values and all(type(value) is int for value in values):
+        try:
+            return np.array(values, dtype=np.int64)
+        except OverflowError:
+            pass
+    return object_array(values)
+
+
+def _time(value: Any, kind: str) -> int | float | None:
+    """Return a time of a kind as a number; None if it is of another kind."""
+    zone = getattr(value, "tzinfo", None)
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(
+        value, (bool, np.bool_, np.timedelta64)
+    )
+    if kind == "number":
+        return None if not is_number else value.item() if isinstance(value, np.generic) else value
+    is_time = isinstance(value, (datetime.datetime, np.datetime64)) and kind != "order"
+    if not is_time or (zone is None) == (kind == "zoned datetime"):
+        return None
+    if hasattr(value, "to_datetime64"):
+        value = value.to_datetime64()  # of a pandas.Timestamp, in UTC
+    elif zone is not None:
+        value = value.astimezone(datetime.UTC).replace(tzinfo=None)
+    return int(nanoseconds(value))

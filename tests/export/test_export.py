@@ -1,0 +1,140 @@
+"""The runtime recommends what the exported pipeline does."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from skmatch import (
+    DSSMRetriever,
+    FusionRetriever,
+    ItemToItemRetriever,
+    MatchEncoder,
+    PopularityRetriever,
+    SequenceSampler,
+    YoutubeDNNRetriever,
+    make_match_pipeline,
+)
+from skmatch.datasets import make_events
+from skmatch.export import to_onnx
+from skmatch.runtime import load
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+RNG = np.random.default_rng(0)
+EVENTS = make_events(n_users=40, n_items=50, n_events=900, visit_size=4, random_state=0)
+EVENTS["user_id"] = "u" + EVENTS["user_id"].astype(str)
+EVENTS["tags_of_user"] = [
+    [f"t{n}" for n in RNG.integers(0, 6, RNG.integers(0, 4))] for _ in range(len(EVENTS))
+]
+EVENTS["taste"] = [tuple(RNG.normal(size=3)) for _ in range(len(EVENTS))]
+EVENTS.loc[::5, ["age", "taste"]] = None
+EVENTS["stars"] = RNG.integers(1, 6, len(EVENTS)).astype(float)
+EVENTS["device"] = RNG.choice(["phone", "desk"], len(EVENTS))
+ITEMS, USERS = EVENTS["item_id"].unique(), EVENTS["user_id"].unique()
+LAST = EVENTS["timestamp"].max()
+
+RETRIEVERS = {
+    "dssm": DSSMRetriever(max_epochs=1, embedding_dim=8, dims=(16, 8), random_state=0),
+    "youtube": YoutubeDNNRetriever(
+        max_epochs=1, embedding_dim=8, dims=(16,), n_estimators=2, batch_norm=True,
+        activation="prelu", pooling="attention", random_state=0,
+    ),
+    "items": ItemToItemRetriever(),
+    "popular": PopularityRetriever(half_life=1e6),
+    "fusion": FusionRetriever(weights=[0.7, 0.3], n_candidates=20),
+    "shares": FusionRetriever(
+        [("items", ItemToItemRetriever()), ("popular", PopularityRetriever())], rule="shares"
+    ),
+}  # fmt: skip
+RETRIEVERS["fusion"].set_params(
+    retrievers=[("dssm", RETRIEVERS["dssm"]), ("items", ItemToItemRetriever())]
+)
+
+
+def make_pipe(retriever):
+    encoder = MatchEncoder(
+        user_features=["segment", "age", "tags_of_user", "taste"],
+        item_features=["category", "price", "tags"],
+        event_features=["stars", "device"],
+        kinds={"tags": "multi_valued", "tags_of_user": "multi_valued"},
+    )
+    return make_match_pipeline(encoder, SequenceSampler(max_length=8), retriever)
+
+
+@pytest.fixture(scope="module", params=RETRIEVERS)
+def pair(request, tmp_path_factory):
+    """Return a fitted pipeline, and the recommender that was exported from it."""
+    pipe = make_pipe(RETRIEVERS[request.param]).fit(EVENTS)
+    folder = tmp_path_factory.mktemp("export") / request.param
+    to_onnx(pipe, folder)
+    return pipe, load(folder)
+
+
+def assert_same(found, expected):
+    """Compare recommendations: equal items but for scores that are nearly equal."""
+    assert list(found) == list(expected.columns)
+    found = pd.DataFrame(found)
+    for name in (expected.columns[0], "rank", "source"):
+        assert found[name].tolist() == expected[name].tolist(), name
+    np.testing.assert_allclose(found["score"], expected["score"], rtol=0, atol=1e-5)
+    differs = np.flatnonzero((found.iloc[:, 1] != expected.iloc[:, 1]).to_numpy())
+    for row in differs:
+        same = found["user_id"] == found["user_id"][row]
+        near = found[same & (abs(found["score"] - found["score"][row]) < 2e-5)]
+        assert len(near) > 1 or found["rank"][row] == found.loc[same, "rank"].max()
+    assert len(differs) <= 0.02 * len(found)
+    if "retrievers" in expected:
+        assert (found["retrievers"] == expected["retrievers"]).mean() > 0.95
+
+
+def draw_queries(rng, n_rows=12):
+    """Return a random frame of queries of known and unknown users, with any of the columns."""
+    rows = pd.DataFrame({"user_id": rng.choice([*USERS, "new", None], n_rows).astype(object)})
+    if rng.random() < 0.6:
+        time = rng.integers(EVENTS["timestamp"].min(), LAST + 9, n_rows).astype(object)
+        time[rng.random(n_rows) < 0.2] = None
+        rows["timestamp"] = time
+    if rng.random() < 0.6:
+        items = [*ITEMS.tolist(), -7]
+        lists = [rng.choice(items, rng.integers(0, 12)).tolist() for _ in range(n_rows)]
+        rows["history"] = [None if rng.random() < 0.3 else one for one in lists]
+        if rng.random() < 0.6:
+            rows["history_stars"] = [
+                [None if rng.random() < 0.2 else float(rng.integers(1, 6)) for _ in one or ()]
+                for one in rows["history"]
+            ]
+    values = {
+        "segment": [*EVENTS["segment"].unique(), "other", None],
+        "age": [30, 41.5, None, float("inf")],
+        "tags_of_user": [["t1", "t3"], [], "t2|t9", None],
+        "taste": [(0.1, 0.2, -1.0), None],
+    }
+    for name, own in values.items():
+        if rng.random() < 0.4:
+            index = rng.integers(0, len(own), n_rows)
+            rows[name] = pd.Series([own[i] for i in index], dtype=object)
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_queries_get_the_recommendations_of_the_pipeline(pair, seed):
+    pipe, recommender = pair
+    rng = np.random.default_rng(seed)
+    queries = draw_queries(rng)
+    rules = {}
+    if rng.random() < 0.5:
+        rules["candidates"] = rng.choice(ITEMS, 20, replace=False).tolist()
+    if rng.random() < 0.5:
+        rules["exclude"] = {u: rng.choice(ITEMS, 3).tolist() for u in queries["user_id"][:3]}
+    if rng.random() < 0.5:
+        rules["exclude_seen"] = bool(rng.random() < 0.5)
+    k = int(rng.integers(1, 60))
+    expected = pipe.recommend(queries, k, **rules)
+    assert_same(recommender.recommend(queries.to_dict("list"), k, **rules), expected)
+    assert_same(recommender.recommend(queries.to_dict("records"), k, **rules), expected)
+
+
+def test_all_known_users_get_the_recommendations_of_the_pipeline(pair):
+    pipe, recommender = pair
+    assert_same(recommender.recommend(), pipe.recommend())
