@@ -1,8 +1,12 @@
-"""How fitted estimators learn new events: updated copies replace all steps, or none."""
+"""How fitted estimators learn new events: updated copies replace all steps, or none.
+
+Other threads may recommend meanwhile: they read copies of the steps as of one moment.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any, Self, TypeVar
 
 from numpy.typing import ArrayLike
@@ -13,13 +17,15 @@ from skmatch._docs import fill_docs
 from skmatch._typing import PlainEvents, SampleTable, Table
 
 Estimator = TypeVar("Estimator")
+_SWAPPING = Lock()  # held for microseconds, while references are copied
 
 _shared_docs = fill_docs(
     returns="""\
 Returns
 -------
 self : estimator instance
-    Unchanged if an error is raised. Do not call it while other threads query.""",
+    Unchanged if an error is raised. Other threads may recommend meanwhile, from the state before
+    or after the call; only one thread at a time may call methods that add events or items.""",
     example="""\
 Examples
 --------
@@ -37,6 +43,15 @@ def replaced(estimator: Estimator, **fitted: Any) -> Estimator:
     return copy
 
 
+def snapshot(steps: Sequence[Any]) -> list[Any]:
+    """Return copies of the steps as of one moment, which `propagate` in other threads keeps.
+
+    Steps that cannot grow are returned themselves.
+    """
+    with _SWAPPING:
+        return [replaced(step) if hasattr(step, "_partial_fit") else step for step in steps]
+
+
 def propagate(steps: Sequence[Any], verb: str, rows: Any, *args: Any, **of_last: Any) -> None:
     """Pass rows through the steps, then update the state of all steps, or of none.
 
@@ -44,20 +59,28 @@ def propagate(steps: Sequence[Any], verb: str, rows: Any, *args: Any, **of_last:
     without it transform the rows. The last step gets the arguments `of_last`.
     """
     copies = []
-    for step in steps:
+    for step, before in zip(steps, snapshot(steps), strict=True):
         if hasattr(step, verb):
-            copy, rows = getattr(step, verb)(rows, *args, **(of_last if step is steps[-1] else {}))
-            copies.append((step, copy))
+            own = of_last if step is steps[-1] else {}
+            copy, rows = getattr(before, verb)(rows, *args, **own)
+            copies.append((step, vars(before), vars(copy)))
         else:
             rows = step.transform(rows)
-    before = [(step, vars(step).copy()) for step, _ in copies]
-    try:
-        for step, copy in copies:
-            vars(step).update(vars(copy))
-    except BaseException:  # an interrupt would leave inconsistent steps
-        for step, state in before:
-            vars(step).update(state)
-        raise
+    with _SWAPPING:
+        for step, state, _ in copies:
+            if any(vars(step).get(name) is not value for name, value in state.items()):
+                raise RuntimeError(
+                    f"Another thread changed the {type(step).__name__} during this call, whose "
+                    "events or items are not added. Fit, add events or add items in one thread "
+                    "at a time, for example under a lock."
+                )
+        try:
+            for step, _, grown in copies:
+                vars(step).update(grown)
+        except BaseException:  # an interrupt would leave inconsistent steps
+            for step, state, _ in copies:
+                vars(step).update(state)
+            raise
 
 
 class GrowingMixin:

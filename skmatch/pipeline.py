@@ -10,7 +10,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import Samples
-from skmatch._growth import GrowingMixin
+from skmatch._growth import GrowingMixin, snapshot
 from skmatch._schema import Schema
 from skmatch._sklearn import CallbackSupportMixin
 from skmatch._typing import EventTable
@@ -122,8 +122,9 @@ class MatchPipeline(
 
     def _read(self, X: Any) -> tuple[Any, Samples]:
         check_is_fitted(self)
-        rows = queries_of(X, self.schema_)
-        for step in self._active_steps()[:-1]:
+        *steps, retriever = snapshot(self._growing_steps())
+        rows = queries_of(X, retriever.schema_)
+        for step in steps:
             try:
                 rows = step.transform(rows)
             except (KeyError, ValueError) as error:
@@ -134,7 +135,6 @@ class MatchPipeline(
                     "columns that it has seen in fit, or transform events and queries before the "
                     "pipeline."
                 ) from error
-        retriever = self._final_retriever()
         return retriever, retriever._read_queries(rows)
 
     similar_users = _if_final_has(SimilarUsersMixin.similar_users)

@@ -252,11 +252,12 @@ class Engine:
         return self._to_device(column)
 
     def _item_features(self, schema: Schema) -> list[FeatureSource]:
-        if self._content is None or self._content[0] is not schema:  # once for many queries
+        content = self._content  # once, since a thread with another schema may replace it
+        if content is None or content[0] is not schema:  # once for many queries
             columns = (schema.item_table[feature.name] for feature in schema.item_features)
             sources = [FeatureSource(self._column(column), by_code=True) for column in columns]
-            self._content = schema, sources
-        return self._content[1]
+            self._content = content = schema, sources
+        return content[1]
 
     def _rows(self, samples: Samples, rows: np.ndarray, cut: bool = True) -> Rows:
         """Copy rows to the device, with the log or, if `cut`, only the events that they need."""

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skmatch._columns import count_codes
 from skmatch._data import FIRST_KNOWN, Samples, as_coded
+from skmatch._growth import snapshot
 from skmatch._ranking import positive_shares
 from skmatch._typing import ItemRule, SampleTable, Table
 from skmatch._validation import check_k, check_weights, checked_fit, require_rows
@@ -161,9 +162,11 @@ class BaseRetriever(
         items : ndarray of shape (n_queries, min(k, n_items))
             Item ids, best first; missing at the end where fewer remain.
         """
-        samples = self._read_queries(X)
+        check_is_fitted(self)
+        retriever: BaseRetriever = snapshot([self])[0]
+        samples = retriever._read_queries(X)
         rules = {"exclude_seen": exclude_seen, "candidates": candidates, "exclude": exclude}
-        return self._decode_items(self._rank(samples, k, **rules))
+        return retriever._decode_items(retriever._rank(samples, k, **rules))
 
     def _rank(self, samples: Samples, k: int | None = None, **rules: Any) -> np.ndarray:
         """Return the positions of the best items of each query, -1 where fewer remain."""
@@ -292,7 +295,8 @@ class BaseRetriever(
 
     def _read(self, X: Any) -> tuple[BaseRetriever, Samples]:
         check_is_fitted(self)
-        return self, self._read_queries(queries_of(X, self.schema_))
+        retriever: BaseRetriever = snapshot([self])[0]
+        return retriever, retriever._read_queries(queries_of(X, retriever.schema_))
 
     def _read_training(
         self, X: Any, users: Any, items: Any, sample_weight: ArrayLike | None

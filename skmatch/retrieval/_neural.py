@@ -253,5 +253,10 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        # The weights are saved as plain arrays; the network is built from them where needed.
+        # The weights are saved as plain arrays, from which loading builds the network.
         return {name: value for name, value in state.items() if name not in OF_THIS_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if hasattr(self, "weights_"):  # now, since queries read copies that would each build it
+            self._serving_engine()

@@ -61,9 +61,10 @@ class ScoreMixin(ABC):
                 f"pairs is a {type(pairs).__name__}: pass a frame with the columns of the user and "
                 "the item."
             )
-        schema = self.schema_  # type: ignore[attr-defined]
-        item = require_column(frame, schema.item, "item", "Add it.", "pairs")
-        retriever, samples = self._read(frame.drop(columns=schema.item))
+        name = self.schema_.item  # type: ignore[attr-defined]
+        item = require_column(frame, name, "item", "Add it.", "pairs")
+        retriever, samples = self._read(frame.drop(columns=name))
+        schema = retriever.schema_
         positions = np.maximum(schema.items.lookup(item) - FIRST_KNOWN, -1)[:, None]
         allowed = retriever._read_filter(samples, None)
         table = pd.DataFrame(

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from skmatch._data import Samples
+from skmatch._growth import snapshot
 from skmatch._typing import SampleTable
 from skmatch.neighbors import ItemFilter, ItemIndex
 from skmatch.retrieval._scores import SimilarUsersMixin
@@ -67,7 +69,9 @@ class VectorsMixin(
         -------
         vectors : ndarray of shape (n_queries, n_dims), float32
         """
-        return self._encode(self._read_queries(X))
+        check_is_fitted(self)
+        retriever: VectorsMixin = snapshot([self])[0]
+        return retriever._encode(retriever._read_queries(X))  # type: ignore[attr-defined]
 
     @property
     def _n_features_out(self) -> int:

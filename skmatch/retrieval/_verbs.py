@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skmatch._columns import Vocabulary
 from skmatch._data import FIRST_KNOWN, Samples
+from skmatch._growth import snapshot
 from skmatch._typing import Ids, ItemRule, SampleTable
 from skmatch._validation import check_k, in_frame_of
 from skmatch.metrics import make_topk_scorer
@@ -216,7 +217,8 @@ class SimilarItemsMixin:
             If an item is not in the catalogue.
         """
         check_is_fitted(self)
-        retriever: VectorsMixin = self._final_retriever()  # type: ignore[attr-defined]
+        retriever: VectorsMixin
+        retriever = snapshot([self._final_retriever()])[0]  # type: ignore[attr-defined]
         schema = retriever.schema_
         k = check_k(retriever.k if k is None else k)
         ids, own = known_items(items, schema)
