@@ -47,8 +47,9 @@ ARROWS = {
         "_sklearn", "_typing", "_validation",
         "neighbors", "persistence", "preprocessing", "metrics", "retrieval",
     },
-    "__main__": {"explore"},
+    "__main__": {"explore", "serve"},
     "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
+    "serve": {"_columns", "_data", "_schema", "_validation", "neighbors", "persistence", "serve"},
     "inspection": {"_docs", "_typing", "_validation", "inspection", "metrics"},
     "pipeline": {
         "_data", "_growth", "_schema", "_sklearn", "_typing", "_validation", "persistence",

@@ -71,7 +71,7 @@ class VectorsMixin(
         """
         check_is_fitted(self)
         retriever: VectorsMixin = snapshot([self])[0]
-        return retriever._encode(retriever._read_queries(X))  # type: ignore[attr-defined]
+        return retriever._encode(retriever._read_queries(X))
 
     @property
     def _n_features_out(self) -> int:
