@@ -19,7 +19,7 @@ INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
 # Those are compiled when first imported, and kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo explore tune test test-min lint docs dist bench quality growth parquet cold-start cold-items neighbors latency clean
+.PHONY: demo explore tune test test-min lint docs dist bench quality growth parquet cold-start cold-items neighbors latency serving clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
@@ -75,6 +75,9 @@ cold-items: $(VENV)/bench.done
 
 neighbors: $(VENV)/bench.done
 	$(BIN)/python benchmarks/neighbors.py $(BENCH)
+
+serving: $(VENV)/bench.done
+	$(BIN)/python benchmarks/serving.py $(BENCH)
 
 latency: $(VENV)/bench.done
 	$(BIN)/python benchmarks/latency.py $(BENCH)
