@@ -12,13 +12,14 @@ from threadpoolctl import threadpool_limits
 
 from skmatch._arrays import FIRST_KNOWN, is_in
 from skmatch._item_filter import ItemFilter, ItemLists
+from skmatch._quantised import Int8Vectors, n_to_rescore, rescored
 from skmatch._ranking import top_k
 from skmatch._sklearn import n_threads
 from skmatch._validation import check_choice, check_k
 
 __all__ = ["ItemFilter", "ItemIndex", "ItemLists"]
 
-METHODS = ("exact", "auto", "pynndescent")
+METHODS = ("exact", "int8", "auto", "pynndescent")
 AUTO_ITEMS = 100_000  # below, exact search is fast enough not to build a graph
 _NEIGHBOURHOOD = 100  # minimum number of items of a graph
 _MIN_FETCHED = 100  # a graph finds 83% of the best 10 when it fetches 10, 99% when it fetches 100
@@ -36,8 +37,10 @@ class ItemIndex:
 
     Parameters
     ----------
-    method : {"exact", "auto", "pynndescent"}, default="exact"
-        "exact" scores every item, in blocks of bounded memory. "pynndescent" searches an
+    method : {"exact", "int8", "auto", "pynndescent"}, default="exact"
+        "exact" scores every item, in blocks of bounded memory. "int8" scores every item by vectors
+        of a byte per number, and the best few, at least `k` + 100, again by `vectors_`, which is
+        read at these few rows only and may be memory-mapped. "pynndescent" searches an
         approximate graph of neighbours, which is faster for large catalogues; `estimate_recall`
         measures how many items it misses. The graph is not saved: the first search after loading
         builds it again. "auto" is "exact" up to 100,000 items and "pynndescent" above.
@@ -48,8 +51,8 @@ class ItemIndex:
     ----------
     vectors_ : ndarray of shape (n_items, n_dims)
         The vectors passed to `fit`.
-    method_ : {"exact", "pynndescent"}
-        The method in use; up to 100 items it is always "exact".
+    method_ : {"exact", "int8", "pynndescent"}
+        The method in use; a graph is never used up to 100 items.
 
     Examples
     --------
@@ -65,7 +68,7 @@ class ItemIndex:
 
     def __init__(
         self,
-        method: Literal["exact", "auto", "pynndescent"] = "exact",
+        method: Literal["exact", "int8", "auto", "pynndescent"] = "exact",
         random_state: int | None = None,
     ):
         self.method = method
@@ -85,21 +88,22 @@ class ItemIndex:
         """
         check_choice("index", self.method, METHODS)
         self.vectors_ = vectors
-        exact_up_to = {"exact": np.inf, "auto": AUTO_ITEMS, "pynndescent": _NEIGHBOURHOOD}[
-            self.method
-        ]
-        self.method_ = "exact" if len(vectors) <= exact_up_to else "pynndescent"
-        self.graph_ = self._build_graph()
+        graph_from = {"auto": AUTO_ITEMS, "pynndescent": _NEIGHBOURHOOD}.get(self.method, np.inf)
+        without = "int8" if self.method == "int8" else "exact"
+        self.method_ = "pynndescent" if len(vectors) > graph_from else without
+        self._build()
         return self
 
-    def _build_graph(self) -> _Graph | None:
-        if self.method_ == "exact":
-            return None
-        return _Graph(self.vectors_, self.random_state)
+    def _build(self) -> None:
+        """Build what a search needs besides the vectors; `graph_` is set last, as it is read."""
+        self.quantised_ = Int8Vectors.of(self.vectors_) if self.method_ == "int8" else None
+        is_graph = self.method_ == "pynndescent"
+        self.graph_ = _Graph(self.vectors_, self.random_state) if is_graph else None
 
     def __getstate__(self) -> dict[str, Any]:
-        # The graph holds compiled functions: the first search after loading builds it again.
-        return {name: value for name, value in self.__dict__.items() if name != "graph_"}
+        # A graph holds compiled functions: the first search after loading builds it again.
+        built = ("graph_", "quantised_")
+        return {name: value for name, value in self.__dict__.items() if name not in built}
 
     def search(
         self, queries: np.ndarray, k: int, allowed: ItemFilter | None = None
@@ -128,7 +132,7 @@ class ItemIndex:
         if not hasattr(self, "graph_"):
             with _BUILDING:  # numba builds one graph at a time
                 if not hasattr(self, "graph_"):
-                    self.graph_ = self._build_graph()
+                    self._build()
         positions = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
         n_fetched = self._n_to_fetch(len(queries), k, allowed)
@@ -147,7 +151,7 @@ class ItemIndex:
                 if n_max > 0:
                     positions[rows], scores[rows] = self._search_graph(*own, n_max)
                 else:
-                    search = self._search_candidates if n_max else self._search_exactly
+                    search = self._search_candidates if n_max else self._search_all
                     positions[rows], scores[rows] = search(*own)
         return positions, scores
 
@@ -236,6 +240,24 @@ class ItemIndex:
         best, best_scores = top_k(scores, k)
         positions = np.take_along_axis(found, np.maximum(best, 0), axis=1)
         return np.where(best < 0, -1, positions), best_scores
+
+    def _search_all(
+        self, queries: np.ndarray, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score the whole catalogue by the quantised vectors, if there are any, and rescore."""
+        if self.quantised_ is None:
+            return self._search_exactly(queries, k, allowed)
+        positions = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        n_items, n_found = len(self.vectors_), n_to_rescore(k, len(self.vectors_))
+        block = max(1, _BLOCK_SIZE // max(n_items, n_found * self.vectors_.shape[1]))
+        for a in range(0, len(queries), block):
+            rows = slice(a, min(a + block, len(queries)))
+            out = np.empty((rows.stop - a, n_items), dtype=np.float32)
+            allowed.apply(self.quantised_.inner_products(queries[rows], out), a)
+            found, _ = _top_k_in_threads(out, n_found)
+            positions[rows], scores[rows] = rescored(found, queries[rows], self.vectors_, k)
+        return positions, scores
 
     def _search_exactly(
         self, queries: np.ndarray, k: int, allowed: ItemFilter

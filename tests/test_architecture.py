@@ -33,7 +33,9 @@ ARROWS = {
     "_nn": {"_nn", "_columns", "_data", "_schema"},
     "persistence": {"_sklearn", "_version"},
     "_item_filter": {"_arrays", "_data"},  # _data only for the types
-    "neighbors": {"_arrays", "_item_filter", "_ranking", "_sklearn", "_validation"},
+    "neighbors": {
+        "_arrays", "_item_filter", "_quantised", "_ranking", "_sklearn", "_validation",
+    },
     "preprocessing": {
         "_arrays", "_columns", "_data", "_event_log", "_files", "_growth", "_schema", "_sklearn",
         "_typing", "_validation", "persistence", "preprocessing",

@@ -100,7 +100,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         precision: Literal["float32", "bfloat16"] = "float32",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
-        index: Literal["exact", "auto", "pynndescent"] = "exact",
+        index: Literal["exact", "int8", "auto", "pynndescent"] = "exact",
         k: int = 10,
         exclude_seen: bool = True,
     ):

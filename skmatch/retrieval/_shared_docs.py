@@ -110,10 +110,10 @@ random_state : int, RandomState instance or None, default=None
     one number of threads.
 verbose : bool or int, default=False
     Whether to show a progress bar, in a terminal or a notebook.
-index : {"exact", "auto", "pynndescent"}, default="exact"
+index : {"exact", "int8", "auto", "pynndescent"}, default="exact"
     Search method, see `skmatch.neighbors.ItemIndex`. "auto" is "exact" up to 100,000 items and
-    "pynndescent" above. The graph of "pynndescent" is not saved: the first search after loading
-    builds it again."""
+    "pynndescent" above. The graph of "pynndescent" and the integers of "int8" are not saved: the
+    first search after loading builds them again."""
 
 NEURAL_ATTRIBUTES = """\
 item_vectors_ : ndarray of shape (n_items, n_dims), float32

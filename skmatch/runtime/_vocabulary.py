@@ -78,7 +78,9 @@ def _decoded(kind: str, values: list) -> np.ndarray:
     if kind in ("int", "float", "bool"):
         return np.array(values, dtype={"int": np.int64, "float": np.float64, "bool": bool}[kind])
     if kind == "datetime":
-        return np.array(values, dtype=np.int64).view("datetime64[ns]")
+        exact = np.array(values, dtype=np.int64).view("datetime64[ns]")
+        rounded = exact.astype("datetime64[us]")  # which `tolist` turns into datetimes
+        return rounded if (rounded == exact).all() else exact
     if kind == "uuid":
         return object_array([UUID(value) for value in values])
     if kind == "date":
