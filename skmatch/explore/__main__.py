@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ImportError as error:
         raise SystemExit(
             f"skmatch.explore needs {error.name}, which is not installed: run "
-            "pip install 'skmatch[app]'."
+            "pip install starlette uvicorn."
         ) from error
     explorer, port = read_arguments(arguments)
     server = uvicorn.Server(uvicorn.Config(make_app(explorer), log_level="warning"))

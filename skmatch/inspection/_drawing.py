@@ -52,7 +52,7 @@ def axes_for(display: Any, ax: Any) -> Any:
     except ImportError as error:
         raise ImportError(
             f"{type(display).__name__}.plot needs matplotlib, which is not installed: run "
-            "pip install 'skmatch[plot]'."
+            "pip install matplotlib."
         ) from error
     return plt.subplots(layout="constrained")[1] if ax is None else ax
 

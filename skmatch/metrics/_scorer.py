@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from skmatch._typing import ItemRule, SampleTable
-from skmatch._validation import check_k, last_step, unwrap_searches
+from skmatch._validation import check_k, fitted_retriever, last_step, unwrap_searches
 from skmatch.metrics._bootstrap import bootstrap, check_confidence
 from skmatch.metrics._groups import groups_of
 from skmatch.metrics._held_out import HeldOut, fitted_schema, read_held_out
@@ -353,7 +353,9 @@ def evaluate(
     if isinstance(item, pd.Series):
         unknown_item = np.asarray(schema.items.lookup(pairs["item"])) == 1
     else:
-        unknown_item = pairs["item"].to_numpy() < 0
+        item_codes = pairs["item"].to_numpy()
+        has_events = np.append(fitted_retriever(estimator, "counts_").counts_ > 0, False)
+        unknown_item = ~has_events[np.maximum(item_codes, -1)]  # the last: not in the catalogue
     n_unknown_items = np.bincount(pairs["query"], unknown_item, len(users)).astype(int)
 
     if not average:

@@ -16,6 +16,8 @@ from skmatch.preprocessing._features import KINDS
 
 RECOMMENDATION_COLUMNS = ("score", "rank", "source", "retrievers")
 EVALUATION_COLUMNS = ("unknown_user", "n_relevant", "n_unknown_items")
+# Ages and years have fewer values, and work as categories.
+MANY_INTEGERS = 200
 
 
 def check_features(
@@ -75,6 +77,23 @@ def check_names(roles: Roles, features: dict[str, list[Label]]) -> None:
                 raise ValueError(
                     f"The column {name!r} has the name of a column that {of} adds: rename it."
                 )
+
+
+def warn_of_amounts(schema: Schema, kinds: dict[Label, Any]) -> None:
+    """Warn if integers with many distinct values, perhaps amounts, were taken as categories."""
+    for feature in (*schema.user_features, *schema.item_features, *schema.event_features):
+        if feature.name in kinds or feature.kind != "categorical" or feature.vocabulary is None:
+            continue
+        name, vocabulary = feature.name, feature.vocabulary
+        is_integer = vocabulary.categories is None and vocabulary.values.dtype.kind in "iu"
+        if is_integer and len(vocabulary.values) >= MANY_INTEGERS:
+            warnings.warn(
+                f"The feature {name!r} holds {len(vocabulary.values):,} distinct integers, read as "
+                f"categories. Set kinds={{{name!r}: 'numeric'}} if they are amounts, "
+                f"such as prices, or kinds={{{name!r}: 'categorical'}} if they are codes.",
+                UserWarning,
+                stacklevel=4,
+            )
 
 
 def check_time_kind(schema: Schema, kind: str) -> None:

@@ -156,7 +156,7 @@ def _open(X: Any) -> Any:
         import pyarrow.dataset as ds
     except ImportError as error:
         raise ImportError(
-            f"X={X!r} is read as Parquet, which needs pyarrow ({error}): install skmatch[parquet], "
+            f"X={X!r} is read as Parquet, which needs pyarrow ({error}): pip install pyarrow, "
             "or pass a DataFrame."
         ) from error
     if isinstance(X, ds.Dataset):

@@ -35,6 +35,7 @@ from skmatch.preprocessing._encoder_checks import (
     check_names,
     check_time_kind,
     reject_coded,
+    warn_of_amounts,
     warn_of_history,
 )
 from skmatch.preprocessing._encoder_growth import EncoderGrowthMixin
@@ -277,6 +278,7 @@ class MatchEncoder(
         source = parquet or WholeFrame(frame)
         codes = collect(source.read(learner.learn, learner.columns()), source.on_disk)
         learnt, columns = learner.learnt(source, codes)
+        warn_of_amounts(learnt["schema_"], self.kinds or {})
         # Set attributes last, so that a failed fit keeps the previous ones.
         validate_data(self, table, skip_check_array=True)
         for name, value in learnt.items():

@@ -123,6 +123,12 @@ def _read_codes(ids: Any, parameter: str, items: Vocabulary) -> tuple[np.ndarray
     else:
         column = as_series(ids, parameter)
     codes = items.lookup(column)
+    if isinstance(column.iloc[0], (bool, np.bool_)) and (codes < FIRST_KNOWN).all():
+        raise ValueError(
+            f"{parameter} holds {column.iloc[0]}: a mask of booleans does not say which items "
+            f"its rows are. Pass the ids that it selects, such as {parameter}="
+            "items.loc[items['stock'] > 0, 'item_id']."
+        )
     items.warn_of_another_dtype(column.rename(parameter), codes)
     unknown = column[codes < FIRST_KNOWN].dropna()
     if unknown.empty:

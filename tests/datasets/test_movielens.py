@@ -374,7 +374,7 @@ def test_small_set_has_the_columns_of_an_archive(tmp_path):
 def test_missing_package_names_the_command(call, module, monkeypatch):
     pytest.importorskip("pooch")  # which remembers whether tqdm was there when it was imported
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=re.escape('pip install "skmatch[demo]"')):
+    with pytest.raises(ImportError, match=f"run pip install .*{module}"):
         call()
 
 

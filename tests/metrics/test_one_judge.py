@@ -175,6 +175,17 @@ def test_an_unknown_item_held_out_twice_counts_once(model):
     assert model.score(held_out) == pytest.approx(1 / (1 + 1 / np.log2(3)))
 
 
+def test_held_out_items_of_a_catalogue_without_events_are_counted():
+    train = pd.DataFrame({"user_id": [1, 1, 2], "item_id": ["a", "b", "a"], "timestamp": [1, 2, 3]})
+    held_out = train.assign(item_id=["c", "b", "x"], timestamp=9)
+    catalogue = pd.DataFrame({"item_id": ["a", "b", "c"]})
+    for items in (None, catalogue):
+        model = PopularityRetriever().fit(train, items=items)
+        assert evaluate(model, held_out, "recall")["n_unknown_items"].tolist() == [2]
+        rows = evaluate(model, held_out, "recall", average=False)
+        assert rows["n_unknown_items"].tolist() == [1, 1]
+
+
 def test_a_plain_pipeline_of_scikit_learn_scores_alike():
     train, test = split()
     ours = MODELS["dssm"].fit(train)

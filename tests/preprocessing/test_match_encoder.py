@@ -60,7 +60,10 @@ def latest(encoder, name):
 
 def kinds_of(encoder):
     schema = encoder.schema_
-    return {f.name: f.kind for f in (*schema.user_features, *schema.item_features)}
+    return {
+        f.name: f.kind
+        for f in (*schema.user_features, *schema.item_features, *schema.event_features)
+    }
 
 
 # Codes
@@ -259,6 +262,20 @@ def test_kinds_go_by_dtype():
     assert kinds_of(encoder) == categories | numbers | several
 
 
+@pytest.mark.parametrize("side", ["user_features", "item_features", "event_features"])
+def test_many_distinct_integers_warn_unless_their_kind_is_set(side):
+    ids = np.arange(300)
+    prices = pd.DataFrame({"user_id": ids, "item_id": ids, "price": ids % 250})
+    with pytest.warns(UserWarning, match=r"'price' holds 250 .*kinds={'price': 'numeric'}"):
+        assert kinds_of(fit(prices, **{side: ["price"]})) == {"price": "categorical"}
+    for kind in ("numeric", "categorical"):
+        assert kinds_of(fit(prices, **{side: ["price"]}, kinds={"price": kind})) == {"price": kind}
+    codes = prices.assign(price=prices["price"].astype("category"))
+    assert kinds_of(fit(codes, **{side: ["price"]})) == {"price": "categorical"}
+    few = prices.assign(price=prices["price"] % 100)
+    assert kinds_of(fit(few, **{side: ["price"]})) == {"price": "categorical"}
+
+
 def test_kinds_may_be_overruled():
     kinds = {"year": "numeric", "level": "categorical", "tags": "multi_valued"}
     events = make_events(year=[1999, 2001, 1999], level=[0.5, 1.5, 0.5], tags=["a|b", "b", None])
@@ -291,7 +308,9 @@ def test_of_values_at_one_time_that_of_the_last_row_is_the_latest():
     events = pd.DataFrame(
         {"user_id": "ann", "item_id": 1, "timestamp": np.arange(n) % 2, "colour": np.arange(n)}
     )
-    assert latest(fit(events, item_features=["colour"]), "colour") == {1: n - 1}
+    kinds = {"colour": "categorical"}
+    encoder = fit(events, item_features=["colour"], kinds=kinds)
+    assert latest(encoder, "colour") == {1: n - 1}
 
 
 def test_numbers_are_standardised_and_infinite_ones_are_missing():

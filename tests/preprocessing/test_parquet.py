@@ -282,5 +282,5 @@ def test_what_is_no_parquet_of_events_is_said(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"events\.csv'. Is this a 'parquet' file"):
         MatchEncoder().fit(text)
     monkeypatch.setitem(sys.modules, "pyarrow.dataset", None)
-    with pytest.raises(ImportError, match=r"needs pyarrow.*skmatch\[parquet\]"):
+    with pytest.raises(ImportError, match=r"needs pyarrow.*pip install pyarrow"):
         MatchEncoder().fit(path)

@@ -235,6 +235,27 @@ def test_rules_that_are_not_lists_raise(pipe, parameter, rule, message):
         pipe.recommend(USERS[:2], **{parameter: rule})
 
 
+MASK = np.arange(len(ITEMS)) > 3
+
+
+@pytest.mark.parametrize("parameter", ["candidates", "exclude"])
+@pytest.mark.parametrize(
+    "mask",
+    [MASK, MASK.tolist(), pd.Series(MASK), pd.Series(MASK, dtype="boolean"), {USERS[0]: MASK}],
+    ids=["array", "list", "Series", "boolean", "mapping"],
+)
+def test_a_mask_of_booleans_raises_with_the_remedy(pipe, parameter, mask):
+    message = rf"{parameter} holds False: a mask .*{parameter}=items.loc\[items\['stock'\] > 0"
+    with pytest.raises(ValueError, match=message):
+        pipe.recommend(USERS[:2], **{parameter: mask})
+
+
+def test_ids_may_be_booleans():
+    events = pd.DataFrame({"user_id": [1, 1, 2], "item_id": [True, False, True]})
+    model = PopularityRetriever().fit(events)
+    assert model.recommend([3], k=2, candidates=[False])["item_id"].tolist() == [False]
+
+
 @pytest.mark.parametrize("rule", [[], np.array([]), {USERS[0]: []}, [None, []]], ids=repr)
 def test_empty_candidates_raise(pipe, rule):
     with pytest.raises(ValueError, match=r"candidates.* is empty.*or None"):
