@@ -43,6 +43,7 @@ lint: $(VENV)/lint.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 docs: $(VENV)/docs.done
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build/html
