@@ -15,13 +15,14 @@ PANEL ?=
 PEERS := .venv-rechub .venv-rectools
 
 # To compile all modules of all packages takes longer than to install them; few are ever imported.
-INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
+INSTALL := -m pip install --no-compile --constraint constraints.txt
 # Those are compiled when first imported, and kept.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo explore tune test test-min lint docs dist bench quality growth parquet cold-start cold-items neighbors latency serving clean
 
 demo: $(VENV)/demo.done
+	@echo "Reading the ratings; the first import of torch takes a while."
 	$(BIN)/python examples/movies.py $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 explore: $(VENV)/app.done
@@ -95,6 +96,7 @@ latency: $(VENV)/bench.done
 	@touch $@
 
 $(VENV)/%.done: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing skmatch with the extra '$*' into $(VENV): some minutes the first time."
 	$(BIN)/python $(INSTALL) --editable ".[$*]"
 	@touch $@
 

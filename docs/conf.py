@@ -18,7 +18,10 @@ release = version = skmatch.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",  # a link to the source from each name of the reference
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "myst_parser",  # for the changelog
 ]
@@ -35,8 +38,8 @@ numpydoc_show_class_members = False  # the template lists them
 numpydoc_xref_param_type = False
 
 sphinx_gallery_conf = {
-    "examples_dirs": "../examples/gallery",
-    "gallery_dirs": "generated/gallery",
+    "examples_dirs": ["../examples/gallery", "../examples/tutorials"],
+    "gallery_dirs": ["generated/gallery", "generated/tutorials"],
     "backreferences_dir": "generated/backreferences",
     "doc_module": "skmatch",
     "within_subsection_order": "FileNameSortKey",
@@ -51,6 +54,9 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
 }
 
+copybutton_prompt_text = r">>> |\.\.\. |\$ "  # leave prompts and outputs out
+copybutton_prompt_is_regexp = True
+
 html_theme = "pydata_sphinx_theme"
 html_title = "skmatch"
 html_favicon = "_static/icon.svg"
@@ -60,17 +66,29 @@ html_css_files = ["skmatch.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
+    "logo": {
+        "text": "skmatch",
+        "image_light": "_static/icon.svg",
+        "image_dark": "_static/icon.svg",
+    },
+    # Relative: each version of the site is a folder beside the others.
+    "switcher": {"json_url": "_static/versions.json", "version_match": version},
+    "navbar_start": ["navbar-logo", "version-switcher"],
     "show_toc_level": 2,
     "navbar_align": "left",
-    "header_links_before_dropdown": 5,
+    "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
 html_sidebars = {
-    page: [] for page in ("index", "install", "settings", "scaling", "rechub", "changelog")
-}
+    page: []
+    for page in (
+        "changelog", "faq", "getting_started", "glossary", "index", "install", "pitfalls", "rechub",
+        "scaling", "settings",
+    )
+}  # fmt: skip
 
 
 def write_math(translator, node):

@@ -247,7 +247,7 @@ def read_array(X: Any, estimator: Any = None) -> np.ndarray:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         parquet = " Only fit reads Parquet: pass the result of pandas.read_parquet(...)."
         raise kind(
-            f"X is not a table of events but a {type(X).__name__} {what} ({reason}). Give a "
+            f"X is not a table of events but a {type(X).__name__} {what} ({reason}). Pass a "
             "DataFrame. Reshape your data if it is an array: it has two dimensions, and its "
             f"columns are user, item and time.{parquet if is_parquet(X) else ''}"
         ) from None
@@ -336,7 +336,7 @@ def read_times(column: pd.Series) -> tuple[np.ndarray, str]:
             f"(it holds {examples}). Convert it with pd.to_datetime, or to numbers of 64 bits."
         )
     if pd.api.types.is_complex_dtype(dtype):
-        raise ValueError(f"The time column {column.name!r} is complex; give real numbers.")
+        raise ValueError(f"The time column {column.name!r} is complex; pass real numbers.")
     if pd.api.types.is_integer_dtype(dtype) and not (column > np.iinfo(np.int64).max).any():
         times = column.to_numpy(dtype=np.int64, na_value=np.iinfo(np.int64).max)
         return times, "number"
@@ -362,7 +362,7 @@ def check_k(k: Any, parameter: str = "k", of: str = "items") -> int:
 def require_rows(n_rows: int) -> None:
     if not n_rows:
         raise ValueError(
-            "X has 0 sample(s), but a minimum of 1 is required: give at least one event."
+            "X has 0 sample(s), but a minimum of 1 is required: pass at least one event."
         )
 
 
@@ -372,7 +372,7 @@ def check_weights(
     """Return the weight of each row, 1 by default; raise if a weight is invalid."""
     if sample_weight is None:
         return np.ones(n_rows)
-    remedy = f"give one number of at least 0 for each of the {n_rows:,} rows, not all of them 0."
+    remedy = f"pass one number of at least 0 for each of the {n_rows:,} rows, not all of them 0."
     try:
         weight = np.asarray(sample_weight, dtype=float)
     except (TypeError, ValueError) as error:

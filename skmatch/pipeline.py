@@ -149,7 +149,7 @@ class MatchPipeline(
                 if hasattr(step, "schema_"):
                     raise
                 raise ValueError(
-                    f"{type(step).__name__} cannot transform the queries ({error}): give them all "
+                    f"{type(step).__name__} cannot transform the queries ({error}): pass all "
                     "columns that it has seen in fit, or transform events and queries before the "
                     "pipeline."
                 ) from error

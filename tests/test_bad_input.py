@@ -70,7 +70,7 @@ def says(message, error=ValueError):
 
 # Events
 
-NOT_A_TABLE = r"not a table of events.*Give a DataFrame.*user, item and time"
+NOT_A_TABLE = r"not a table of events.*Pass a DataFrame.*user, item and time"
 EVENTS_WRONG = {
     "no user column": (EVENTS.drop(columns="user_id"), r"user column 'user_id' is missing.*Rename"),
     "no item column": (EVENTS.drop(columns="item_id"), r"item column 'item_id' is missing.*Rename"),
@@ -116,7 +116,7 @@ EVENTS_WRONG = {
         r"'timestamp'.*no order.*Timestamp.*pd\.to_datetime",
     ),
     "bool as time": (EVENTS.assign(timestamp=True), r"'timestamp' has dtype bool.*True.*Convert"),
-    "complex time": (EVENTS.assign(timestamp=1j), r"'timestamp' is complex; give real"),
+    "complex time": (EVENTS.assign(timestamp=1j), r"'timestamp' is complex; pass real"),
     "infinite time": (
         EVENTS.assign(timestamp=[0, np.inf, 1, 2, 3, 4, 5]),
         r"'timestamp' holds inf in row 1: use finite times",
@@ -165,7 +165,7 @@ EVENTS_WRONG = {
     "series": (EVENTS["user_id"], NOT_A_TABLE),
     "number": (5, NOT_A_TABLE),
     "dict": ({"user_id": [1], "item_id": [2]}, NOT_A_TABLE),
-    "None": (None, r"NoneType None.*Give a DataFrame"),
+    "None": (None, r"NoneType None.*Pass a DataFrame"),
     "sparse matrix": (scipy.sparse.csr_array(np.eye(3)), NOT_A_TABLE),
 }
 
@@ -342,7 +342,7 @@ ENCODERS_WRONG = {
     ),
     "multi-valued numbers": (
         {"user_features": ["age"], "kinds": {"age": "multi_valued"}},
-        r"multi-valued column 'age' holds \d\.0; give lists",
+        r"multi-valued column 'age' holds \d\.0; pass lists",
     ),
     "categorical lists": (
         {"user_features": ["tags"], "kinds": {"tags": "categorical"}},
@@ -482,14 +482,14 @@ QUERIES_WRONG = {
         r"'timestamp' holds a datetime here and a number at fit; convert",
     ),
     "text as time": (QUERIES.assign(timestamp="noon"), r"'timestamp'.*'noon'.*pd\.to_datetime"),
-    "scalar history": (QUERIES.assign(history=[1, 2]), r"'history' holds 1; give lists"),
+    "scalar history": (QUERIES.assign(history=[1, 2]), r"'history' holds 1; pass lists"),
     "dict as history": (
         QUERIES.assign(history=objects([{"a": 1}, None])),
-        r"'history' holds \{'a': 1\}; give lists",
+        r"'history' holds \{'a': 1\}; pass lists",
     ),
     "series as history": (
         QUERIES.assign(history=objects([pd.Series(["a"]), None])),
-        r"'history' holds .*; give lists",
+        r"'history' holds .*; pass lists",
     ),
     "lists in a history": (
         QUERIES.assign(history=objects([[["a"]], None])),
@@ -498,8 +498,8 @@ QUERIES_WRONG = {
     "one-dimensional array": (np.array(["ann"]), NOT_A_TABLE),
     "three-dimensional array": (np.zeros((2, 2, 2)), NOT_A_TABLE),
     "list of users": (["ann"], NOT_A_TABLE),
-    "text": ("ann", r"str 'ann'.*Give a DataFrame"),
-    "None": (None, r"NoneType None.*Give a DataFrame"),
+    "text": ("ann", r"str 'ann'.*Pass a DataFrame"),
+    "None": (None, r"NoneType None.*Pass a DataFrame"),
 }
 
 
@@ -559,7 +559,7 @@ def test_wrong_k(fitted, k):
 @pytest.mark.parametrize("ids", ["ann", 5, {"ann"}, {"ann": 1}], ids=repr)
 def test_ids_come_in_a_list(fitted, ids):
     for call in (fitted.recommend, fitted.similar_items):
-        with says(r"is not a list of ids; give a list, also for a single id"):
+        with says(r"is not a list of ids; pass a list, also for a single id"):
             call(ids)
 
 

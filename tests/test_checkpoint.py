@@ -284,7 +284,7 @@ def test_other_events_are_refused(tmp_path):
     for name, value in {"timestamp": 0, "age": 0.5}.items():
         events = EVENTS.copy()
         events.loc[events.index[-1], name] = value
-        with pytest.raises(ValueError, match=r"other events.*start anew|features or the sizes"):
+        with pytest.raises(ValueError, match=r"other events.*start again|features or the sizes"):
             saved.fit(events)
     with pytest.raises(ValueError, match=r"ids.*differ"):
         saved.fit(EVENTS[:-100])

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import itertools
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -15,8 +16,9 @@ from skmatch.datasets import make_events
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.rst"), *DOCS.glob("guide/*.rst")])
+PAGES = sorted(path for folder in (".", "guide", "howto") for path in (DOCS / folder).glob("*.rst"))
 GALLERY = sorted((ROOT / "examples" / "gallery").glob("plot_*.py"))
+TUTORIALS = sorted((ROOT / "examples" / "tutorials").glob("plot_*.py"))
 PUBLIC_MODULES = [
     "skmatch",
     *(
@@ -125,7 +127,9 @@ NOT_LISTED = {
 def test_linked_pages_exist():
     for page in PAGES:
         for target in re.findall(r":doc:`(?:[^`<]*<)?([^`>]+)>?`", page.read_text()):
-            if "generated" in target:  # the gallery, which the build writes
+            if "generated" in target:  # the build writes it from the examples
+                example = f"examples/{target.partition('generated/')[2]}.py"
+                assert (ROOT / example).exists() or target.endswith("/index"), (page, target)
                 continue
             folder = DOCS if target.startswith("/") else page.parent
             assert (folder / f"{target.lstrip('/')}.rst").exists(), f"{name_of(page)}: {target}"
@@ -153,19 +157,37 @@ def test_every_page_is_in_a_table_of_contents():
 GIVEN = {"0.003", "256 MB"}
 
 
-@pytest.mark.parametrize("page", ["settings", "scaling"])
+@pytest.mark.parametrize("page", ["settings.rst", "scaling.rst", "sizes.inc"])
 def test_measured_figures_are_in_their_sources(page):
     sources = (ROOT / "README.md").read_text() + (ROOT / "benchmarks" / "NOTES.md").read_text()
     figure = r"\b0\.\d{3}\b|\b[\d.,]+ (?:s|ms|MB)\b"
-    figures = set(re.findall(figure, (DOCS / f"{page}.rst").read_text()))
+    figures = set(re.findall(figure, (DOCS / page).read_text()))
     assert figures - GIVEN
     assert figures - GIVEN <= set(re.findall(figure, sources))
 
 
-@pytest.mark.parametrize("example", GALLERY, ids=lambda path: path.stem)
+# What people type into the search box.
+WORDS = [
+    "baseline", "basket", "bestsellers", "bought together", "cold start", "coverage", "dislikes",
+    "diversity", "embeddings", "in stock", "leak", "price", "ratings", "repeat purchases", "session",
+    "similar items", "SQL", "time of day", "vector database",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_pages_hold_the_words_that_people_search_for(word):
+    assert any(word.lower() in page.read_text().lower() for page in PAGES)
+
+
+def test_the_version_switch_knows_this_version():
+    versions = json.loads((DOCS / "_static" / "versions.json").read_text())
+    assert [entry["version"] for entry in versions].count(skmatch.__version__) == 1
+
+
+@pytest.mark.parametrize("example", [*GALLERY, *TUTORIALS], ids=lambda path: path.stem)
 def test_examples_are_short_and_begin_with_a_title(example):
     text = example.read_text()
-    assert len(text.splitlines()) < 60
+    assert len(text.splitlines()) < 60 or example in TUTORIALS
     title, underline = text.splitlines()[1:3]
     assert underline == "=" * len(title)
     compile(text, str(example), "exec")

@@ -2,7 +2,7 @@
 Several retrievers, one list
 ============================
 
-Item-to-item counts take a moment and know what follows what; a network knows tastes and features.
+Item-to-item counts know which items follow which; a network knows tastes and features.
 `~skmatch.FusionRetriever` merges the candidates of both.
 """
 
@@ -20,11 +20,11 @@ from skmatch import (
 from skmatch.datasets import load_movielens_small
 
 events = load_movielens_small()
-events = events[events["user_id"] <= 250]  # to be quick
+events = events[events["user_id"] <= 250]  # to keep the example short
 train, test = (events.iloc[rows] for rows in next(LeaveLastOut().split(events)))
 
 # %%
-# The fusion fits its members on the same events. They are fitted alone here as well, to compare.
+# The fusion fits its members on the same events. Here each is fitted alone as well, to compare.
 
 dssm = DSSMRetriever(max_epochs=3, random_state=0)
 retrievers = {

@@ -2,7 +2,8 @@
 New items by their texts and pictures
 =====================================
 
-A tenth of the items has no events yet. Titles and vectors of pictures place them where they belong.
+A tenth of the items has no events yet. Their titles and the vectors of their pictures tell which
+users they suit.
 """
 
 import matplotlib.pyplot as plt
@@ -21,8 +22,8 @@ is_new = events["item_id"].isin(new)
 items.head()
 
 # %%
-# A title becomes a vector by a transformer of scikit-learn; a picture is one already. The history
-# knows how each item was rated.
+# A transformer of scikit-learn makes a vector of each title; a picture is a vector already. The
+# ratings are features of the events in the history.
 
 text = make_pipeline(TfidfVectorizer(), TruncatedSVD(16, random_state=0))
 

@@ -2,8 +2,8 @@
 Which movies are ever shown?
 ============================
 
-Accuracy says nothing about the movies that nobody is shown. The curves tell which share of the
-recommendations goes to the most popular ones; the grey one is that of the ratings themselves.
+Accuracy says nothing about the movies that nobody is shown. The curves show which share of the
+recommendations goes to the most popular movies (bestsellers); the grey one is that of the ratings.
 """
 
 from skmatch import (
@@ -32,12 +32,12 @@ models = {
 ExposureDisplay.from_estimator(models)
 
 # %%
-# Accuracy against the share of the catalogue that anyone is shown.
+# Accuracy against coverage, the share of the catalogue that is shown to anyone.
 
 TradeOffDisplay.from_estimator(models, test)
 
 # %%
-# More figures, and whether two retrievers differ by more than chance.
+# More metrics by groups of users, and whether two retrievers differ by more than chance.
 
 names = ["ndcg", "novelty", "popularity_lift", "diversity", "gini"]
 evaluate(models["item-to-item"], test, names, feature="genres", by="activity").round(3)
@@ -46,7 +46,7 @@ evaluate(models["item-to-item"], test, names, feature="genres", by="activity").r
 compare(models["item-to-item"], models["popularity"], test, ["ndcg", "novelty"]).round(3)
 
 # %%
-# Lists that are less of the same: chosen from fifty by their genres.
+# More diverse lists: ten movies chosen from fifty by their genres.
 
 users = test["user_id"].tolist()
 long = models["item-to-item"].recommend(users, k=50)

@@ -41,9 +41,9 @@ for retriever in (
 pd.concat(tables)[["k", "value", "low", "high"]].round(3)
 
 # %%
-# ``low`` and ``high`` bound a 95 % interval over the users that were tested. These are 671, few
-# enough that small differences mean nothing.
+# ``low`` and ``high`` bound a 95% interval over the 671 users tested: where intervals overlap, the
+# models are not told apart.
 #
-# The same against the number of items recommended:
+# The same as a curve over the number of recommended items:
 
 display = TopKCurveDisplay.from_estimator(pipes, test, metric="recall")

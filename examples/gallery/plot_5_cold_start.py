@@ -2,9 +2,10 @@
 Cold start
 ==========
 
-Users and items without training events: what they are recommended, and on what basis.
+Users and items without training events: their recommendations, and what these are based on.
 """
 
+import matplotlib.pyplot as plt
 import pandas as pd
 
 from skmatch import DSSMRetriever, MatchEncoder, SequenceSampler, make_match_pipeline
@@ -17,8 +18,8 @@ title = movies["title"]
 # %%
 # A new item
 # ----------
-# "Toy Story 2" is taken out of the events, as if it came out tomorrow. The item tower, which has
-# learnt what genres and years mean, places it by these.
+# "Toy Story 2" is removed from the events, as if it came out tomorrow. The item tower has learnt
+# what genres and years mean, and computes its vector from these.
 
 new = 3114
 pipe = make_match_pipeline(
@@ -28,15 +29,18 @@ pipe = make_match_pipeline(
 ).fit(events[events["item_id"] != new])
 pipe.add_items(movies.loc[[new], ["genres", "year"]].reset_index())
 
-neighbours = pipe.similar_items([new], k=5)
-print("near", title[new])
-neighbours.assign(title=neighbours["similar"].map(title))
+neighbours = pipe.similar_items([new], k=8)
+names = neighbours["similar"].map(title)
+plt.barh(names, neighbours["score"])
+plt.gca().invert_yaxis()
+plt.gca().set(title=f"Movies near {title[new]}", xlabel="cosine of the vectors")
+plt.tight_layout()
 
 # %%
 # New users
 # ---------
-# A visitor brings a history in the query; another brings nothing. ``source`` says which was used:
-# the visitor's history, or the popularity of the items.
+# One query has a history, another nothing. ``source`` says what was used: the visitor's history, or
+# the popularity of the items.
 
 queries = pd.DataFrame({"user_id": ["visitor", "nobody"], "history": [[1, 2355, 588], None]})
 print("the visitor liked", *title[queries["history"][0]], sep="\n- ")
@@ -44,7 +48,7 @@ recommended = pipe.recommend(queries, k=4)
 recommended.assign(title=recommended["item_id"].map(title))
 
 # %%
-# Events that arrive later are stored, and count from then on:
+# ``observe`` stores later events, and the next recommendations use them:
 
 pipe.observe(pd.DataFrame({"user_id": [9999], "item_id": [260], "timestamp": [1_500_000_000]}))
 recommended = pipe.recommend([9999], k=3)

@@ -56,7 +56,7 @@ def _against_events(y_pred: Any, k: int, events: Any, n_queries: int | None = No
     ranking = _positions(read_ranking(y_pred, n_queries, check_k(k)), known)
     n_items = max(len(known), ranking.max(initial=-1) + 1)
     if not (code >= 0).any():
-        raise ValueError("events is empty: give the item id of each event.")
+        raise ValueError("events is empty: pass the item id of each event.")
     return Lists(ranking, np.bincount(code[code >= 0], minlength=n_items))
 
 
@@ -266,7 +266,7 @@ def miscalibration_at_k(
     pairs, n_queries = relevant_pairs(histories)
     if n_queries != len(lists.ranking):
         raise ValueError(
-            f"histories holds {n_queries} rows for {len(lists.ranking)} queries: give one each."
+            f"histories holds {n_queries} rows for {len(lists.ranking)} queries: pass one each."
         )
     item = as_index(feature.index).get_indexer(as_index(pairs))
     query, item = pairs.index.to_numpy()[item >= 0], item[item >= 0]

@@ -1,4 +1,4 @@
-"""What is said of each item by a feature or by vectors, aligned with the catalogue."""
+"""Values of a feature, or vectors, of each item, aligned with the catalogue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Table = TypeVar("Table", bound=pd.Series | pd.DataFrame)
 
 
 def read_content(feature: Any, schema: Any) -> Any:
-    """Return what a feature or vectors say of each item of the catalogue, (n_items, n_values)."""
+    """Return the values or vectors of each item of the catalogue, (n_items, n_values)."""
     ids = schema.items.decode(np.arange(FIRST_KNOWN, len(schema.items)))
     if isinstance(feature, (pd.Series, pd.DataFrame)):
         return content_of(by_id(feature, "feature", ids))

@@ -25,7 +25,7 @@ def _read_rows(values: Any, name: str, shape: str) -> Any:
         ]
         if not isinstance(values, pd.DataFrame) or not (is_one_column or is_wide):
             raise ValueError(
-                f"{name} is a frame with the columns {list(values.columns)[:5]}: give {shape}. "
+                f"{name} is a frame with the columns {list(values.columns)[:5]}: pass {shape}. "
                 "Convert a long frame (one row per item) with frame.groupby(user)[item].agg(list), "
                 "and a wide one (one row per query) with to_numpy()."
             )
@@ -33,11 +33,11 @@ def _read_rows(values: Any, name: str, shape: str) -> Any:
     is_unordered = isinstance(values, (Mapping, set, frozenset, str, bytes))
     if is_unordered or not (hasattr(values, "__iter__") or hasattr(values, "__array__")):
         raise ValueError(
-            f"{name} is a {type(values).__name__}: give {shape}, in the same order in y_true and "
+            f"{name} is a {type(values).__name__}: pass {shape}, in the same order in y_true and "
             "y_pred."
         )
     if isinstance(values, np.ndarray) and values.ndim > 2:
-        raise ValueError(f"{name} has shape {values.shape}: give {shape}.")
+        raise ValueError(f"{name} has shape {values.shape}: pass {shape}.")
     return values
 
 
@@ -53,18 +53,18 @@ def relevant_pairs(y_true: Any) -> tuple[pd.Series, int]:
         rows = [list(row) if isinstance(row, frozenset) else row for row in y_true]
         if any(isinstance(row, Mapping) for row in rows):
             raise ValueError(
-                f"y_true holds a mapping: give {RELEVANT}, and the gains as relevance."
+                f"y_true holds a mapping: pass {RELEVANT}, and the gains as relevance."
             )
         column = pd.Series(rows, dtype=object)
     if column.empty:
-        raise ValueError("y_true is empty: give the relevant items of at least one query.")
+        raise ValueError("y_true is empty: pass the relevant items of at least one query.")
     return column.explode(), len(column)
 
 
 def _read_gains(relevance: Any, y_true: Any, pairs: pd.Series) -> np.ndarray:
     gains, _ = relevant_pairs(_read_rows(relevance, "relevance", "one gain per item of y_true"))
     if any(isinstance(row, (set, frozenset)) for row in y_true):
-        raise ValueError("y_true holds sets, whose order relevance cannot follow: give lists.")
+        raise ValueError("y_true holds sets, whose order relevance cannot follow: pass lists.")
     if not np.array_equal(gains.index, pairs.index):
         n_wanted, n_given = (column.index.value_counts() for column in (pairs, gains))
         query = next(
@@ -74,14 +74,14 @@ def _read_gains(relevance: Any, y_true: Any, pairs: pd.Series) -> np.ndarray:
         )
         raise ValueError(
             f"relevance holds {n_given.get(query, 0)} gains for query {query}, and y_true "
-            f"{n_wanted.get(query, 0)} items: give one gain per relevant item, in the same order."
+            f"{n_wanted.get(query, 0)} items: pass one gain per relevant item, in the same order."
         )
     return check_gains(gains.to_numpy(), "relevance")
 
 
 def check_gains(gains: Any, name: str) -> np.ndarray:
     """Return gains as floats; raise if one is negative or not a finite number."""
-    remedy = "give finite numbers of at least 0."
+    remedy = "pass finite numbers of at least 0."
     try:
         values = pd.Series(gains).to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError) as error:
@@ -103,7 +103,7 @@ def read_ranking(y_pred: Any, n_queries: int | None, k: int) -> np.ndarray:
         unordered = next((row for row in rows if isinstance(row, (Mapping, set, frozenset))), None)
         if unordered is not None:
             raise ValueError(
-                f"y_pred holds a {type(unordered).__name__}, not a list: give {shape}."
+                f"y_pred holds a {type(unordered).__name__}, not a list: pass {shape}."
             )
         if all(map(pd.api.types.is_list_like, rows)):
             # Lists may differ in length: the shorter ones are padded with None.
@@ -113,11 +113,11 @@ def read_ranking(y_pred: Any, n_queries: int | None, k: int) -> np.ndarray:
         else:
             ranking = np.array(rows, dtype=object)
     if ranking.ndim != 2:
-        raise ValueError(f"y_pred has shape {ranking.shape}: give {shape}.")
+        raise ValueError(f"y_pred has shape {ranking.shape}: pass {shape}.")
     if n_queries is not None and len(ranking) != n_queries:
         raise ValueError(
             f"y_pred ranks for {len(ranking)} queries and y_true holds {n_queries}: "
-            "give one row per query in both, in the same order."
+            "pass one row per query in both, in the same order."
         )
     if ranking.shape[1] < k:
         raise ValueError(

@@ -398,7 +398,7 @@ def _check_metrics(metrics: Any) -> tuple[str, ...]:
 def check_ks(k: Any) -> tuple[int, ...]:
     values = _as_tuple(k)
     if not values:
-        raise ValueError(f"k={k!r} is empty: give at least one number of items, such as k=10.")
+        raise ValueError(f"k={k!r} is empty: pass at least one number of items, such as k=10.")
     return tuple(dict.fromkeys(check_k(value) for value in values))
 
 

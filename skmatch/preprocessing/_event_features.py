@@ -107,7 +107,7 @@ def of_histories(
             if differs.any():
                 raise ValueError(
                     f"The column {name!r} does not hold one value for each item of {HISTORY!r} in "
-                    f"row {frame.index[differs].tolist()[0]!r}: give lists of equal length, with "
+                    f"row {frame.index[differs].tolist()[0]!r}: pass lists of equal length, with "
                     "None for what is unknown."
                 )
         arrays[feature.name] = _encoded(feature, values, len(history.values), delimiter)

@@ -169,7 +169,7 @@ def with_scale(feature: Feature, columns: list[Any]) -> Feature:
 
     if feature.kind == "vector" and not feature.length:
         raise ValueError(
-            f"The feature {feature.name!r} holds no vector, so that their length is unknown: give "
+            f"The feature {feature.name!r} holds no vector, so that their length is unknown: pass "
             "at least one, or remove the feature."
         )
 
@@ -237,7 +237,7 @@ def split_cells(column: pd.Series, delimiter: str) -> list[list]:
             cells.append([])
         else:
             raise ValueError(
-                f"The multi-valued column {column.name!r} holds {cell!r}; give lists, or "
+                f"The multi-valued column {column.name!r} holds {cell!r}; pass lists, or "
                 f"strings delimited by {delimiter!r}."
             )
     return cells

@@ -72,7 +72,7 @@ class MatchEncoder(
 ):
     """Encode a table of events: ids and features become integer codes.
 
-    Only this encoder is told the columns: later steps read their roles from its schema. Code 0 is
+    Columns are named only here: later steps read their roles from the schema. Code 0 is
     padding, 1 is unknown, known values start at 2. In `transform`, unseen and missing values
     become unknown.
 

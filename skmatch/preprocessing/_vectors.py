@@ -73,7 +73,7 @@ def to_vectors(column: pd.Series, length: int) -> np.ndarray:
                 raise ValueError(
                     f"The feature {column.name!r} holds {reprlib.repr(cell)} in row "
                     f"{column.index[[row]].tolist()[0]!r}, and not a vector of {length} finite "
-                    "numbers: give vectors of one length, and None where there is none. If the "
+                    "numbers: pass vectors of one length, and None where there is none. If the "
                     f"numbers are names, set kinds={{{column.name!r}: 'multi_valued'}}."
                 )
             vectors[row] = vector

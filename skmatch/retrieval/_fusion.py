@@ -204,7 +204,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
             for one in retrievers:
                 if not isinstance(one, (tuple, list)) or len(one) != 2:
                     raise TypeError(
-                        f"retrievers holds {one!r}: give tuples of a name and a retriever."
+                        f"retrievers holds {one!r}: pass tuples of a name and a retriever."
                     )
             self._validate_names([name for name, _ in retrievers])
             for name, member in retrievers:
@@ -212,12 +212,12 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
                     check_choice(f"The retriever {name!r}", member, ("drop",))
                 elif not isinstance(member, BaseRetriever):
                     raise TypeError(
-                        f"The member {name!r} is a {type(member).__name__}: give a retriever, or "
+                        f"The member {name!r} is a {type(member).__name__}: pass a retriever, or "
                         "'drop' to leave it out."
                     )
         members = self._members()
         if not members:
-            raise ValueError("retrievers has no member: give at least one that is not 'drop'.")
+            raise ValueError("retrievers has no member: pass at least one that is not 'drop'.")
         self._member_weights()
         return members
 

@@ -36,7 +36,7 @@ def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
     is_list = isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1
     if not is_list:
         raise ValueError(
-            f"{parameter}={values!r} is not a list of ids; give a list, also for a single id."
+            f"{parameter}={values!r} is not a list of ids; pass a list, also for a single id."
         )
     return as_series(values, name)
 

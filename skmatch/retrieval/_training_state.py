@@ -44,7 +44,7 @@ class TrainingState:
                 )
             raise ValueError(
                 f"warm_start=True continues an interrupted fit, which had {name}={before!r} and "
-                f"not {value!r}: set it back, or set warm_start=False to start anew."
+                f"not {value!r}: set it back, or set warm_start=False to start again."
             )
         self.settings = settings
 

@@ -173,8 +173,8 @@ LISTS = [["a", "b"], ["c"]]
 @pytest.mark.parametrize(
     ("y_true", "y_pred", "message"),
     [
-        ({1: ["a"], 2: ["c"]}, LISTS, "y_true is a dict: give a collection"),
-        (LISTS, {1: ["a"], 2: ["c"]}, "y_pred is a dict: give one row of ranked item ids"),
+        ({1: ["a"], 2: ["c"]}, LISTS, "y_true is a dict: pass a collection"),
+        (LISTS, {1: ["a"], 2: ["c"]}, "y_pred is a dict: pass one row of ranked item ids"),
         (LISTS, [{"a": 1, "b": 2}, {"c": 1}], "y_pred holds a dict, not a list"),
         (LISTS, [{"a", "b"}, {"c"}], "y_pred holds a set, not a list"),
         ([{"a": 1}, {"c": 2}], LISTS, "y_true holds a mapping.*gains as relevance"),
@@ -302,7 +302,7 @@ def test_gains_of_integer_ids_count_where_a_query_misses_or_a_ranking_repeats():
 
 def test_a_query_without_a_ranking_is_named_by_the_shape():
     for y_pred in ([["a", "b"], None], [["a", "b"], 3]):
-        with pytest.raises(ValueError, match=r"y_pred has shape \(2,\): give one row"):
+        with pytest.raises(ValueError, match=r"y_pred has shape \(2,\): pass one row"):
             public.recall_at_k([["a"], ["b"]], y_pred, 1)
 
 

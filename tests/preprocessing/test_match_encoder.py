@@ -751,8 +751,8 @@ def test_fit_leaves_parameters_and_tables_alone():
         (make_events(timestamp=[1, 2, np.nan]), r"'timestamp' has 1 missing.*row 2.*time=None"),
         (make_events(timestamp=list("abc")), r"has dtype (str|object).*'a'.*pd\.to_datetime"),
         (make_events(timestamp=[True, False, True]), r"'timestamp' has dtype bool.*Convert"),
-        (make_events(timestamp=[1j, 2, 3]), r"'timestamp' is complex; give real"),
-        (EVENTS.iloc[:0], r"0 sample.*give at least one event"),
+        (make_events(timestamp=[1j, 2, 3]), r"'timestamp' is complex; pass real"),
+        (EVENTS.iloc[:0], r"0 sample.*pass at least one event"),
         (
             pd.concat([EVENTS, EVENTS[["item_id"]]], axis=1),
             r"'item_id' occurs more than once.*drop",
@@ -795,7 +795,7 @@ def test_a_sparse_matrix_is_refused():
         ),
         (
             {"item_features": ["level"], "kinds": {"level": "multi_valued"}},
-            r"'level' holds 1; give lists",
+            r"'level' holds 1; pass lists",
         ),
     ],
 )
@@ -832,7 +832,7 @@ def test_a_table_is_a_frame():
             {"user_id": ["ann"], "timestamp": pd.to_datetime(["2020-01-01"])},
             r"'timestamp' holds a datetime here and a number at fit; convert",
         ),
-        ({"user_id": ["ann"], "history": [3]}, r"'history' holds 3; give lists"),
+        ({"user_id": ["ann"], "history": [3]}, r"'history' holds 3; pass lists"),
     ],
 )
 def test_bad_queries(queries, message):

@@ -120,7 +120,7 @@ def test_early_stopping_ends_with_the_weights_of_the_best_epoch(cls):
 
 @pytest.mark.parametrize("users", ["ann", 5, {1, 2}, {1: 2}])
 def test_a_single_user_that_is_not_in_a_list_raises(users):
-    with pytest.raises(ValueError, match="give a list"):
+    with pytest.raises(ValueError, match="pass a list"):
         PopularityRetriever().fit(EVENTS).recommend(users)
 
 

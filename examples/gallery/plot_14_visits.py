@@ -1,0 +1,59 @@
+"""
+When will you recommend: within a visit or before the next one?
+===============================================================
+
+"What comes next in this visit?" and "what will the next visit bring?" are different questions, and
+a model that is best at one can be poor at the other. Evaluate with the split that asks yours.
+"""
+
+import numpy as np
+import pandas as pd
+
+from skmatch import (
+    DSSMRetriever,
+    ItemToItemRetriever,
+    LeaveLastOut,
+    MatchEncoder,
+    SequenceSampler,
+    TemporalSplit,
+    evaluate,
+    make_match_pipeline,
+)
+from skmatch.datasets import make_events
+
+# %%
+# Visits of four events, a minute apart. All items of a visit are of one category; the next visit,
+# days later, is about another of the user's interests.
+
+starts = make_events(
+    n_users=600, n_items=300, n_events=5000, n_clusters=20, drift=1, random_state=0
+)
+events = starts.loc[starts.index.repeat(4), ["user_id", "item_id", "timestamp", "category"]]
+events = events.reset_index(drop=True)
+step = events.index % 4
+events["timestamp"] += 60 * step
+rng = np.random.default_rng(0)
+others = events.groupby("category", observed=True)["item_id"].transform(rng.permutation)
+events["item_id"] = events["item_id"].where(step == 0, others)
+
+# %%
+# ``LeaveLastOut`` tests within a visit, ``TemporalSplit`` mostly across visits. ``gap_rate`` is the
+# share of training rows whose history ends before their visit: 0 trains for the next event only, 1
+# for the next visit only, and the default of 0.5 for both.
+
+splits = {"next event": LeaveLastOut(), "next visit": TemporalSplit(n_splits=5)}
+recall = {}
+for question, split in splits.items():
+    train, test = (events.iloc[rows] for rows in list(split.split(events))[-1])
+    models = {"item-to-item": make_match_pipeline(MatchEncoder(), ItemToItemRetriever())}
+    for rate in (0, 0.5, 1):
+        network = DSSMRetriever(max_epochs=3, random_state=0)
+        steps = MatchEncoder(), SequenceSampler(gap_rate=rate), network
+        models[f"DSSM, gap_rate={rate}"] = make_match_pipeline(*steps)
+    recall[question] = {
+        name: evaluate(model.fit(train), test, "recall", k=20)["value"][0]
+        for name, model in models.items()
+    }
+table = pd.DataFrame(recall)
+table.plot.barh(subplots=True, layout=(1, 2), sharey=True, legend=False, xlabel="recall@20")
+table.round(3)
