@@ -169,8 +169,8 @@ def test_measured_figures_are_in_their_sources(page):
 # What people type into the search box.
 WORDS = [
     "baseline", "basket", "bestsellers", "bought together", "cold start", "coverage", "dislikes",
-    "diversity", "embeddings", "in stock", "leak", "price", "ratings", "repeat purchases", "session",
-    "similar items", "SQL", "time of day", "vector database",
+    "diversity", "embeddings", "in stock", "leak", "price", "ratings", "repeat purchases",
+    "session", "similar items", "SQL", "time of day", "vector database",
 ]  # fmt: skip
 
 

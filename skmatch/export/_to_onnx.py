@@ -37,7 +37,7 @@ def to_onnx(
 
     The folder appears when it is complete, in place of an older export of the same name. It holds
     towers in ONNX, arrays in NumPy's format, ids in JSON, and a manifest with the parameters and
-    the hash of each file; see :doc:`/guide/export`. It needs ``pip install "skmatch[export]"``.
+    the hash of each file; see :doc:`/guide/export`. It needs onnx: ``pip install onnx``.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def _two_towers(
         from skmatch.export import _towers
     except ImportError as error:
         raise ImportError(
-            f"to_onnx writes towers with onnx, which is missing ({error}): install skmatch[export]."
+            f"to_onnx writes towers with onnx, which is missing ({error}): run pip install onnx."
         ) from error
     config, schema = retriever.network_config_, retriever.schema_
     if not isinstance(config["pooling"], str):

@@ -100,8 +100,8 @@ class TwoTowerModel(Model):
             import onnxruntime
         except ImportError as error:
             raise ImportError(
-                f"The user tower runs in onnxruntime, which is missing ({error}): install "
-                "skmatch[runtime]."
+                f"The user tower runs in onnxruntime, which is missing ({error}): run "
+                "pip install onnxruntime."
             ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ImportError as error:
         raise SystemExit(
             f"skmatch serve needs {error.name}, which is not installed: run "
-            "pip install 'skmatch[serve]'."
+            "pip install httptools prometheus-client starlette uvicorn uvloop."
         ) from error
     path = Path(options.model)
 

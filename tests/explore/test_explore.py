@@ -360,7 +360,7 @@ def test_a_port_in_use_is_reported(files, capsys):
 
 def test_without_the_extra_the_error_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(SystemExit, match=r"uvicorn.* pip install 'skmatch\[app\]'"):
+    with pytest.raises(SystemExit, match=r"uvicorn.* pip install starlette uvicorn"):
         main([])
 
 

@@ -356,7 +356,7 @@ def test_without_matplotlib_the_error_names_the_command(display, monkeypatch):
         return load(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r"pip install 'skmatch\[plot\]'"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         display.plot()
 
 
