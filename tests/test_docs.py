@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import itertools
 import json
 import pkgutil
@@ -191,6 +192,14 @@ def test_examples_are_short_and_begin_with_a_title(example):
     title, underline = text.splitlines()[1:3]
     assert underline == "=" * len(title)
     compile(text, str(example), "exec")
+
+
+@pytest.mark.parametrize("name", listed_names())
+def test_no_summary_cites(name):
+    # A table of the reference shows the key of the citation.
+    module, _, attribute = name.rpartition(".")
+    value = getattr(importlib.import_module(module), attribute)
+    assert "]_" not in inspect.getdoc(value).splitlines()[0]
 
 
 @pytest.mark.parametrize("name", listed_names())

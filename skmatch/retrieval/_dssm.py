@@ -8,9 +8,9 @@ from skmatch.retrieval._shared_docs import with_shared_docs
 
 @with_shared_docs
 class DSSMRetriever(NeuralRetriever):
-    """Retrieve with two towers: one for users and their histories, one for items [1]_.
+    """Retrieve with two towers: one for users and their histories, one for items.
 
-    Both towers read ids and features; their vectors are L2-normalised, and the score is their
+    Both towers [1]_ read ids and features; their vectors are L2-normalised, and the score is their
     cosine (divided by the temperature in training). Items share the weights of their features, so
     that rare and new items get useful vectors.
 

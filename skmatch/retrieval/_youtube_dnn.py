@@ -8,10 +8,11 @@ from skmatch.retrieval._shared_docs import with_shared_docs
 
 @with_shared_docs
 class YoutubeDNNRetriever(NeuralRetriever):
-    """Retrieve with a user tower against a table of item vectors [1]_.
+    """Retrieve with a user tower against a table of item vectors.
 
-    Histories and candidates share one vector per item, computed from its id and features. Vectors
-    are L2-normalised, and the score is their cosine (divided by the temperature in training).
+    Histories and candidates [1]_ share one vector per item, computed from its id and features.
+    Vectors are L2-normalised, and the score is their cosine (divided by the temperature in
+    training).
 
     Parameters
     ----------
