@@ -230,7 +230,7 @@ def test_map_shows_the_principal_components_most_popular_items_first(pipe):
     vectors = pipe[-1].item_vectors_
     order = np.argsort(-pipe[-1].popularity_, kind="stable")
     pca = PCA(2).fit(vectors)
-    np.testing.assert_allclose(display.coordinates, pca.transform(vectors)[order], atol=1e-6)
+    np.testing.assert_allclose(display.coordinates, pca.transform(vectors)[order], atol=1e-5)
     np.testing.assert_array_equal(display.labels, pipe[-1].item_ids_[order])
     (points,) = display.scatters_
     np.testing.assert_allclose(points.get_offsets(), display.coordinates)
