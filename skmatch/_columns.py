@@ -42,6 +42,8 @@ __all__ = [
     "where_rows",
 ]
 
+# Before pandas 3, pandas.factorize compares strings only up to their first NUL.
+STRINGS_END_AT_NUL = len(pd.factorize(np.array(["", "\0"], dtype=object))[1]) == 1
 COUNTED_ROWS = 2**22  # per block: np.bincount copies its input to int64
 
 
@@ -278,8 +280,13 @@ class Vocabulary:
 
 def _factorize(column: pd.Series) -> tuple[np.ndarray, Any]:
     """Return `pandas.factorize` of a column; raise if a value is not hashable."""
+    is_cut = STRINGS_END_AT_NUL and column.dtype in (np.dtype(object), "string[python]")
     try:
-        return pd.factorize(column)
+        if not is_cut:
+            return pd.factorize(column)
+        # Beside a value that is no string, strings are compared as Python compares them.
+        codes, uniques = pd.factorize(np.append(np.asarray(column, dtype=object), object()))
+        return codes[:-1], uniques[:-1]
     except (TypeError, NotImplementedError):  # pyarrow raises the latter
         raise _not_hashable(column) from None
 

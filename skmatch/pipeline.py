@@ -89,10 +89,13 @@ class MatchPipeline(
         self._check_fit_params(params)
         # Fitted attributes are never changed in place, so shallow copies are enough.
         steps = [*self.named_steps.items()]
-        estimators = [
-            step for _, step in steps if hasattr(step, "__dict__") and not isinstance(step, type)
-        ]
-        states = [(step, vars(step).copy()) for step in estimators]
+        for name, step in steps:
+            if isinstance(step, type):  # before scikit-learn 1.9, its methods fail one by one
+                raise TypeError(
+                    f"Expected an estimator instance as step {name!r}, got estimator class "
+                    f"{step.__name__}: pass {step.__name__}()."
+                )
+        states = [(step, vars(step).copy()) for _, step in steps if hasattr(step, "__dict__")]
         try:
             return super().fit(X, y, **params)
         except BaseException:

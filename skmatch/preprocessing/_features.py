@@ -252,9 +252,9 @@ def flatten(cells: list[list], name: Hashable) -> tuple[pd.Series, np.ndarray]:
 def to_numbers(column: pd.Series) -> np.ndarray:
     """Return a column as floats; missing and infinite values become NaN."""
     missing = column.isna().to_numpy()
-    if column.dtype == object:
-        column = column.infer_objects()
     try:
+        if column.dtype == object:
+            column = column.infer_objects()
         if column.dtype.kind in "mM":  # in the same unit for all columns
             index = pd.DatetimeIndex if column.dtype.kind == "M" else pd.TimedeltaIndex
             numeric = pd.Series(index(column).as_unit("us").asi8)

@@ -406,15 +406,20 @@ def _in_dtype_of(column: pd.Series, ids: pd.Series, parameter: str) -> pd.Series
         return column[:0]
     if isinstance(column.dtype, pd.CategoricalDtype):
         return ids  # their values need not be among the categories
+    # Strings are objects before pandas 3, and any id can become an object.
+    is_text = column.dtype == object and pd.api.types.infer_dtype(column) == "string"
+    differs = is_text and not any(isinstance(value, str) for value in ids)
     try:
         same = ids.astype(column.dtype)
-        if (same == ids).all():
+        if not differs and (same == ids).all():
             return same
     except (TypeError, ValueError, OverflowError):
         pass
-    if pd.concat([column[:1], ids[:1]]).dtype == object and column.dtype != object:
+    is_mixed = pd.concat([column[:1], ids[:1]]).dtype == object
+    if differs or (is_mixed and column.dtype != object):
+        fitted = "str" if is_text else column.dtype
         raise ValueError(
             f"{parameter} has {ids.dtype} in {ids.name!r}, such as {ids.tolist()[0]!r}, and the "
-            f"events have {column.dtype}, such as {column.tolist()[0]!r}: convert one of them."
+            f"events have {fitted}, such as {column.tolist()[0]!r}: convert one of them."
         )
     return ids
