@@ -9,6 +9,7 @@ import pkgutil
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import skmatch
@@ -34,10 +35,18 @@ def name_of(page):
     return str(page.relative_to(DOCS))
 
 
+class Parser(doctest.DocTestParser):
+    """Reads the dtype of strings as this pandas names it."""
+
+    def parse(self, string, name="<string>"):
+        return super().parse(string.replace("(str)", f"({pd.Series(['text']).dtype})"), name)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if ">>>" in page.read_text()], ids=name_of)
 def test_the_code_of_the_guide_runs(page):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    result = doctest.testfile(str(page), module_relative=False, optionflags=flags)
+    options = {"module_relative": False, "optionflags": flags, "parser": Parser()}
+    result = doctest.testfile(str(page), **options)
     assert result.failed == 0
     assert result.attempted > 0
 

@@ -425,14 +425,15 @@ def _join(tables: _Tables) -> pd.DataFrame:
     )
     parts = [ratings, movies.reindex(ratings["item_id"]).reset_index(drop=True)]
     if users is not None:
-        texts = [name for name in ["gender", "occupation", "zip"] if users[name].dtype == "str"]
-        users = users.assign(**{name: _categorical(users[name]) for name in texts})
+        texts = users[["gender", "occupation", "zip"]].select_dtypes(exclude="number")
+        users = users.assign(**{name: _categorical(column) for name, column in texts.items()})
         parts.append(users.reindex(ratings["user_id"]).reset_index(drop=True))
     return pd.concat(parts, axis=1)
 
 
 def _categorical(texts: pd.Series[Any]) -> pd.Series[Any]:
-    return texts.astype("str").astype("category")
+    # pandas 2 writes missing values as "nan".
+    return texts.astype("str").where(texts.notna()).astype("category")
 
 
 def _tuples(genres: pd.Series[Any]) -> pd.Series[Any]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
-from sklearn.manifold import MDS
+from sklearn.manifold import TSNE
 
 from skmatch import (
     DSSMRetriever,
@@ -79,7 +79,7 @@ def test_a_card_holds_the_counts_the_parameters_and_the_metrics(models):
 def test_the_map_takes_a_projection():
     retriever = DSSMRetriever(embedding_dim=8, dims=(8,), max_epochs=1, random_state=0).fit(TRAIN)
     order = np.argsort(-retriever.popularity_, kind="stable")
-    projection = MDS(n_init=1, max_iter=5, random_state=0, init="random")
+    projection = TSNE(perplexity=5, max_iter=250, init="random", random_state=0)
     display = ItemMapDisplay.from_estimator(retriever, projection=projection)
     expected = projection.fit_transform(retriever.item_vectors_[order])
     np.testing.assert_allclose(display.coordinates, expected)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import joblib
@@ -11,6 +12,10 @@ import pytest
 import torch
 
 from skmatch._nn import distributed
+
+needs_callbacks = pytest.mark.skipif(
+    find_spec("sklearn.callback") is None, reason="scikit-learn is older than 1.9"
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,7 @@ def test_quality_is_that_of_one_process(results):
     assert first == pytest.approx(alone, rel=0.25)
 
 
+@needs_callbacks
 def test_callbacks_of_the_first_process_alone_are_called_and_decide(results):
     (seen, n_epochs, kept), (seen_by_second, n_of_second, kept_by_second) = results["stopped"]
     assert (seen, seen_by_second) == (2, 0)
@@ -71,6 +77,7 @@ def test_other_events_in_another_process_are_refused(results):
     assert all(re.search("Process 1 of the group.*same events", e) for e in first)
 
 
+@needs_callbacks
 @pytest.mark.parametrize("dead", [0, 1])
 def test_where_one_dies_the_others_end_with_an_error_and_all_continue(results, dead):
     death = results["death"]
