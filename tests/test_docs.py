@@ -39,7 +39,7 @@ class Parser(doctest.DocTestParser):
     """Reads the dtype of strings as this pandas names it."""
 
     def parse(self, string, name="<string>"):
-        return super().parse(string.replace("(str)", f"({pd.Series(['text']).dtype})"), name)
+        return super().parse(string.replace("' (str)", f"' ({pd.Series(['text']).dtype})"), name)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if ">>>" in page.read_text()], ids=name_of)

@@ -132,6 +132,11 @@ def check_answers(model, events, queries, k):
     assert set(everyone["user_id"]) == set(events["user_id"])
 
 
+# Drawn queries may hold ids of another kind than the events, which a warning names.
+may_warn = pytest.mark.filterwarnings("ignore:Column '.*' holds .* and fit got")
+
+
+@may_warn
 @pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
 @settings(max_examples=60, deadline=None)
 @given(case=cases(), k=st.integers(1, 9), loss=st.sampled_from(["bce", "bpr", "softmax"]))
@@ -145,8 +150,7 @@ def test_a_pipeline_answers_any_table(cls, case, k, loss):
     check_answers(model, *case, k)
 
 
-# Drawn queries may hold ids of another kind than the events, which a warning names.
-@pytest.mark.filterwarnings("ignore:Column '.*' holds .* and fit got")
+@may_warn
 @pytest.mark.parametrize(
     "retriever", [PopularityRetriever(), DSSMRetriever(**SMALL), YoutubeDNNRetriever(**SMALL)]
 )

@@ -98,6 +98,7 @@ def test_every_row_has_its_source(retriever, reads_features):
 
 @BOTH
 def test_early_stopping_ends_with_the_weights_of_the_best_epoch(cls):
+    pytest.importorskip("sklearn.callback", reason="scikit-learn is older than 1.9")
     vectors = []
 
     class Keep:
