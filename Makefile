@@ -37,7 +37,7 @@ test: $(VENV)/test.done
 # Old libraries warn of what is newer beneath them. TESTS: the files to run; empty: all
 TESTS ?=
 test-min: .venv-min/done
-	.venv-min/bin/python -m pytest -n 2 --dist loadfile \
+	.venv-min/bin/python -m pytest -n 2 --dist loadfile --doctest-ignore-import-errors \
 		-W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
 
 lint: $(VENV)/lint.done

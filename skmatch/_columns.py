@@ -285,7 +285,7 @@ def _factorize(column: pd.Series) -> tuple[np.ndarray, Any]:
         if not is_cut:
             return pd.factorize(column)
         # Beside a value that is no string, strings are compared as Python compares them.
-        codes, uniques = pd.factorize(np.append(np.asarray(column, dtype=object), object()))
+        codes, uniques = pd.factorize(pd.Series([*column, object()], dtype=object))
         return codes[:-1], uniques[:-1]
     except (TypeError, NotImplementedError):  # pyarrow raises the latter
         raise _not_hashable(column) from None

@@ -426,7 +426,7 @@ def _join(tables: _Tables) -> pd.DataFrame:
     parts = [ratings, movies.reindex(ratings["item_id"]).reset_index(drop=True)]
     if users is not None:
         texts = users[["gender", "occupation", "zip"]].select_dtypes(exclude="number")
-        users = users.assign(**{name: _categorical(column) for name, column in texts.items()})
+        users = users.assign(**{str(name): _categorical(column) for name, column in texts.items()})
         parts.append(users.reindex(ratings["user_id"]).reset_index(drop=True))
     return pd.concat(parts, axis=1)
 

@@ -15,7 +15,6 @@ from urllib.request import urlopen
 import joblib
 import pandas as pd
 import pytest
-import uvicorn
 from sklearn.base import clone
 
 from skmatch import (
@@ -28,9 +27,11 @@ from skmatch import (
 from skmatch.__main__ import main as skmatch_command
 from skmatch.datasets import make_events
 from skmatch.explore.__main__ import main, read_arguments
-from skmatch.explore._app import make_app
 from skmatch.explore._explorer import Explorer
 from skmatch.persistence import load
+
+uvicorn = pytest.importorskip("uvicorn", reason="needs uvicorn: the extra 'app'")
+make_app = pytest.importorskip("skmatch.explore._app", exc_type=ImportError).make_app
 
 EVENTS = make_events(n_users=40, n_items=30, n_events=600, random_state=0)
 ITEMS = pd.DataFrame(

@@ -1,7 +1,6 @@
 """The exported towers compute what the networks do."""
 
 import numpy as np
-import onnxruntime
 import pytest
 from exported import EVENTS, make_pipe
 
@@ -12,6 +11,8 @@ from skmatch._nn.pooling import POOLINGS
 from skmatch.export import to_onnx
 from skmatch.runtime import load
 from skmatch.runtime._models import as_input, padded
+
+onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def run(path, inputs):
