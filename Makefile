@@ -19,7 +19,7 @@ INSTALL := -m pip install --no-compile --constraint constraints.txt
 # Those are compiled when first imported, and kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo explore tune test test-min lint docs dist bench quality growth parquet cold-start cold-items neighbors latency serving clean
+.PHONY: demo explore tune test test-min lint docs dist bench quality growth parquet cold-start cold-items neighbors latency runtime serving clean
 
 demo: $(VENV)/demo.done
 	@echo "Reading the ratings; the first import of torch takes a while."
@@ -83,6 +83,9 @@ serving: $(VENV)/bench.done
 
 latency: $(VENV)/bench.done
 	$(BIN)/python benchmarks/latency.py $(BENCH)
+
+runtime: $(VENV)/bench.done
+	$(BIN)/python benchmarks/runtime.py $(BENCH)
 
 .venv-min/done: pyproject.toml constraints-min.txt
 	$(PYTHON) -m venv .venv-min

@@ -99,9 +99,11 @@ def is_missing(value: Any) -> bool:
     """Return whether a cell is None, NaN or NaT."""
     if value is None:
         return True
+    if isinstance(value, np.ndarray):
+        return False
     try:
         return bool(value != value)
-    except (TypeError, ValueError):  # arrays; a missing value of pandas' own
+    except TypeError:  # pandas.NA
         return type(value).__name__ == "NAType"
 
 

@@ -80,9 +80,11 @@ def test_random_queries_get_the_recommendations_of_the_pipeline(pair, seed):
     rng = np.random.default_rng(seed)
     queries = draw_queries(rng)
     rules = {}
-    if rng.random() < 0.5:
-        rules["candidates"] = rng.choice(ITEMS, 20, replace=False).tolist()
-    if rng.random() < 0.5:
+    if rng.random() < 0.6:
+        lists = [rng.choice(ITEMS, 20, replace=False).tolist() for _ in range(len(queries))]
+        some = [None if rng.random() < 0.3 else one[: rng.integers(1, 20)] for one in lists]
+        rules["candidates"] = some if rng.random() < 0.5 else lists[0]
+    if rng.random() < 0.6:
         rules["exclude"] = {u: rng.choice(ITEMS, 3).tolist() for u in queries["user_id"][:3]}
     if rng.random() < 0.5:
         rules["exclude_seen"] = bool(rng.random() < 0.5)
