@@ -28,6 +28,10 @@ class Folder:
 
     def __enter__(self) -> Self:
         target = self.target
+        if not target.parent.is_dir():
+            raise FileNotFoundError(
+                f"There is no folder {str(target.parent)!r} to write {target.name!r} to: create it."
+            )
         is_empty = target.is_dir() and not any(target.iterdir())
         if target.exists() and not is_empty and not (target / MANIFEST).is_file():
             raise FileExistsError(

@@ -18,21 +18,16 @@ _AGAIN = "Copy the folder again from its source, or export it again."
 class Files:
     """The files of a folder whose sizes and hashes are those of its manifest."""
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, manifest: bytes):
         self.folder = Path(folder)
-        self.manifest = self._read_manifest()
+        self.manifest = self._parsed(manifest)
         for name, expected in self.manifest["files"].items():
             self._check(name, expected)
 
-    def _read_manifest(self) -> dict[str, Any]:
+    def _parsed(self, content: bytes) -> dict[str, Any]:
         path = self.folder / MANIFEST
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{str(self.folder)!r} holds no {MANIFEST}: pass a folder that "
-                "skmatch.export.to_onnx wrote."
-            )
         try:
-            manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            manifest: dict[str, Any] = json.loads(content)
             found = manifest["format"]
             if found == FORMAT:
                 manifest["files"].items()
@@ -71,6 +66,17 @@ class Files:
 
     def text(self, name: str) -> Any:
         return json.loads(self.path(name).read_text("utf-8"))
+
+
+def read_manifest(folder: str | os.PathLike) -> bytes:
+    """Return the bytes of a folder's manifest."""
+    try:
+        return (Path(folder) / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"{os.fspath(folder)!r} holds no {MANIFEST}: pass a folder that skmatch.export.to_onnx "
+            "wrote."
+        ) from None
 
 
 def file_entry(path: Path) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
-from skmatch.runtime._files import Files
+from skmatch.runtime._files import Files, read_manifest
 from skmatch.runtime._recommender import Recommender
+
+ATTEMPTS = 3  # where another export replaces the folder in between
 
 
 def load(folder: str | os.PathLike, *, n_threads: int = 1) -> Recommender:
@@ -44,4 +46,17 @@ def load(folder: str | os.PathLike, *, n_threads: int = 1) -> Recommender:
     ...     load(folder + "/model").item_ids_.tolist()
     ['tea', 'jam']
     """
-    return Recommender(Files(folder), n_threads)
+    for _ in range(ATTEMPTS):
+        before = read_manifest(folder)
+        try:
+            recommender = Recommender(Files(folder, before), n_threads)
+        except (OSError, ValueError):
+            if read_manifest(folder) == before:
+                raise
+        else:
+            if read_manifest(folder) == before:
+                return recommender
+    raise ValueError(
+        f"{str(folder)!r} was replaced {ATTEMPTS} times while it was loaded: load it when the "
+        "export is complete."
+    )

@@ -15,7 +15,9 @@ from skmatch.runtime._vocabulary import Vocabulary, object_array
 
 
 class Recommender:
-    """An exported pipeline, as `load` returns it. Several threads may call it at the same time.
+    """An exported pipeline that recommends.
+
+    Do not construct it; `load` returns it. Several threads may call it at the same time.
 
     Attributes
     ----------

@@ -26,7 +26,11 @@ from skmatch import (
 )
 from skmatch.export import to_onnx
 from skmatch.retrieval import BaseRetriever
+from skmatch.runtime import _load as runtime_load
 from skmatch.runtime import load
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
 
 PLAIN = EVENTS[["user_id", "item_id", "timestamp"]]
 SMALL = {"embedding_dim": 8, "dims": (8,), "max_epochs": 1, "random_state": 0}
@@ -257,9 +261,36 @@ def test_an_export_replaces_an_older_one_and_nothing_else(dssm, folder, tmp_path
     assert [one.name for one in tmp_path.iterdir()] == ["model"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("kept")
+    with pytest.raises(FileNotFoundError, match=r"There is no folder '.*nowhere'.*create it"):
+        to_onnx(dssm, tmp_path / "nowhere" / "model")
     with pytest.raises(FileExistsError, match=r"mine' exists and is no exported folder"):
         to_onnx(dssm, tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "kept"
+
+
+def test_a_folder_that_is_replaced_while_it_is_loaded_is_loaded_again(folder, dssm, monkeypatch):
+    popular = PopularityRetriever().fit(PLAIN)
+    path, loads = folder.parent / "replaced", []
+    to_onnx(popular, path)
+
+    class Replaced(runtime_load.Recommender):
+        def __init__(self, files, n_threads):
+            loads.append(files.manifest["model"]["class"])
+            if len(loads) == 1:
+                to_onnx(dssm, path)
+            super().__init__(files, n_threads)
+
+    monkeypatch.setattr(runtime_load, "Recommender", Replaced)
+    assert_same(load(path).recommend(["u1"]), dssm.recommend(["u1"]))
+    assert loads == ["PopularityRetriever", "DSSMRetriever"]
+
+
+def test_a_large_tower_keeps_its_weights_in_a_file_of_its_own(dssm, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("skmatch.export._graph.MAX_FILE", 0)
+    to_onnx(dssm, tmp_path / "model")
+    recommender = load(tmp_path / "model")
+    assert "user_tower.onnx.data" in recommender.manifest_["files"]
+    assert_same(recommender.recommend(["u1", "new"]), dssm.recommend(["u1", "new"]))
 
 
 def test_damaged_folders_are_refused(folder, tmp_path):

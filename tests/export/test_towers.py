@@ -12,6 +12,7 @@ from skmatch.export import to_onnx
 from skmatch.runtime import load
 from skmatch.runtime._models import as_input, padded
 
+pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
