@@ -106,7 +106,11 @@ class ItemIndex:
         return {name: value for name, value in self.__dict__.items() if name not in built}
 
     def search(
-        self, queries: np.ndarray, k: int, allowed: ItemFilter | None = None
+        self,
+        queries: np.ndarray,
+        k: int,
+        allowed: ItemFilter | None = None,
+        bias: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the `k` items with the largest inner products per query, best first.
 
@@ -120,13 +124,15 @@ class ItemIndex:
             Number of items per query.
         allowed : ItemFilter or None, default=None
             The items that may be returned for each query; None allows all.
+        bias : ndarray of shape (n_items,) or None, default=None
+            What is added to the inner products of each item.
 
         Returns
         -------
         positions : ndarray of shape (n_queries, min(k, n_items))
             Positions in the catalogue, -1 where no items remain.
         scores : ndarray of shape (n_queries, min(k, n_items))
-            Inner products, -inf where no items remain.
+            Inner products plus bias, -inf where no items remain.
         """
         k, allowed = min(k, len(self.vectors_)), allowed or ItemFilter()
         if not hasattr(self, "graph_"):
@@ -147,7 +153,7 @@ class ItemIndex:
             block = max(1, _BLOCK_SIZE // n_numbers) if n_max > 0 else len(of_group)
             for a in range(0, len(of_group), block):
                 rows = of_group[a : a + block]
-                own = queries[rows], k, allowed.gather(rows)
+                own = queries[rows], k, allowed.gather(rows), bias
                 if n_max > 0:
                     positions[rows], scores[rows] = self._search_graph(*own, n_max)
                 else:
@@ -202,20 +208,27 @@ class ItemIndex:
         return np.where(n_fetched < n_allowed, n_fetched, 0)
 
     def _search_graph(
-        self, queries: np.ndarray, k: int, allowed: ItemFilter, n_fetched: int
+        self,
+        queries: np.ndarray,
+        k: int,
+        allowed: ItemFilter,
+        bias: np.ndarray | None,
+        n_fetched: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Filter the items that the graph finds; search exactly where fewer than `k` remain."""
         assert self.graph_ is not None
         found = self.graph_.query(queries, n_fetched)
-        positions, scores = self._best_of(found, queries, k, allowed)
+        if bias is not None:
+            found = _joined(found, top_k(bias[None], n_fetched)[0], len(bias))
+        positions, scores = self._best_of(found, queries, k, allowed, bias)
         rows = np.flatnonzero((positions < 0).any(axis=1))
         if len(rows):
-            exact = self._search_exactly(queries[rows], k, allowed.gather(rows))
+            exact = self._search_exactly(queries[rows], k, allowed.gather(rows), bias)
             positions[rows], scores[rows] = exact
         return positions, scores
 
     def _search_candidates(
-        self, queries: np.ndarray, k: int, allowed: ItemFilter
+        self, queries: np.ndarray, k: int, allowed: ItemFilter, bias: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score each query's own candidates only."""
         candidates = allowed.candidates
@@ -228,14 +241,21 @@ class ItemIndex:
             rows = np.arange(a, min(a + block, len(queries)))
             found = candidates.gather(rows)._table(len(self.vectors_), longest)
             rest = allowed._replace(candidates=None).gather(rows)
-            positions[rows], scores[rows] = self._best_of(found, queries[rows], k, rest)
+            positions[rows], scores[rows] = self._best_of(found, queries[rows], k, rest, bias)
         return positions, scores
 
     def _best_of(
-        self, found: np.ndarray, queries: np.ndarray, k: int, allowed: ItemFilter
+        self,
+        found: np.ndarray,
+        queries: np.ndarray,
+        k: int,
+        allowed: ItemFilter,
+        bias: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the best `k` of the positions found for each query, padded with -1."""
         scores = np.einsum("qd,qfd->qf", queries, self.vectors_[found]).astype(np.float32)
+        if bias is not None:
+            scores += bias[found]
         scores[(found < 0) | ~allowed._permits(found, len(self.vectors_))] = -np.inf
         best, best_scores = top_k(scores, k)
         positions = np.take_along_axis(found, np.maximum(best, 0), axis=1)
@@ -260,7 +280,7 @@ class ItemIndex:
         return positions, scores
 
     def _search_exactly(
-        self, queries: np.ndarray, k: int, allowed: ItemFilter
+        self, queries: np.ndarray, k: int, allowed: ItemFilter, bias: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score the whole catalogue, or the items that a sparse mask allows."""
         vectors, kept, column_of = self.vectors_, None, None
@@ -269,6 +289,7 @@ class ItemIndex:
             column_of = np.full(len(vectors) + FIRST_KNOWN, -1)
             column_of[kept + FIRST_KNOWN] = np.arange(len(kept))
             vectors = vectors[kept]
+            bias = None if bias is None else bias[kept]
         positions = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         n, n_columns = max(1, len(vectors)), min(k, len(vectors))
@@ -280,6 +301,8 @@ class ItemIndex:
         for a in range(0, len(queries), block):
             rows = slice(a, min(a + block, len(queries)))
             block_scores = np.matmul(queries[rows], vectors.T, out=buffer[: rows.stop - a])
+            if bias is not None:
+                block_scores += bias
             allowed.apply(block_scores, a, column_of)
             found = _top_k_in_threads(block_scores, n_columns)
             positions[rows, :n_columns], scores[rows, :n_columns] = found
@@ -310,6 +333,13 @@ class _Graph:
         """Return positions of about the `k` nearest items per query."""
         with self._searching:  # searches share buffers
             return self._graph.query(queries, k=k)[0].astype(np.int64)
+
+
+def _joined(found: np.ndarray, others: np.ndarray, n_items: int) -> np.ndarray:
+    """Return the positions found for each query and, after them, further ones, each once."""
+    first = np.arange(len(found))[:, None] * n_items
+    is_new = ~is_in(first + others, (first + found)[found >= 0])
+    return np.concatenate([found, np.where(is_new, others, -1)], axis=1)
 
 
 def _top_k_in_threads(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -77,6 +77,7 @@ TRUSTED_TYPES = [
     "skmatch.retrieval._fusion.FusionRetriever",
     "skmatch.retrieval._item_to_item.ItemToItemRetriever",
     "skmatch.retrieval._popularity.PopularityRetriever",
+    "skmatch.retrieval._trend.CountsOverTime",
     "skmatch.retrieval._youtube_dnn.YoutubeDNNRetriever",
     "scipy.sparse._csr.csr_array",
     "sklearn.utils._bunch.Bunch",

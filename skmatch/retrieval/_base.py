@@ -180,18 +180,23 @@ class BaseRetriever(
         source = self._source_of(samples)
         positions = np.full((len(samples), k), -1, dtype=np.int64)
         scores = np.full((len(samples), k), -np.inf, dtype=np.float32)
-        by_count = ItemIndex().fit(self.popularity_[:, None])
         for is_popular in (False, True):
             all_rows = np.flatnonzero((source == POPULARITY) == is_popular)
             for a in range(0, len(all_rows), BATCH_SIZE):
                 rows = all_rows[a : a + BATCH_SIZE]
-                own = allowed.gather(rows)
-                if is_popular:
-                    found = by_count.search(np.ones((len(rows), 1), dtype=np.float32), k, own)
-                else:
-                    found = self._top_k(samples.gather(rows), k, own)
-                positions[rows], scores[rows] = found
+                rank = self._most_popular if is_popular else self._top_k
+                positions[rows], scores[rows] = rank(samples.gather(rows), k, allowed.gather(rows))
         return positions, scores, source
+
+    def _most_popular(
+        self, samples: Samples, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions and scores of the most popular items, (n_queries, k)."""
+        return rank_alike(self.popularity_, len(samples), k, allowed)
+
+    def _popularity_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
+        """Return the popularity of items, (n_queries, n_wanted)."""
+        return self.popularity_[positions]
 
     def _score_items(
         self, samples: Samples, positions: np.ndarray, allowed: ItemFilter
@@ -202,7 +207,8 @@ class BaseRetriever(
         """
         scores = np.full(positions.shape, np.nan, dtype=np.float32)
         is_popular = self._source_of(samples) == POPULARITY
-        scores[is_popular] = self.popularity_[positions[is_popular]]
+        rows = np.flatnonzero(is_popular)
+        scores[rows] = self._popularity_of(samples.gather(rows), positions[rows])
         known = np.flatnonzero(~is_popular)
         for batch in batches(len(known), positions.shape[1]):
             rows = known[batch]
@@ -358,6 +364,14 @@ def training_weight(
 def count_items(samples: Samples, weight: np.ndarray | None) -> np.ndarray:
     """Return the number of events of each item, or the sum of their weights."""
     return count_codes(samples.item, len(samples.schema.items), weight)[FIRST_KNOWN:].astype(float)
+
+
+def rank_alike(
+    scores: np.ndarray, n_queries: int, k: int, allowed: ItemFilter
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions and scores of the best items, whose scores are those for all queries."""
+    index = ItemIndex().fit(scores[:, None])
+    return index.search(np.ones((n_queries, 1), dtype=np.float32), k, allowed)
 
 
 def popularity_of(counts: np.ndarray) -> dict[str, np.ndarray]:

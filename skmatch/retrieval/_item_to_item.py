@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -12,12 +12,14 @@ from scipy.sparse import csr_array
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
 from skmatch._ranking import top_k
 from skmatch._sklearn import Interval
+from skmatch._typing import Duration
 from skmatch.neighbors import ItemFilter
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._explain import Reasons, joined, popular_reasons
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import HISTORY, POPULARITY, source_of
 from skmatch.retrieval._shared_docs import with_shared_docs
+from skmatch.retrieval._trend import TrendMixin
 from skmatch.retrieval._verbs import SimilarItemsMixin
 
 BLOCK_SCORES = 2**24  # scores that are held at a time: 64 MiB
@@ -29,7 +31,7 @@ LEAST_PRIOR = 1e-9  # keeps the order of popularity where `smoothing` is 0
 
 
 @with_shared_docs
-class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
+class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetriever):
     """Recommend the items that most often follow those of the history.
 
     For each event, the items of the `window` events before it are counted, closer ones more. The
@@ -59,6 +61,7 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         events are followed by popular ones.
     n_neighbors : int or None, default=None
         Number of items that are kept per item, those counted most often; None keeps all.
+    {trend}
     {ranking}
 
     Attributes
@@ -69,6 +72,7 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         The share of each item in what follows and, weighted, precedes an item.
     prior_ : ndarray of shape (n_items,)
         The share of popularity in what follows an item, by `smoothing`.
+    {trend_attributes}
     {catalogue}
 
     See Also
@@ -107,6 +111,7 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         "visit_half_life": [Interval(Real, 0, None, closed="neither")],
         "smoothing": [Interval(Real, 0, None, closed="left")],
         "n_neighbors": [Interval(Integral, 1, None, closed="left"), None],
+        "trend": "no_validation",
         "k": [Interval(Integral, 1, None, closed="left")],
         "exclude_seen": ["boolean"],
     }
@@ -121,6 +126,7 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         visit_half_life: float = 10.0,
         smoothing: float = 10.0,
         n_neighbors: int | None = None,
+        trend: Duration | Literal["auto"] | None = "auto",
         k: int = 10,
         exclude_seen: bool = True,
     ):
@@ -131,21 +137,26 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         self.visit_half_life = visit_half_life
         self.smoothing = smoothing
         self.n_neighbors = n_neighbors
+        self.trend = trend
         self.k = k
         self.exclude_seen = exclude_seen
 
     def _fit_samples(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
-        return self._learnt(self._count(samples, weight), count_items(samples, weight))
+        counts = count_items(samples, weight)
+        trend = self._learn_trend(samples, weight, counts)
+        return self._learnt(self._count(samples, weight), counts) | trend
 
     def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
         transitions, counts = self._count(samples, weight), count_items(samples, weight)
         counts[: len(self.counts_)] += self.counts_
-        return self._learnt(transitions + _resized(self.transitions_, len(counts)), counts)
+        transitions += _resized(self.transitions_, len(counts))
+        return self._learnt(transitions, counts) | self._update_trend(samples, weight, counts)
 
     def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
         n_items = len(rows.schema.items.values)
         counts = np.pad(self.counts_, (0, n_items - len(self.counts_)))
-        return self._learnt(_resized(self.transitions_, n_items), counts)
+        transitions = _resized(self.transitions_, n_items)
+        return self._learnt(transitions, counts) | self._resize_trend(counts)
 
     def _learnt(self, transitions: csr_array, counts: np.ndarray) -> dict[str, Any]:
         """Return the fitted attributes, given all counts."""
@@ -248,6 +259,12 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         shares = self.shares_[items, positions[query].ravel()].reshape(len(query), -1)
         terms = history.data[:, None] * shares
         prior = self._prior(history)[:, None] * self.popularity_[positions]
+        for trend, rows in self._trends(samples):
+            if trend is not None:
+                factor = np.exp(trend[positions[rows]])
+                prior[rows] *= factor
+                of_rows = np.isin(query, rows)
+                terms[of_rows] *= factor[np.searchsorted(rows, query[of_rows])]
         row, column = np.nonzero(terms)
         of_history = Reasons(query[row], column, history.indices[row], terms[row, column], [])
         return joined(popular_reasons(prior, np.arange(len(samples))), of_history)
@@ -260,6 +277,9 @@ class ItemToItemRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever):
         history = self._history(samples)
         scores = (history @ self.shares_).toarray()
         scores += self._prior(history)[:, None] * self.popularity_
+        for trend, rows in self._trends(samples):
+            if trend is not None:
+                scores[rows] *= np.exp(trend)
         return scores
 
     def _prior(self, history: csr_array) -> np.ndarray:

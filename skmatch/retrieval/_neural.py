@@ -22,14 +22,15 @@ from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.training import PRECISIONS
 from skmatch._sklearn import Interval, StrOptions
-from skmatch._typing import SampleTable, Table
+from skmatch._typing import Duration, SampleTable, Table
 from skmatch._validation import check_choice, checked_fit
-from skmatch.neighbors import METHODS, ItemIndex
+from skmatch.neighbors import METHODS, ItemFilter, ItemIndex
 from skmatch.retrieval._base import BaseRetriever
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._neural_fit import NeuralFit, update
 from skmatch.retrieval._progress import callbacks_in_first_process
 from skmatch.retrieval._shared_docs import with_shared_docs
+from skmatch.retrieval._trend import TrendMixin
 from skmatch.retrieval._vectors import VectorsMixin
 
 OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory", re.IGNORECASE)
@@ -38,7 +39,7 @@ INITS = ("cooccurrence", "random")
 OF_THIS_PROCESS = ("_engine", "_unfinished")  # attributes that are not saved
 
 
-class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
+class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
     """Base class of retrievers with a user tower."""
 
     _parameter_constraints: dict = {
@@ -68,6 +69,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "index": [str],
+        "trend": "no_validation",
         "k": [Interval(Integral, 1, None, closed="left")],
         "exclude_seen": ["boolean"],
     }
@@ -101,6 +103,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
         index: Literal["exact", "int8", "auto", "pynndescent"] = "exact",
+        trend: Duration | Literal["auto"] | None = "auto",
         k: int = 10,
         exclude_seen: bool = True,
     ):
@@ -130,6 +133,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         self.random_state = random_state
         self.verbose = verbose
         self.index = index
+        self.trend = trend
         self.k = k
         self.exclude_seen = exclude_seen
 
@@ -195,6 +199,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
                 "of the new items, or fit with MatchEncoder(item_features=...)."
             )
         n_new = len(rows.schema.items.values) - len(self.item_vectors_)
+        counts = np.pad(self.counts_, (0, n_new))
         vectors = np.pad(self.item_vectors_, ((0, n_new), (0, 0)))
         vectors[rows.codes - FIRST_KNOWN] = self._serving_engine().item_vectors(
             rows.schema, rows.codes
@@ -202,6 +207,7 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         return {
             "item_vectors_": vectors,
             "index_": ItemIndex(self.index_.method, self.index_.random_state).fit(vectors),
+            **self._resize_trend(counts),
         }
 
     @contextmanager
@@ -234,6 +240,29 @@ class NeuralRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
                 f"dims={self.dims!r} must hold at least one layer size, each an integer of at "
                 "least 1, as in dims=(256, 64)."
             )
+
+    def _top_k(
+        self, samples: Samples, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        vectors, k = self._encode(samples), min(k, len(self.item_vectors_))
+        positions = np.empty((len(samples), k), dtype=np.int64)
+        scores = np.empty((len(samples), k), dtype=np.float32)
+        for trend, rows in self._trends(samples):
+            own = vectors[rows], k, allowed.gather(rows), self._bias(trend)
+            positions[rows], scores[rows] = self.index_.search(*own)
+        return positions, scores
+
+    def _scores_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
+        scores = super()._scores_of(samples, positions)
+        for trend, rows in self._trends(samples):
+            bias = self._bias(trend)
+            if bias is not None:
+                scores[rows] += bias[positions[rows]]
+        return scores
+
+    def _bias(self, trend: np.ndarray | None) -> np.ndarray | None:
+        """Return what is added to cosines: as logits, they are divided by the temperature."""
+        return None if trend is None else np.float32(self.temperature) * trend
 
     def _shares(self, scores: np.ndarray) -> np.ndarray:
         finite = np.maximum(scores, -1e9)  # also where no item remains

@@ -56,6 +56,7 @@ class NeuralFit:
         self.training, held_out = self._split(weight)
         self.held_out = questions(samples.gather(held_out), estimator.validation)
         self.counts = count_items(samples, weight)
+        self.trend = estimator._learn_trend(samples, weight, self.counts)
         options = make_options(estimator, len(self.training))
         self.max_epochs, self.is_auto = options.max_epochs, estimator.max_epochs == "auto"
         self._check_cost(options.batch_size)
@@ -155,6 +156,7 @@ class NeuralFit:
                 engine, self.samples, self.counts, self.state.losses, item_index, copy
             ),
             "validation_curve_": self.state.scores or None,
+            **self.trend,
             "schema_": self.samples.schema,
             "_engine": None,
         }
@@ -278,6 +280,7 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
     training, _ = rows_to_train(samples, weight, estimator.exclude_seen)
     counts = count_items(samples, weight)
     counts[: len(estimator.counts_)] += estimator.counts_
+    trend = estimator._update_trend(samples, weight, counts)
     losses = estimator.loss_curve_
     if len(training):
         untrained = engine.untrained() if estimator.id_dropout > 0 else None
@@ -300,7 +303,7 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
     check_vectors(estimator, engine, samples)
     index = ItemIndex(estimator.index_.method, estimator.index_.random_state)
     fitted = fitted_attributes(engine, samples, counts, losses, index, copy=False)
-    return fitted | {"_engine": Engine(config, weights=fitted["weights_"], shared=True)}
+    return fitted | trend | {"_engine": Engine(config, weights=fitted["weights_"], shared=True)}
 
 
 def make_options(estimator: Any, n_rows: int, is_update: bool = False) -> TrainingOptions:

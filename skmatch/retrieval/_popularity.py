@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from skmatch._data import CatalogueRows, Samples
 from skmatch._sklearn import Interval
 from skmatch._typing import Duration
-from skmatch._validation import read_duration
-from skmatch.neighbors import ItemIndex
-from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
+from skmatch.neighbors import ItemFilter, ItemIndex
+from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of, rank_alike
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import POPULARITY
 from skmatch.retrieval._shared_docs import with_shared_docs
+from skmatch.retrieval._trend import CountsOverTime, count_further, count_over_time
 from skmatch.retrieval._vectors import VectorsMixin
 
 
@@ -28,13 +29,17 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
 
     Parameters
     ----------
-    half_life : duration or None, default=None
+    half_life : duration, "auto" or None, default=None
         Length of time after which an event counts half, in the unit of the times or as a timedelta
-        for datetimes: what is popular now, as of the latest event. None counts all events alike.
+        for datetimes: what is popular now, or was at the time of a query that has one. "auto" takes
+        the one by which the most frequent items of late rank the next events best, among 1/2, 1/4,
+        ... 1/256 of the time that the events span, and None. None counts all events alike.
     {ranking}
 
     Attributes
     ----------
+    half_life_ : float or None
+        The half-life, in the unit of the times (nanoseconds for datetimes).
     item_vectors_ : ndarray of shape (n_items, 1)
         `popularity_` as vectors of one dimension; every user's vector is 1.
     {catalogue}
@@ -63,7 +68,7 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
 
     def __init__(
         self,
-        half_life: Duration | None = None,
+        half_life: Duration | Literal["auto"] | None = None,
         *,
         k: int = 10,
         exclude_seen: bool = True,
@@ -73,40 +78,56 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         self.exclude_seen = exclude_seen
 
     def _fit_samples(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
-        return self._counted(samples, weight, np.zeros(0), -np.inf)
+        over_time = count_over_time("half_life", self.half_life, samples, weight)
+        half_life = None if over_time is None else over_time.half_life
+        return {"half_life_": half_life} | self._learnt(count_items(samples, weight), over_time)
 
     def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
-        return self._counted(samples, weight, self.counts_, self.latest_)
-
-    def _counted(
-        self, samples: Samples, weight: np.ndarray | None, counts: np.ndarray, latest: float
-    ) -> dict[str, Any]:
-        """Return the fitted attributes with further events, given the counts as of `latest`."""
-        if self.half_life is not None:
-            if samples.time is None:
-                raise ValueError(
-                    f"half_life={self.half_life!r} needs times, and the events have none: name "
-                    "their column in MatchEncoder(time=...), or set half_life=None."
-                )
-            is_datetime = samples.schema.time_kind.endswith("datetime")
-            half_life = read_duration("half_life", self.half_life, is_datetime)
-            time = samples.time.astype(float)
-            before, latest = latest, max(latest, float(time.max()))
-            counts = counts * 0.5 ** ((latest - before) / half_life)
-            age = 0.5 ** ((latest - time) / half_life)
-            weight = age if weight is None else weight * age
-        total = count_items(samples, weight)
-        total[: len(counts)] += counts
-        return self._index(total) | {"latest_": latest}
+        over_time = self.counts_over_time_
+        if over_time is not None:
+            over_time = over_time.updated(count_further(over_time, samples, weight))
+        counts = count_items(samples, weight)
+        counts[: len(self.counts_)] += self.counts_
+        return self._learnt(counts, over_time)
 
     def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
-        n_new = len(rows.schema.items.values) - len(self.counts_)
-        return self._index(np.pad(self.counts_, (0, n_new)))
+        counts = np.pad(self.counts_, (0, len(rows.schema.items.values) - len(self.counts_)))
+        over_time = self.counts_over_time_
+        return self._learnt(counts, over_time and over_time.resized(len(counts)))
 
-    def _index(self, counts: np.ndarray) -> dict[str, Any]:
-        learnt = popularity_of(counts)
+    def _learnt(self, counts: np.ndarray, over_time: CountsOverTime | None) -> dict[str, Any]:
+        learnt = popularity_of(counts if over_time is None else over_time.now())
         vectors = learnt["popularity_"][:, None]
-        return learnt | {"item_vectors_": vectors, "index_": ItemIndex().fit(vectors)}
+        index = ItemIndex().fit(vectors)
+        own = {"counts_over_time_": over_time, "item_vectors_": vectors, "index_": index}
+        return learnt | own
+
+    def _most_popular(
+        self, samples: Samples, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        positions = np.empty((len(samples), k), dtype=np.int64)
+        scores = np.empty((len(samples), k), dtype=np.float32)
+        for popularity, rows in self._over_time(samples):
+            found = rank_alike(popularity, len(rows), k, allowed.gather(rows))
+            positions[rows], scores[rows] = found
+        return positions, scores
+
+    def _popularity_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
+        scores = np.empty(positions.shape, dtype=np.float32)
+        for popularity, rows in self._over_time(samples):
+            scores[rows] = popularity[positions[rows]]
+        return scores
+
+    def _over_time(self, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Return the popularity of items at each time of queries, and the queries of that time."""
+        over_time = self.counts_over_time_
+        if over_time is None or samples.time is None:
+            yield self.popularity_, np.arange(len(samples))
+            return
+        n_ended = over_time.n_ended(samples.time)
+        for number in np.unique(n_ended):
+            popularity = popularity_of(over_time.after(number))["popularity_"]
+            yield popularity, np.flatnonzero(n_ended == number)
 
     def _encode(self, samples: Samples) -> np.ndarray:
         return np.ones((len(samples), 1), dtype=np.float32)

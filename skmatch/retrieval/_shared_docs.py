@@ -27,6 +27,21 @@ exclude_seen : bool, default=True
     Whether recommendations exclude items that the user has interacted with: the default of
     `predict`, `recommend` and `score`."""
 
+TREND = """\
+trend : duration, "auto" or None, default="auto"
+    Half-life of the popularity that scores follow, in the unit of the times or as a timedelta for
+    datetimes: an item whose share of the events of late, up to the time of the query, is twice its
+    share of all events becomes 1.4 times as likely. "auto" takes the half-life by which popularity
+    ranks the next events best, see `PopularityRetriever`. None, or events without times: no trend.
+    Queries without a time are as of the latest event that was trained on."""
+
+TREND_ATTRIBUTES = """\
+trend_ : ndarray of shape (n_items,), float32, or None
+    Logarithm of the factor by which the likelihood of each item changes as of the latest event.
+counts_over_time_ : object or None
+    Counts of items as of any time; ``counts_over_time_.half_life`` is the half-life, in the unit of
+    the times (nanoseconds for datetimes)."""
+
 CATALOGUE = """\
 counts_ : ndarray of shape (n_items,)
     Number of events of each item, or the sum of their weights.
@@ -155,8 +170,10 @@ NEURAL_REFERENCES = """\
 with_shared_docs = fill_docs(
     fit=FIT,
     ranking=RANKING,
+    trend=TREND,
+    trend_attributes=TREND_ATTRIBUTES,
     catalogue=CATALOGUE,
-    parameters=f"{NEURAL_PARAMETERS}\n{RANKING}",
-    attributes=f"{NEURAL_ATTRIBUTES}\n{CATALOGUE}",
+    parameters=f"{NEURAL_PARAMETERS}\n{TREND}\n{RANKING}",
+    attributes=f"{NEURAL_ATTRIBUTES}\n{TREND_ATTRIBUTES}\n{CATALOGUE}",
     references=NEURAL_REFERENCES,
 )

@@ -1,0 +1,218 @@
+"""Scores that follow what is popular at the time of the query."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skmatch import (
+    DSSMRetriever,
+    ItemToItemRetriever,
+    LeaveLastOut,
+    PopularityRetriever,
+    TemporalSplit,
+    YoutubeDNNRetriever,
+)
+from skmatch.datasets import make_events
+from skmatch.neighbors import ItemFilter, ItemIndex, ItemLists
+
+RETRIEVERS = {
+    "dssm": lambda **given: DSSMRetriever(max_epochs=1, dims=(8,), random_state=0, **given),
+    "youtube": lambda **given: YoutubeDNNRetriever(
+        max_epochs=1, embedding_dim=8, dims=(8,), random_state=0, **given
+    ),
+    "items": ItemToItemRetriever,
+}
+ALL = pytest.mark.parametrize("name", RETRIEVERS)
+
+
+def fashions(n_events=4000, n_decades=20):
+    """Return events whose items change every tenth of 100 days, within groups of users."""
+    rng = np.random.default_rng(0)
+    time = np.sort(rng.uniform(0, 100, n_events))
+    user = rng.integers(200, size=n_events)
+    item = (time * n_decades / 100).astype(int) * 10 + user % 2 * 5 + rng.integers(5, size=n_events)
+    return pd.DataFrame({"user_id": user, "item_id": item, "timestamp": time})
+
+
+EVENTS = fashions()
+PLAIN = make_events(n_users=60, n_items=30, n_events=900, random_state=0)
+
+
+def test_counts_at_the_time_of_a_query_have_the_events_before_it():
+    table = pd.DataFrame(
+        {"user_id": list("abcd"), "item_id": ["x", "x", "y", "z"], "timestamp": [0.0, 8, 16, 24]}
+    )
+    retriever = PopularityRetriever(half_life=8).fit(table)
+    queries = pd.DataFrame({"user_id": "e", "timestamp": [0.0, 4, 8, 16, 20, 24, 99]})
+    scores = retriever.score_pairs(queries.merge(table[["item_id"]].drop_duplicates(), how="cross"))
+    shares = scores["score"].to_numpy().reshape(-1, 3)  # of x, y, z
+    expected = [
+        [1, 0, 0],
+        [1, 0, 0],
+        [1.5, 0, 0],
+        [0.75, 1, 0],
+        [0.75, 1, 0],
+        *2 * [[3 / 8, 1 / 2, 1]],
+    ]
+    np.testing.assert_allclose(shares, [np.array(row) / sum(row) for row in expected], rtol=1e-6)
+    ranked = retriever.recommend(queries.iloc[[3, 6]], k=3)["item_id"].tolist()
+    assert ranked == ["y", "x", "z", "z", "y", "x"]
+    # Without a time, a query is as of now.
+    assert retriever.recommend(["e"], k=3)["item_id"].tolist() == ["z", "y", "x"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 39), st.sampled_from([8.0, 16.0]), st.booleans())
+def test_nothing_after_a_query_changes_what_it_gets(cut, half_life, has_weights):
+    # Periods end at whole numbers, so that counts up to one of them are exact.
+    rng = np.random.default_rng(cut)
+    time = np.sort(rng.integers(0, 40, size=120)).astype(float) * half_life / 8
+    table = pd.DataFrame({"user_id": np.arange(120), "item_id": rng.integers(9, size=120)})
+    table["timestamp"] = time
+    weight = rng.uniform(0.1, 5, size=120) if has_weights else np.ones(120)
+    now = cut * half_life / 8
+    known = time <= now
+    if not known.any() or known.all():
+        return
+    whole = PopularityRetriever(half_life=half_life).fit(table, sample_weight=weight)
+    before = PopularityRetriever(half_life=half_life).fit(table[known], sample_weight=weight[known])
+    query = pd.DataFrame({"user_id": [999], "timestamp": [now]})
+    pairs = query.merge(pd.DataFrame({"item_id": before.item_ids_}), how="cross")
+    scores = whole.score_pairs(pairs)["score"], before.score_pairs(pairs)["score"]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
+
+
+def test_the_half_life_is_found():
+    quick = PopularityRetriever(half_life="auto").fit(EVENTS)
+    assert quick.half_life_ < 100 / 8  # fashions last for 5 days
+    steady = EVENTS.assign(timestamp=np.random.default_rng(0).permutation(EVENTS["timestamp"]))
+    slow = PopularityRetriever(half_life="auto").fit(steady)
+    assert slow.half_life_ is None or slow.half_life_ >= 100 / 8
+    dates = EVENTS.assign(timestamp=pd.to_datetime(EVENTS["timestamp"], unit="D"))
+    by_date = PopularityRetriever(half_life="auto").fit(dates)
+    assert by_date.half_life_ == pytest.approx(quick.half_life_ * 86400e9)
+
+
+def test_without_times_there_is_no_trend():
+    table = EVENTS.drop(columns="timestamp")
+    assert PopularityRetriever(half_life="auto").fit(table).half_life_ is None
+    assert ItemToItemRetriever().fit(table).trend_ is None
+    with pytest.raises(ValueError, match=r"trend=5 needs times.*MatchEncoder\(time="):
+        ItemToItemRetriever(trend=5).fit(table)
+    with pytest.raises(ValueError, match="trend='soon' is not a length of time above 0"):
+        ItemToItemRetriever(trend="soon").fit(EVENTS)
+
+
+@ALL
+def test_scores_are_those_without_a_trend_and_its_factor(name):
+    retriever = RETRIEVERS[name]().fit(EVENTS)
+    without = RETRIEVERS[name](trend=None).fit(EVENTS)
+    assert without.trend_ is None
+    assert retriever.trend_.argmax() >= 180 > retriever.trend_.argmin()  # items of the last days
+    pairs = pd.DataFrame({"user_id": [1, 2]}).merge(
+        pd.DataFrame({"item_id": retriever.item_ids_}), how="cross"
+    )
+    scores = retriever.score_pairs(pairs)["score"].to_numpy().reshape(2, -1)
+    plain = without.score_pairs(pairs)["score"].to_numpy().reshape(2, -1)
+    if name == "items":
+        np.testing.assert_allclose(scores, plain * np.exp(retriever.trend_), rtol=1e-5)
+    else:
+        np.testing.assert_allclose(
+            scores - plain, 0.05 * np.tile(retriever.trend_, (2, 1)), atol=1e-6
+        )
+    np.testing.assert_allclose(retriever.trend_, by_hand(retriever, EVENTS), atol=1e-4)
+
+
+def by_hand(retriever, events):
+    """Compute the trend from all events one by one."""
+    age = events["timestamp"].max() - events["timestamp"]
+    code = pd.Index(retriever.item_ids_).get_indexer(events["item_id"])
+    n_items = len(retriever.item_ids_)
+    half_life = retriever.counts_over_time_.half_life
+    now = np.bincount(code, 0.5 ** (age / half_life), minlength=n_items)
+    overall = np.bincount(code, minlength=n_items)
+    now, overall = (own / own.sum() + 0.5 / n_items for own in (now, overall))
+    return np.log(now / overall) / 2
+
+
+@ALL
+def test_recommendations_at_all_times_have_the_scores_of_pairs(name):
+    retriever = RETRIEVERS[name](trend=7.0).fit(EVENTS)
+    times = [None, 12.5, 40.0, 99.9, 1000.0]
+    queries = pd.DataFrame({"user_id": np.arange(10), "timestamp": np.repeat(times, 2)})
+    found = retriever.recommend(queries, k=5)
+    by_time = found["user_id"].map(queries.set_index("user_id")["timestamp"])
+    pairs = retriever.score_pairs(found[["user_id", "item_id"]].assign(timestamp=by_time))
+    np.testing.assert_allclose(pairs["score"], found["score"], rtol=1e-5)
+    assert found.groupby("user_id")["score"].is_monotonic_decreasing.all()
+    # One query at a time gives the same.
+    alone = [retriever.recommend(queries.iloc[[row]], k=5) for row in range(10)]
+    pd.testing.assert_frame_equal(pd.concat(alone, ignore_index=True), found, rtol=1e-5)
+    # At an earlier time, items of that time are recommended, and those of later times are not.
+    assert found.loc[by_time == 40.0, "item_id"].between(0, 89).all()
+
+
+@ALL
+def test_a_trend_ranks_better_where_fashions_change_and_no_worse_where_not(name):
+    for split in (LeaveLastOut(), TemporalSplit(cutoffs=[87])):
+        train, test = (EVENTS.iloc[rows] for rows in next(split.split(EVENTS)))
+        with_it, without = (
+            RETRIEVERS[name](trend=one).fit(train).score(test) for one in ("auto", None)
+        )
+        assert with_it > without
+    train, test = (PLAIN.iloc[rows] for rows in next(LeaveLastOut().split(PLAIN)))
+    scores = [RETRIEVERS[name](trend=one).fit(train).score(test) for one in ("auto", None)]
+    assert scores[0] > 0.9 * scores[1]
+
+
+@ALL
+def test_weights_of_any_unit_make_the_same_trend(name):
+    weight = np.where(EVENTS["timestamp"] > 50, 2.0, 1.0)
+    one, other = (
+        RETRIEVERS[name](trend=9.0).fit(EVENTS, sample_weight=unit * weight) for unit in (1, 1e-6)
+    )
+    np.testing.assert_allclose(one.trend_, other.trend_, atol=1e-5)
+    rows = np.repeat(np.arange(len(EVENTS)), weight.astype(int))
+    twice = ItemToItemRetriever(trend=9.0).fit(EVENTS.iloc[rows])
+    np.testing.assert_allclose(one.trend_, twice.trend_, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*RETRIEVERS, "popular"])
+def test_the_trend_grows(name):
+    make = RETRIEVERS.get(name, lambda trend: PopularityRetriever(half_life=trend))
+    early, late = EVENTS[:3000], EVENTS[3000:]
+    whole = make(trend=9.0).fit(EVENTS)
+    grown = make(trend=9.0).fit(early).partial_fit(late)
+    assert grown.item_ids_.tolist() == whole.item_ids_.tolist()
+    over_time = grown.counts_over_time_, whole.counts_over_time_
+    np.testing.assert_allclose(*(own.now() for own in over_time), rtol=1e-5)
+    at = [own.after(int(own.n_ended(np.array([60.0]))[0])) for own in over_time]
+    np.testing.assert_allclose(*at, rtol=1e-5)
+    if name == "items":
+        np.testing.assert_allclose(grown.trend_, whole.trend_, atol=1e-5)
+    if name in ("items", "popular"):
+        more = grown.add_items(pd.DataFrame({"item_id": [10_000]}))
+        assert more.counts_over_time_.counts.shape[1] == len(more.item_ids_)
+        assert 10_000 in more.recommend([1], k=len(more.item_ids_))["item_id"].tolist()
+
+
+@pytest.mark.parametrize("method", ["exact", "pynndescent"])
+def test_an_index_adds_the_bias_of_items(method):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(300, 8)).astype(np.float32)
+    queries = rng.normal(size=(20, 8)).astype(np.float32)
+    bias = rng.normal(size=300).astype(np.float32)
+    seen = ItemLists(rng.integers(2, 302, size=200), np.arange(20) * 10, np.arange(20) * 10 + 10)
+    mask = rng.random(300) < 0.9
+    for allowed in (ItemFilter(), ItemFilter(exclude=(seen,)), ItemFilter(mask=mask)):
+        expected = queries @ vectors.T + bias
+        allowed.apply(expected, 0)
+        index = ItemIndex(method, random_state=0).fit(vectors)
+        positions, scores = index.search(queries, 10, allowed, bias)
+        best = np.sort(expected, axis=1)[:, :-11:-1]
+        assert np.isclose(scores, best, atol=1e-5).mean() > (0.99 if method == "exact" else 0.9)
+        found = np.take_along_axis(expected, positions, axis=1)
+        np.testing.assert_allclose(scores, found, atol=1e-5)
+        assert all(len(set(row)) == 10 for row in positions)
