@@ -13,6 +13,8 @@ from skmatch._data import FIRST_KNOWN, Samples
 from skmatch._typing import Duration
 from skmatch._validation import read_duration
 from skmatch._ranking import top_k
+from skmatch.neighbors import ItemFilter
+from skmatch.retrieval._base import rank_alike
 
 PERIODS_PER_HALF_LIFE = 8
 NEGLIGIBLE = 100  # half-lives after which an event no longer counts
@@ -107,6 +109,7 @@ class TrendMixin:
 
     trend: Duration | Literal["auto"] | None
     counts_: np.ndarray
+    popularity_: np.ndarray
     trend_: np.ndarray | None
     counts_over_time_: CountsOverTime | None
 
@@ -138,6 +141,25 @@ class TrendMixin:
             is_now = number == len(over_time.end)
             trend = self.trend_ if is_now else trend_of(over_time.after(number), self.counts_)
             yield trend, np.flatnonzero(n_ended == number)
+
+    def _most_popular(
+        self, samples: Samples, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        positions = np.empty((len(samples), k), dtype=np.int64)
+        scores = np.empty((len(samples), k), dtype=np.float32)
+        for trend, rows in self._trends(samples):
+            own = self._popularity_with(trend), len(rows), k, allowed.gather(rows)
+            positions[rows], scores[rows] = rank_alike(*own)
+        return positions, scores
+
+    def _popularity_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
+        scores = np.empty(positions.shape, dtype=np.float32)
+        for trend, rows in self._trends(samples):
+            scores[rows] = self._popularity_with(trend)[positions[rows]]
+        return scores
+
+    def _popularity_with(self, trend: np.ndarray | None) -> np.ndarray:
+        return self.popularity_ if trend is None else self.popularity_ * np.exp(trend)
 
 
 def _as_learnt(over_time: CountsOverTime | None, counts: np.ndarray) -> dict[str, Any]:
