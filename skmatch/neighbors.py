@@ -262,11 +262,11 @@ class ItemIndex:
         return np.where(best < 0, -1, positions), best_scores
 
     def _search_all(
-        self, queries: np.ndarray, k: int, allowed: ItemFilter
+        self, queries: np.ndarray, k: int, allowed: ItemFilter, bias: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score the whole catalogue by the quantised vectors, if there are any, and rescore."""
         if self.quantised_ is None:
-            return self._search_exactly(queries, k, allowed)
+            return self._search_exactly(queries, k, allowed, bias)
         positions = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
         n_items, n_found = len(self.vectors_), n_to_rescore(k, len(self.vectors_))
@@ -274,9 +274,12 @@ class ItemIndex:
         for a in range(0, len(queries), block):
             rows = slice(a, min(a + block, len(queries)))
             out = np.empty((rows.stop - a, n_items), dtype=np.float32)
-            allowed.apply(self.quantised_.inner_products(queries[rows], out), a)
+            self.quantised_.inner_products(queries[rows], out)
+            if bias is not None:
+                out += bias
+            allowed.apply(out, a)
             found, _ = _top_k_in_threads(out, n_found)
-            positions[rows], scores[rows] = rescored(found, queries[rows], self.vectors_, k)
+            positions[rows], scores[rows] = rescored(found, queries[rows], self.vectors_, k, bias)
         return positions, scores
 
     def _search_exactly(

@@ -213,10 +213,12 @@ def _feature(feature: Feature, side: str, number: int, out: Folder) -> dict[str,
 
 def _model(retriever: Any, quantize: str | None, out: Folder, folder: str) -> dict[str, Any]:
     """Write a retriever; return its entry of the manifest."""
+    trend = getattr(retriever, "trend_", None)
     entry: dict[str, Any] = {
         "class": type(retriever).__name__,
         "parameters": _parameters(retriever),
         "popularity": out.array(f"{folder}popularity", retriever.popularity_),
+        "trend": None if trend is None else out.array(f"{folder}trend", trend),
     }
     if type(retriever) is PopularityRetriever:
         return entry | {"kind": "popularity"}

@@ -27,6 +27,8 @@ class Model(ABC):
 
     def __init__(self, entry: dict[str, Any], files: Files):
         self.popularity = files.array(entry["popularity"])
+        # Logarithms of the factors by which scores change as of the latest event.
+        self.trend = None if entry["trend"] is None else files.array(entry["trend"])
 
     @abstractmethod
     def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
@@ -60,8 +62,12 @@ class Model(ABC):
     def _most_popular(
         self, queries: Queries, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
+        popularity = self.popularity
+        if self.trend is not None:
+            popularity = popularity * np.exp(self.trend)
+
         def scores(a: int, b: int) -> np.ndarray:
-            return np.tile(self.popularity, (b - a, 1))
+            return np.tile(popularity, (b - a, 1))
 
         return best_of(scores, len(queries), len(self.popularity), k, allowed)
 
@@ -118,21 +124,25 @@ class TwoTowerModel(Model):
 
     def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
         users, n_items = self.encode(queries), len(self.vectors)
-        if self.quantised is None:
-            return best_of(
-                lambda a, b: users[a:b] @ self.vectors.T, len(users), n_items, k, allowed
-            )
         codes = self.quantised
+        bias = None if self.trend is None else np.float32(self.temperature) * self.trend
 
         def scores(a: int, b: int) -> np.ndarray:
             out = np.empty((b - a, n_items), dtype=np.float32)
-            return codes.inner_products(users[a:b], out)
+            if codes is None:
+                np.matmul(users[a:b], self.vectors.T, out=out)
+            else:
+                codes.inner_products(users[a:b], out)
+            return out if bias is None else np.add(out, bias, out=out)
+
+        if codes is None:
+            return best_of(scores, len(users), n_items, k, allowed)
 
         n_found = n_to_rescore(k, n_items)
         found, _ = best_of(scores, len(users), n_items, n_found, allowed)
         size = max(1, BLOCK_SCORES // (n_found * users.shape[1]))
         parts = [
-            rescored(found[a : a + size], users[a : a + size], self.vectors, k)
+            rescored(found[a : a + size], users[a : a + size], self.vectors, k, bias)
             for a in range(0, len(users), size)
         ]
         positions, best = zip(*parts, strict=True)
@@ -238,6 +248,8 @@ class ItemToItemModel(Model):
         scores = np.bincount(flat, terms, minlength=shape[0] * n_items).reshape(shape)
         prior = np.bincount(row, value * self.prior[item], minlength=len(queries))
         scores += np.maximum(prior, LEAST_PRIOR)[:, None] * self.popularity
+        if self.trend is not None:
+            scores *= np.exp(self.trend)
         return scores.astype(np.float32)
 
 
