@@ -43,11 +43,17 @@ def n_to_rescore(k: int, n_items: int) -> int:
 
 
 def rescored(
-    found: np.ndarray, queries: np.ndarray, vectors: np.ndarray, k: int
+    found: np.ndarray,
+    queries: np.ndarray,
+    vectors: np.ndarray,
+    k: int,
+    bias: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the best `k` of the positions found, (n_queries, n_found), by their exact scores."""
     found = np.sort(found, axis=1)  # of equal scores, the first item first
     scores = np.einsum("qd,qfd->qf", queries, vectors[found]).astype(np.float32)
+    if bias is not None:
+        scores += bias[found]
     scores[found < 0] = -np.inf
     best, best_scores = top_k(scores, k)
     positions = np.take_along_axis(found, np.maximum(best, 0), axis=1)

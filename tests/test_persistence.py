@@ -206,6 +206,8 @@ def test_the_file_holds_little_more_than_its_arrays(fitted):
         sampler.times_, sampler.offsets_, sampler.item_counts_,
         schema.users.values, schema.items.values,
     ]  # fmt: skip
+    over_time = retriever.counts_over_time_
+    arrays += [retriever.trend_, over_time.items, over_time.counts, over_time.offsets]
     for column in [*schema.user_table.values(), *schema.item_table.values()]:
         arrays += [column] if isinstance(column, np.ndarray) else [column.values, column.offsets]
     answer(fitted)

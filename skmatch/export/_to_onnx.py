@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skmatch._over_time import CountsOverTime
 from skmatch._quantised import Int8Vectors
 from skmatch._schema import Feature
 from skmatch._validation import check_choice, unwrap_searches
@@ -213,12 +214,11 @@ def _feature(feature: Feature, side: str, number: int, out: Folder) -> dict[str,
 
 def _model(retriever: Any, quantize: str | None, out: Folder, folder: str) -> dict[str, Any]:
     """Write a retriever; return its entry of the manifest."""
-    trend = getattr(retriever, "trend_", None)
     entry: dict[str, Any] = {
         "class": type(retriever).__name__,
         "parameters": _parameters(retriever),
         "popularity": out.array(f"{folder}popularity", retriever.popularity_),
-        "trend": None if trend is None else out.array(f"{folder}trend", trend),
+        "over_time": _over_time(getattr(retriever, "counts_over_time_", None), out, folder),
     }
     if type(retriever) is PopularityRetriever:
         return entry | {"kind": "popularity"}
@@ -251,6 +251,17 @@ def _model(retriever: Any, quantize: str | None, out: Folder, folder: str) -> di
         f"{type(retriever).__name__} is a retriever of your own, which the runtime does not know: "
         "export one of skmatch, or serve this one in Python."
     )
+
+
+def _over_time(counts: CountsOverTime | None, out: Folder, folder: str) -> dict[str, Any] | None:
+    """Write counts of items over time; return their entry of the manifest."""
+    if counts is None:
+        return None
+    arrays = {
+        name: out.array(f"{folder}over_time_{name}", getattr(counts, name))
+        for name in ("end", "offsets", "items", "counts")
+    }
+    return {"half_life": counts.half_life, "latest": counts.latest, **arrays}
 
 
 def _two_towers(
@@ -295,7 +306,7 @@ def _two_towers(
         "item_vectors": out.array(f"{folder}item_vectors", vectors),
         "item_codes": codes,
         "item_scales": scales,
-        "temperature": float(retriever.temperature),
+        "temperature": retriever.temperature_,
         "max_length": int(config["max_length"]),
         "user_inputs": user_inputs,
         "event_inputs": event_inputs,

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skmatch._columns import count_codes
 from skmatch._data import FIRST_KNOWN, Samples, as_coded
 from skmatch._growth import snapshot
+from skmatch._over_time import shares_of
 from skmatch._ranking import positive_shares
 from skmatch._typing import ItemRule, SampleTable, Table
 from skmatch._validation import check_k, check_weights, checked_fit, require_rows
@@ -376,5 +377,4 @@ def rank_alike(
 
 def popularity_of(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Return the attributes that hold the counts of items and their shares."""
-    total = max(counts.sum(), np.finfo(float).tiny)
-    return {"counts_": counts, "popularity_": (counts / total).astype(np.float32)}
+    return {"counts_": counts, "popularity_": shares_of(counts)}

@@ -262,11 +262,11 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
 
     def _bias(self, trend: np.ndarray | None) -> np.ndarray | None:
         """Return what is added to cosines: as logits, they are divided by the temperature."""
-        return None if trend is None else np.float32(self.temperature) * trend
+        return None if trend is None else np.float32(self.temperature_) * trend
 
     def _shares(self, scores: np.ndarray) -> np.ndarray:
         finite = np.maximum(scores, -1e9)  # also where no item remains
-        return softmax(finite / self.temperature, axis=1)
+        return softmax(finite / self.temperature_, axis=1)
 
     def _encode(self, samples: Samples) -> np.ndarray:
         if not len(samples):

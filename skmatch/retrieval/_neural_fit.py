@@ -157,6 +157,7 @@ class NeuralFit:
             ),
             "validation_curve_": self.state.scores or None,
             **self.trend,
+            "temperature_": float(self.estimator.temperature),
             "schema_": self.samples.schema,
             "_engine": None,
         }
@@ -303,7 +304,12 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
     check_vectors(estimator, engine, samples)
     index = ItemIndex(estimator.index_.method, estimator.index_.random_state)
     fitted = fitted_attributes(engine, samples, counts, losses, index, copy=False)
-    return fitted | trend | {"_engine": Engine(config, weights=fitted["weights_"], shared=True)}
+    return {
+        **fitted,
+        **trend,
+        "temperature_": float(estimator.temperature),
+        "_engine": Engine(config, weights=fitted["weights_"], shared=True),
+    }
 
 
 def make_options(estimator: Any, n_rows: int, is_update: bool = False) -> TrainingOptions:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from skmatch._data import CatalogueRows, Samples
+from skmatch._over_time import CountsOverTime, shares_of
 from skmatch._sklearn import Interval
 from skmatch._typing import Duration
 from skmatch.neighbors import ItemFilter, ItemIndex
@@ -16,7 +17,7 @@ from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of, r
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import POPULARITY
 from skmatch.retrieval._shared_docs import with_shared_docs
-from skmatch.retrieval._trend import CountsOverTime, count_further, count_over_time
+from skmatch.retrieval._trend import count_further, count_over_time, counts_at
 from skmatch.retrieval._vectors import VectorsMixin
 
 
@@ -83,9 +84,7 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         return {"half_life_": half_life} | self._learnt(count_items(samples, weight), over_time)
 
     def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
-        over_time = self.counts_over_time_
-        if over_time is not None:
-            over_time = over_time.updated(count_further(over_time, samples, weight))
+        over_time = count_further(self.counts_over_time_, samples, weight)
         counts = count_items(samples, weight)
         counts[: len(self.counts_)] += self.counts_
         return self._learnt(counts, over_time)
@@ -120,14 +119,8 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
 
     def _over_time(self, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Return the popularity of items at each time of queries, and the queries of that time."""
-        over_time = self.counts_over_time_
-        if over_time is None or samples.time is None:
-            yield self.popularity_, np.arange(len(samples))
-            return
-        n_ended = over_time.n_ended(samples.time)
-        for number in np.unique(n_ended):
-            popularity = popularity_of(over_time.after(number))["popularity_"]
-            yield popularity, np.flatnonzero(n_ended == number)
+        for counts, rows in counts_at(self.counts_over_time_, samples):
+            yield self.popularity_ if counts is None else shares_of(counts), rows
 
     def _encode(self, samples: Samples) -> np.ndarray:
         return np.ones((len(samples), 1), dtype=np.float32)

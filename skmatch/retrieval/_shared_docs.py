@@ -133,6 +133,8 @@ index : {"exact", "int8", "auto", "pynndescent"}, default="exact"
 NEURAL_ATTRIBUTES = """\
 item_vectors_ : ndarray of shape (n_items, n_dims), float32
     Item vectors, in the order of `item_ids_`.
+temperature_ : float
+    Temperature of the training.
 n_iter_ : int
     Number of epochs trained.
 loss_curve_ : list of float

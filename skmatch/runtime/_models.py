@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from skmatch._arrays import FIRST_KNOWN, PADDING, RaggedArray, concatenate_ranges
 from skmatch._item_filter import ItemFilter
+from skmatch._over_time import CountsOverTime, shares_of, trend_of
 from skmatch._quantised import Int8Vectors, n_to_rescore, rescored
 from skmatch._ranking import merge_lists, positive_shares, top_k
 from skmatch.runtime._files import Files
 from skmatch.runtime._queries import FEATURES, HISTORY, POPULARITY, Queries
 
+Find = Callable[..., tuple[np.ndarray, np.ndarray]]
 BATCH_SIZE = 10_000  # queries that are searched at a time
 BLOCK_SCORES = 2**24  # scores that are held at a time: 64 MiB
 BLOCK_TOKENS = 2**17  # events of histories that are encoded at a time
@@ -27,12 +30,49 @@ class Model(ABC):
 
     def __init__(self, entry: dict[str, Any], files: Files):
         self.popularity = files.array(entry["popularity"])
-        # Logarithms of the factors by which scores change as of the latest event.
-        self.trend = None if entry["trend"] is None else files.array(entry["trend"])
+        self.over_time = self._read_over_time(entry["over_time"], files)
+        now = None if self.over_time is None else trend_of(self.over_time.now(), self.popularity)
+        self.trend_now = now
+
+    def _read_over_time(self, entry: dict[str, Any] | None, files: Files) -> CountsOverTime | None:
+        if entry is None:
+            return None
+        arrays = [files.array(entry[name]) for name in ("end", "offsets", "items", "counts")]
+        return CountsOverTime(entry["half_life"], entry["latest"], len(self.popularity), *arrays)
+
+    def trend(self, counts: np.ndarray | None) -> np.ndarray | None:
+        """Return the logarithm of what scores are multiplied by; without counts, that of now."""
+        return self.trend_now if counts is None else trend_of(counts, self.popularity)
+
+    def popularity_with(self, counts: np.ndarray | None) -> np.ndarray:
+        """Return the popularity of items given the counts of late; without counts, that of now."""
+        trend = self.trend(counts)
+        return self.popularity if trend is None else self.popularity * np.exp(trend)
 
     @abstractmethod
-    def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions, -1 for none, and scores of the best items of each query."""
+    def top_k(
+        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions, -1 for none, and scores of the best items of each query.
+
+        All queries have the same time, with these counts of late; without counts, it is now.
+        """
+
+    def at_each_time(
+        self, find: Find, queries: Queries, k: int, allowed: ItemFilter
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions and scores that `find` returns for the queries of each time."""
+        if self.over_time is None or queries.time is None:
+            return find(queries, k, allowed, None)
+        positions = np.full((len(queries), k), -1, dtype=np.int64)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        n_ended = self.over_time.n_ended(queries.time)
+        for number in np.unique(n_ended):
+            rows = np.flatnonzero(n_ended == number)
+            counts = None if number == len(self.over_time.end) else self.over_time.after(number)
+            found = find(queries.gather(rows), k, allowed.gather(rows), counts)
+            positions[rows], scores[rows] = found
+        return positions, scores
 
     def source(self, queries: Queries) -> np.ndarray:
         """Return what the recommendations to each query are based on."""
@@ -54,17 +94,15 @@ class Model(ABC):
             all_rows = np.flatnonzero((source == POPULARITY) == is_popular)
             for a in range(0, len(all_rows), BATCH_SIZE):
                 rows = all_rows[a : a + BATCH_SIZE]
-                find = self._most_popular if is_popular else self.top_k
-                found = find(queries.gather(rows), k, allowed.gather(rows))
+                find = self.most_popular if is_popular else self.top_k
+                found = self.at_each_time(find, queries.gather(rows), k, allowed.gather(rows))
                 positions[rows], scores[rows] = found
         return positions, scores, source, None
 
-    def _most_popular(
-        self, queries: Queries, k: int, allowed: ItemFilter
+    def most_popular(
+        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        popularity = self.popularity
-        if self.trend is not None:
-            popularity = popularity * np.exp(self.trend)
+        popularity = self.popularity_with(counts)
 
         def scores(a: int, b: int) -> np.ndarray:
             return np.tile(popularity, (b - a, 1))
@@ -90,8 +128,13 @@ def best_of(
 class PopularityModel(Model):
     """The most frequent items."""
 
-    def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
-        return self._most_popular(queries, k, allowed)
+    def top_k(
+        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self.most_popular(queries, k, allowed, counts)
+
+    def popularity_with(self, counts: np.ndarray | None) -> np.ndarray:
+        return self.popularity if counts is None else shares_of(counts)
 
     def source(self, queries: Queries) -> np.ndarray:
         return np.full(len(queries), POPULARITY)
@@ -122,10 +165,13 @@ class TwoTowerModel(Model):
         self.temperature, self.max_length = entry["temperature"], entry["max_length"]
         self.user_inputs, self.event_inputs = entry["user_inputs"], entry["event_inputs"]
 
-    def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
+    def top_k(
+        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         users, n_items = self.encode(queries), len(self.vectors)
         codes = self.quantised
-        bias = None if self.trend is None else np.float32(self.temperature) * self.trend
+        trend = self.trend(counts)
+        bias = None if trend is None else np.float32(self.temperature) * trend
 
         def scores(a: int, b: int) -> np.ndarray:
             out = np.empty((b - a, n_items), dtype=np.float32)
@@ -214,9 +260,14 @@ class ItemToItemModel(Model):
         )
         self.half_life, self.visit_half_life = entry["half_life"], entry["visit_half_life"]
 
-    def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
+    def top_k(
+        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        trend = self.trend(counts)
+
         def scores(a: int, b: int) -> np.ndarray:
-            return self._scores(queries.gather(np.arange(a, b)))
+            found = self._scores(queries.gather(np.arange(a, b)))
+            return found if trend is None else found * np.exp(trend)
 
         return best_of(scores, len(queries), len(self.popularity), k, allowed)
 
@@ -248,8 +299,6 @@ class ItemToItemModel(Model):
         scores = np.bincount(flat, terms, minlength=shape[0] * n_items).reshape(shape)
         prior = np.bincount(row, value * self.prior[item], minlength=len(queries))
         scores += np.maximum(prior, LEAST_PRIOR)[:, None] * self.popularity
-        if self.trend is not None:
-            scores *= np.exp(self.trend)
         return scores.astype(np.float32)
 
 
@@ -268,7 +317,9 @@ class FusionModel(Model):
         names = (HISTORY, FEATURES, POPULARITY)
         return np.select([(sources == name).any(0) for name in names], names, POPULARITY)
 
-    def top_k(self, queries: Queries, k: int, allowed: ItemFilter) -> tuple[np.ndarray, np.ndarray]:
+    def top_k(
+        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         positions, scores, _ = self._fuse(queries, k, allowed)
         return positions, scores
 

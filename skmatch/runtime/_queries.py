@@ -37,6 +37,7 @@ class Queries:
     start: np.ndarray
     stop: np.ndarray
     begins_visit: np.ndarray | None  # None: the model knows no visits
+    time: np.ndarray | None = None  # None: all are as of now
     features: Columns = field(default_factory=dict)  # of users
     log_features: dict[Any, np.ndarray] = field(default_factory=dict)  # of events, one per event
 
@@ -52,6 +53,7 @@ class Queries:
             seen=self.seen[rows],
             start=self.start[rows],
             stop=self.stop[rows],
+            time=None if self.time is None else self.time[rows],
             begins_visit=None if self.begins_visit is None else self.begins_visit[rows],
             features={name: gather_rows(column, rows) for name, column in self.features.items()},
         )
@@ -114,7 +116,9 @@ class QueryReader:
         first, stop = self.offsets[user], self.offsets[user + 1]
         if time is not None and self.times is not None:
             stop = count_before(self.times, first, stop, time)
-        shared: dict[str, Any] = {"users": _ids(users), "user": user, "features": features}
+        shared: dict[str, Any] = {
+            "users": _ids(users), "user": user, "time": time, "features": features
+        }  # fmt: skip
         begins = self._begins_visit(first, stop, time)
         own = table.get(HISTORY)
         self._require_histories(users, user, own)

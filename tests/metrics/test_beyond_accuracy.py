@@ -85,7 +85,7 @@ def pipe():
 @pytest.mark.parametrize("name", BEYOND)
 def test_evaluate_the_functions_and_plain_loops_agree(pipe, name, k):
     users = TEST["user_id"].tolist()
-    lists = pipe.predict(TEST[["user_id"]], k=7).tolist()
+    lists = pipe.predict(TEST[["user_id", "timestamp"]], k=7).tolist()
     truth = [{item} for item in TEST["item_id"]]
     past = TRAIN.groupby("user_id")["item_id"].agg(list)
     histories = [past.get(user, []) for user in users]

@@ -92,7 +92,7 @@ def test_shares_by_hand():
 
 
 def test_shares_of_a_network_are_probabilities():
-    dssm = DSSMRetriever(**SMALL)
+    dssm = DSSMRetriever(**SMALL, trend=None)
     members = [("dssm", dssm), ("popular", PopularityRetriever())]
     fusion = FusionRetriever(members, rule="shares", weights=[1, 0], k=40).fit(PLAIN)
     user = PLAIN["user_id"][0]
@@ -259,7 +259,7 @@ def test_filters_hold_for_all_members():
 
 
 def test_unknown_users_get_popular_items():
-    found = make_fusion().fit(PLAIN).recommend([-1], k=5)
+    found = make_fusion().set_params(items__trend=None).fit(PLAIN).recommend([-1], k=5)
     top = PLAIN["item_id"].value_counts()
     assert found["source"].tolist() == ["popularity"] * 5
     assert top[found["item_id"]].tolist() == top.head(5).tolist()
@@ -288,7 +288,8 @@ def test_what_all_members_can():
 
 def test_growth_is_a_fit_on_all():
     events = PLAIN.sort_values("timestamp", kind="stable")
-    steps = MatchEncoder(), SequenceSampler(gap=None), make_fusion(weights=None)
+    fusion = make_fusion(weights=None).set_params(items__trend=None)
+    steps = MatchEncoder(), SequenceSampler(gap=None), fusion
     grown = make_match_pipeline(*clone(steps)).fit(events[:1000]).partial_fit(events[1000:])
     whole = make_match_pipeline(*steps).fit(events)
     pd.testing.assert_frame_equal(grown.recommend(k=7), whole.recommend(k=7))

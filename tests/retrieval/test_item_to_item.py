@@ -240,7 +240,7 @@ def test_filters_and_seen_items():
 
 def test_features_are_not_read():
     pipe = make_match_pipeline(
-        MatchEncoder(user_features=["segment"]), SequenceSampler(), ItemToItemRetriever()
+        MatchEncoder(user_features=["segment"]), SequenceSampler(), ItemToItemRetriever(trend=None)
     ).fit(EVENTS)
     query = pd.DataFrame({"user_id": [-1], "segment": [EVENTS["segment"][0]]})
     found = pipe.recommend(query, k=3)

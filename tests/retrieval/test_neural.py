@@ -23,6 +23,7 @@ from skmatch import (
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.training import PRECISIONS, Trainer
 from skmatch.datasets import make_events
+from skmatch.retrieval import _trend
 from skmatch.retrieval._neural_fit import make_options
 
 EVENTS = make_events(n_users=80, n_items=60, n_events=2500, random_state=1)
@@ -245,6 +246,7 @@ def counting_bytes(peaks):
 
 def test_bytes_of_an_event(monkeypatch):
     # An epoch takes the same for any number of events, and torch, which does, is not counted.
+    monkeypatch.setattr(_trend, "BLOCK_ROWS", 10_000)  # events that are counted at a time
     monkeypatch.setattr(Trainer, "run_epoch", lambda trainer: 0.0)
     encoder, sampler = MatchEncoder(), SequenceSampler()
     DSSMRetriever(**SMALL).fit(sampler.fit_transform(encoder.fit_transform(EVENTS)))  # loads code

@@ -194,7 +194,7 @@ def test_the_trend_grows(name):
         np.testing.assert_allclose(grown.trend_, whole.trend_, atol=1e-5)
     if name in ("items", "popular"):
         more = grown.add_items(pd.DataFrame({"item_id": [10_000]}))
-        assert more.counts_over_time_.counts.shape[1] == len(more.item_ids_)
+        assert more.counts_over_time_.n_items == len(more.item_ids_)
         assert 10_000 in more.recommend([1], k=len(more.item_ids_))["item_id"].tolist()
 
 

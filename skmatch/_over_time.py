@@ -1,0 +1,127 @@
+"""Counts of items as of any time, with a half-life: numpy alone, shared with the runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+PERIODS_PER_HALF_LIFE = 8
+NEGLIGIBLE = 100  # half-lives after which an event no longer counts
+# Both were chosen by the worst of 16 validation splits, see benchmarks/NOTES.md.
+POWER = 0.5  # of the ratio of shares by which scores change
+PRIOR = 0.5  # of the mean share, added to shares: a single event makes no trend
+
+
+@dataclass(frozen=True, eq=False)
+class CountsOverTime:
+    """Counts of items with a half-life, as of any time.
+
+    Period `i` has the items ``items[a:b]`` and their ``counts[a:b]``, with ``a = offsets[i]`` and
+    ``b = offsets[i + 1]``.
+
+    Attributes
+    ----------
+    half_life : float
+        Length of time after which an event counts half.
+    latest : float
+        Time of the latest event.
+    n_items : int
+        Number of items of the catalogue.
+    end : ndarray of shape (n_periods,), float64
+        When the periods that hold events end, ascending.
+    offsets : ndarray of shape (n_periods + 1,), int64
+    items : ndarray of shape (n_counts,), int32
+        Positions of items.
+    counts : ndarray of shape (n_counts,), float32
+        Counts of the events of a period, as of its end.
+    """
+
+    half_life: float
+    latest: float
+    n_items: int
+    end: np.ndarray
+    offsets: np.ndarray
+    items: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def learn(
+        cls, time: np.ndarray, item: np.ndarray, weight: np.ndarray, half_life: float, n_items: int
+    ) -> Self:
+        """Count events, given the positions of their items."""
+        width = half_life / PERIODS_PER_HALF_LIFE
+        end, period = np.unique(np.ceil(time / width) * width, return_inverse=True)
+        decayed = weight * 0.5 ** ((end[period] - time) / half_life)
+        latest = float(time.max(initial=-np.inf))
+        return cls(half_life, latest, n_items, end, *_summed(period, item, decayed, len(end)))
+
+    @classmethod
+    def merged(cls, parts: list[CountsOverTime]) -> Self:
+        """Return the counts of all events of parts with the same half-life."""
+        end = np.unique(np.concatenate([one.end for one in parts]))
+        periods = [np.searchsorted(end, one.end) for one in parts]
+        lengths = [np.diff(one.offsets) for one in parts]
+        period = np.concatenate([np.repeat(*own) for own in zip(periods, lengths, strict=True)])
+        items = np.concatenate([one.items for one in parts])
+        counts = np.concatenate([one.counts for one in parts])
+        latest = max(one.latest for one in parts)
+        n_items = max(one.n_items for one in parts)
+        summed = _summed(period, items, counts, len(end))
+        return cls(parts[0].half_life, latest, n_items, end, *summed)
+
+    def resized(self, n_items: int) -> Self:
+        """Return the counts with further items, which have no events."""
+        return replace(self, n_items=n_items)
+
+    def n_ended(self, time: np.ndarray) -> np.ndarray:
+        """Return how many periods have ended at each time: all, from the latest event on."""
+        n_ended = np.searchsorted(self.end, time, side="right")
+        return np.where(time >= self.latest, len(self.end), n_ended)
+
+    def after(self, n_ended: int) -> np.ndarray:
+        """Return the counts of items once so many periods have ended, (n_items,)."""
+        if n_ended == 0:
+            return np.zeros(self.n_items)
+        age = (self.end[n_ended - 1] - self.end[:n_ended]) / self.half_life
+        first = int(np.searchsorted(-age, -NEGLIGIBLE))
+        factor = np.repeat(0.5 ** age[first:], np.diff(self.offsets[first : n_ended + 1]))
+        own = slice(self.offsets[first], self.offsets[n_ended])
+        return np.bincount(self.items[own], factor * self.counts[own], minlength=self.n_items)
+
+    def now(self) -> np.ndarray:
+        """Return the counts of items as of the latest event, (n_items,)."""
+        counts = self.after(len(self.end))
+        if not len(self.end):
+            return counts
+        return counts * 0.5 ** ((self.latest - self.end[-1]) / self.half_life)
+
+
+def _summed(
+    period: np.ndarray, item: np.ndarray, count: np.ndarray, n_periods: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return offsets, items and counts by period, of equal items of a period summed."""
+    n_items = int(item.max(initial=0)) + 1
+    keys, index = np.unique(period * n_items + item, return_inverse=True)
+    period, item = np.divmod(keys, n_items)
+    offsets = np.searchsorted(period, np.arange(n_periods + 1))
+    counts = np.bincount(index, count, minlength=len(keys))
+    return offsets, item.astype(np.int32), counts.astype(np.float32)
+
+
+def shares_of(counts: np.ndarray) -> np.ndarray:
+    """Return counts as shares of their sum, float32."""
+    return (counts / max(counts.sum(), np.finfo(float).tiny)).astype(np.float32)
+
+
+def trend_of(counts: np.ndarray, popularity: np.ndarray) -> np.ndarray:
+    """Return the logarithm of what scores are multiplied by, (n_items,), float32.
+
+    That is the ratio of the items' shares of counts to their popularity, to the power of 0.5.
+    """
+    if not counts.any():  # nothing is known of that time
+        return np.zeros(len(counts), dtype=np.float32)
+    prior = PRIOR / len(counts)
+    ratio = (shares_of(counts) + prior) / (popularity + prior)
+    return (POWER * np.log(ratio)).astype(np.float32)
