@@ -218,7 +218,7 @@ def _model(retriever: Any, quantize: str | None, out: Folder, folder: str) -> di
         "class": type(retriever).__name__,
         "parameters": _parameters(retriever),
         "popularity": out.array(f"{folder}popularity", retriever.popularity_),
-        "over_time": _over_time(getattr(retriever, "counts_over_time_", None), out, folder),
+        "over_time": _over_time(retriever, out, folder),
     }
     if type(retriever) is PopularityRetriever:
         return entry | {"kind": "popularity"}
@@ -253,14 +253,17 @@ def _model(retriever: Any, quantize: str | None, out: Folder, folder: str) -> di
     )
 
 
-def _over_time(counts: CountsOverTime | None, out: Folder, folder: str) -> dict[str, Any] | None:
-    """Write counts of items over time; return their entry of the manifest."""
+def _over_time(retriever: Any, out: Folder, folder: str) -> dict[str, Any] | None:
+    """Write counts of items over time and the trend; return their entry of the manifest."""
+    counts: CountsOverTime | None = getattr(retriever, "counts_over_time_", None)
     if counts is None:
         return None
-    arrays = {
+    arrays: dict[str, Any] = {
         name: out.array(f"{folder}over_time_{name}", getattr(counts, name))
         for name in ("end", "offsets", "items", "counts")
     }
+    trend = getattr(retriever, "trend_", None)  # the score of popularity is what is popular now
+    arrays["trend"] = None if trend is None else out.array(f"{folder}trend", trend)
     return {"half_life": counts.half_life, "latest": counts.latest, **arrays}
 
 

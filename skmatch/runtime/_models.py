@@ -30,15 +30,15 @@ class Model(ABC):
 
     def __init__(self, entry: dict[str, Any], files: Files):
         self.popularity = files.array(entry["popularity"])
-        self.over_time = self._read_over_time(entry["over_time"], files)
-        now = None if self.over_time is None else trend_of(self.over_time.now(), self.popularity)
-        self.trend_now = now
-
-    def _read_over_time(self, entry: dict[str, Any] | None, files: Files) -> CountsOverTime | None:
-        if entry is None:
-            return None
-        arrays = [files.array(entry[name]) for name in ("end", "offsets", "items", "counts")]
-        return CountsOverTime(entry["half_life"], entry["latest"], len(self.popularity), *arrays)
+        self.over_time: CountsOverTime | None = None
+        self.trend_now: np.ndarray | None = None
+        if entry["over_time"] is not None:
+            counts = entry["over_time"]
+            arrays = [files.array(counts[name]) for name in ("end", "offsets", "items", "counts")]
+            latest, n_items = counts["latest"], len(self.popularity)
+            self.over_time = CountsOverTime(counts["half_life"], latest, n_items, *arrays)
+            if counts["trend"] is not None:
+                self.trend_now = files.array(counts["trend"])
 
     def trend(self, counts: np.ndarray | None) -> np.ndarray | None:
         """Return the logarithm of what scores are multiplied by; without counts, that of now."""
