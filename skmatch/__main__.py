@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 
-from skmatch.explore.__main__ import main as explore
-from skmatch.serve.__main__ import main as serve
-
-COMMANDS = {"explore": explore, "serve": serve}
+COMMANDS = {
+    "explore": "a page that shows what saved models recommend",
+    "serve": "recommend over HTTP",
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -16,13 +17,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "command",
         choices=list(COMMANDS),
-        help="explore: a page that shows what saved models recommend; serve: recommend over HTTP",
+        help="; ".join(f"{name}: {text}" for name, text in COMMANDS.items()),
     )
     parser.add_argument(
         "options", nargs=argparse.REMAINDER, help="of the command; see skmatch serve --help"
     )
     options = parser.parse_args(arguments)
-    COMMANDS[options.command](options.options)
+    # Only this one's, since to import pandas takes longer than an exported model needs to start.
+    import_module(f"skmatch.{options.command}.__main__").main(options.options)
 
 
 if __name__ == "__main__":

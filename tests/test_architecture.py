@@ -50,9 +50,12 @@ ARROWS = {
         "_schema", "_sklearn", "_typing", "_validation",
         "neighbors", "persistence", "preprocessing", "metrics", "retrieval",
     },
-    "__main__": {"explore", "serve"},
+    "__main__": set(),
     "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
-    "serve": {"_columns", "_data", "_schema", "_validation", "neighbors", "persistence", "serve"},
+    "serve": {
+        "_arrays", "_columns", "_item_filter", "_schema", "_validation", "persistence", "runtime",
+        "serve",
+    },
     "inspection": {"_docs", "_typing", "_validation", "inspection", "metrics"},
     "pipeline": {
         "_data", "_growth", "_schema", "_sklearn", "_typing", "_validation", "persistence",

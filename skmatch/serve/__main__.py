@@ -21,7 +21,8 @@ def read_arguments(arguments: list[str] | None) -> tuple[argparse.Namespace, Any
     )
     parser.add_argument(
         "model",
-        help="a file of skmatch.persistence.save, your own: loading one runs code that it names",
+        help="a file of skmatch.persistence.save, your own, since loading one runs code that it "
+        "names; or a folder of skmatch.export.to_onnx",
     )
     parser.add_argument("--host", default=LOOPBACK, help="address to listen on; default: loopback")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free port")
@@ -60,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         import uvicorn
 
         from skmatch.serve._app import Service
-        from skmatch.serve._model import Model
+        from skmatch.serve._model import load_model
         from skmatch.serve._reports import log, set_up_process
     except ImportError as error:
         raise SystemExit(
@@ -70,19 +71,19 @@ def main(arguments: list[str] | None = None) -> None:
     path = Path(options.model)
 
     def stamp() -> tuple[int, int, int]:
-        found = os.stat(path)
+        found = os.stat(path / "manifest.json" if path.is_dir() else path)
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     try:
         service = Service(
-            lambda: Model.load(path),
+            lambda: load_model(path),
             stamp,
             observes=options.observe,
             watches=options.watch,
             limit=options.queue,
             timeout=options.timeout,
         )
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         parser.error(str(error))
     try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET

@@ -85,7 +85,8 @@ class Service:
         model = self._load()
         if self._observes and not model.can_observe:
             raise ValueError(
-                "--observe needs a model that observes; this one does not. Leave the option out."
+                "--observe needs a saved pipeline whose retriever has observe, and no exported "
+                "folder. Leave the option out."
             )
         return model
 

@@ -1,75 +1,63 @@
-"""`Model`: a saved pipeline that answers batches of queries, each as if it were alone."""
+"""`Model`: answers batches of queries, each as if it were alone."""
 
 from __future__ import annotations
 
-import hashlib
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from sklearn.utils.validation import check_is_fitted
 
-from skmatch import persistence
-from skmatch._columns import FIRST_KNOWN
-from skmatch._data import HISTORY, history_name
-from skmatch._validation import unwrap_searches
-from skmatch.neighbors import ItemFilter, ItemLists
+from skmatch._arrays import FIRST_KNOWN
+from skmatch._item_filter import ItemFilter, ItemLists
 from skmatch.serve._requests import Event, Query, RequestError, invalid
 from skmatch.serve._values import FeatureReader, TimeReader, ValueReader
 
+# Positions, scores and sources of the best items, as of `BaseRetriever._search`.
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-class Model:
-    """A fitted pipeline or retriever, and how it reads requests.
 
-    The estimator may be changed by `observe` in another thread: a batch reads one state of it.
-    """
+class CodedQueries(NamedTuple):
+    """Queries as a model has read them, and how it goes on from there; all of one state."""
 
-    def __init__(self, estimator: Any, version: str):
-        estimator = unwrap_searches(estimator)
-        if not hasattr(estimator, "recommend"):
-            raise ValueError(
-                f"The model is a {type(estimator).__name__}, which has no recommend: save a fitted "
-                "MatchPipeline or retriever."
-            )
-        check_is_fitted(estimator)
-        self.estimator, self.version = estimator, version
-        schema = estimator.schema_
-        self.users, self.items = ValueReader(schema.users), ValueReader(schema.items)
-        for role, reader in (("user", self.users), ("item", self.items)):
-            if reader.kind in ("", "booleans"):
+    lookup: Callable[[list], np.ndarray]  # codes of item ids
+    allowed: ItemFilter  # without seen items, where wanted
+    search: Callable[[int, ItemFilter], Found]
+    decode: Callable[[np.ndarray], list]  # item ids of positions
+
+
+class Model(ABC):
+    """Base class of models: checks requests, and puts those together that share a search."""
+
+    version: str  # identifies the file
+    can_observe = False
+    users: ValueReader
+    items: ValueReader
+    time: TimeReader
+    features: dict[str, FeatureReader]
+    event_features: dict[str, FeatureReader]
+
+    @abstractmethod
+    def _read(self, queries: list[Query]) -> CodedQueries:
+        """Read queries with the same `exclude_seen`, all with a time or all without."""
+
+    def _observe(self, events: list[Event]) -> None:
+        raise NotImplementedError
+
+    def _try_out(self, users: list[Any]) -> None:
+        """Raise if the model cannot be served; recommend once, which builds what is lazy."""
+        for role, reader in (("users", self.users), ("items", self.items)):
+            if not reader.has_ids:
                 raise ValueError(
-                    f"The ids in the {role} column {getattr(schema, role)!r} are of a type that "
-                    "JSON does not have: convert them to text or integers before fit."
+                    f"The ids of {role} are of a type that JSON does not have: convert them to "
+                    "text or integers before fit."
                 )
-        self.time = TimeReader(schema)
-        self.features = {str(one.name): FeatureReader(one) for one in schema.user_features}
-        self.event_features = {str(one.name): FeatureReader(one) for one in schema.event_features}
-        first = estimator.steps[0][1] if hasattr(estimator, "steps") else estimator
-        if not hasattr(first, "schema_"):
-            raise ValueError(
-                f"The pipeline begins with a {type(first).__name__}: only pipelines that begin "
-                "with a MatchEncoder are served. Transform the events before fit, or pass a "
-                "transformer of a feature to MatchEncoder."
-            )
-        known = schema.users.decode(np.array([FIRST_KNOWN])).tolist()[0]
-        (answer,) = self.recommend([Query(user=known)])  # builds what is built lazily
+        (answer,) = self.recommend([Query(user=users[0] if users else None)])
         if isinstance(answer, Exception):
             raise ValueError(f"The model cannot recommend: {answer}") from answer
-
-    @classmethod
-    def load(cls, path: Path) -> Model:
-        """Load a file of `persistence.save`."""
-        with open(path, "rb") as file:
-            version = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-        return cls(persistence.load(path), version)
-
-    @property
-    def can_observe(self) -> bool:
-        return hasattr(self.estimator, "observe")
 
     def recommend(self, queries: Sequence[Query]) -> list[dict[str, Any] | Exception]:
         """Return the answer or the error of each query; those with the same `k` share a search."""
@@ -83,7 +71,7 @@ class Model:
             else:
                 groups[query.k, query.exclude_seen, query.time is None].append(number)
         for numbers in groups.values():
-            found = self._each([queries[number] for number in numbers], self._recommend)
+            found = _each([queries[number] for number in numbers], self._recommend)
             answers.update(zip(numbers, found, strict=True))
         return [answers[number] for number in range(len(queries))]
 
@@ -99,21 +87,14 @@ class Model:
                 answers[number] = error
             else:
                 valid.append(number)
-        found = self._each([requests[number] for number in valid], self._observe)
+
+        def respond(requests: list[list[Event]]) -> list[dict[str, Any]]:
+            self._observe([*chain.from_iterable(requests)])
+            return [{"observed": len(events), "model": self.version} for events in requests]
+
+        found = _each([requests[number] for number in valid], respond)
         answers.update(zip(valid, found, strict=True))
         return [answers[number] for number in range(len(requests))]
-
-    def _each(self, requests: list[Any], respond: Any) -> list[Any]:
-        """Respond to all requests at once or, if that fails, to each alone."""
-        if not requests:
-            return []
-        try:
-            return cast(list, respond(requests))
-        except Exception as error:
-            if len(requests) > 1:
-                return [answer for one in requests for answer in self._each([one], respond)]
-            # The messages of ValueErrors name the remedy; other errors are faults of the service.
-            return [invalid(None, str(error)) if isinstance(error, ValueError) else error]
 
     def _check(self, query: Query) -> None:
         """Raise if the model does not know a feature, or the type of a value."""
@@ -138,12 +119,9 @@ class Model:
                 )
 
     def _check_event(self, path: str, event: Event) -> None:
-        self.users.check(f"{path}.user", event.user)
-        self.items.check(f"{path}.item", event.item)
-        for reader, value, role in (
-            (self.users, event.user, "user"),
-            (self.items, event.item, "item"),
-        ):
+        ids = {"user": (self.users, event.user), "item": (self.items, event.item)}
+        for role, (reader, value) in ids.items():
+            reader.check(f"{path}.{role}", value)
             if reader.exact([value]) == [None]:
                 raise invalid(f"{path}.{role}", f"{path}.{role} is beyond 64 bits.")
         if event.time is not None:
@@ -153,92 +131,94 @@ class Model:
         _check_features(f"{path}.features", event.features, self.features | self.event_features)
 
     def _recommend(self, queries: list[Query]) -> list[dict[str, Any]]:
-        retriever, samples = self.estimator._read(self._frame(queries))
-        schema, first = retriever.schema_, queries[0]
-        allowed = retriever._read_filter(samples, first.exclude_seen)
+        coded = self._read(queries)
+        allowed = coded.allowed
         unknown: list[dict[str, int]] = [{} for _ in queries]
-        lists = {}
-        for name in (HISTORY, "candidates", "exclude"):
+        for name in ("history", "candidates", "exclude"):
             rows = [getattr(query, name) or [] for query in queries]
             lengths = np.array([len(row) for row in rows])
-            if lengths.any():
-                codes = schema.items.lookup(self.items.column([*chain.from_iterable(rows)]))
-                stop = np.cumsum(lengths)
-                lists[name] = ItemLists(codes, stop - lengths, stop)
-                for row in np.flatnonzero(lengths):
-                    own = codes[stop[row] - lengths[row] : stop[row]]
-                    if count := int((own < FIRST_KNOWN).sum()):
-                        unknown[row][name] = count
-        if "candidates" in lists:
-            has_candidates = np.array([query.candidates is not None for query in queries])
-            allowed = allowed._replace(
-                candidates=lists["candidates"], has_candidates=has_candidates
-            )
-        if "exclude" in lists:
-            allowed = allowed._replace(exclude=(*allowed.exclude, lists["exclude"]))
-        return self._search(retriever, samples, first.k, allowed, unknown)
-
-    def _search(
-        self, retriever: Any, samples: Any, k: int, allowed: ItemFilter, unknown: list
-    ) -> list[dict[str, Any]]:
-        positions, scores, source = retriever._search(samples, k, allowed)
+            if not lengths.any():
+                continue
+            codes = coded.lookup([*chain.from_iterable(rows)])
+            stop = np.cumsum(lengths)
+            lists = ItemLists(codes, stop - lengths, stop)
+            for row in np.flatnonzero(lengths):
+                if count := int((codes[lists.start[row] : stop[row]] < FIRST_KNOWN).sum()):
+                    unknown[row][name] = count
+            if name == "candidates":
+                allowed = allowed._replace(candidates=lists, has_candidates=lengths > 0)
+            elif name == "exclude":
+                allowed = allowed._replace(exclude=(*allowed.exclude, lists))
+        positions, scores, source = coded.search(queries[0].k, allowed)
         found = positions >= 0
-        items = retriever.schema_.items.decode(positions[found] + FIRST_KNOWN).tolist()
-        values, stops = scores[found].tolist(), np.cumsum(found.sum(1)).tolist()
+        items, values = coded.decode(positions[found]), scores[found].tolist()
         answers, start = [], 0
-        for own_source, stop, own_unknown in zip(source.tolist(), stops, unknown, strict=True):
+        stops = np.cumsum(found.sum(1)).tolist()
+        for own_source, end, own_unknown in zip(source.tolist(), stops, unknown, strict=True):
             answer = {
-                "items": items[start:stop],
-                "scores": values[start:stop],
-                "source": own_source if stop > start else None,
+                "items": items[start:end],
+                "scores": values[start:end],
+                "source": own_source if end > start else None,
                 "model": self.version,
             }
             if own_unknown:
                 answer["unknown"] = own_unknown
             answers.append(answer)
-            start = stop
+            start = end
         return answers
 
-    def _frame(self, queries: list[Query]) -> pd.DataFrame:
-        """Return the queries as a table; a missing cell stands for what is stored."""
-        schema = self.estimator.schema_
-        columns: dict[Any, pd.Series] = {
-            schema.user: self.users.column([query.user for query in queries])
-        }
-        if queries[0].time is not None:
-            columns[schema.time] = self._times([query.time for query in queries])
-        columns |= _feature_columns([query.features for query in queries], self.features)
+    def _columns(self, queries: list[Query]) -> dict[Any, list]:
+        """Return the columns of features and histories; None stands for what is stored."""
+        columns = feature_columns([query.features for query in queries], self.features)
         if any(query.history is not None for query in queries):
-            columns[HISTORY] = pd.Series(
-                [None if q.history is None else self.items.exact(q.history) for q in queries],
-                dtype=object,
-            )
-            names = set(chain.from_iterable(query.history_features for query in queries))
-            for name in names:
-                missing = [[None] * len(query.history or ()) for query in queries]
-                cells = [
-                    query.history_features.get(name, own)
-                    for query, own in zip(queries, missing, strict=True)
+            columns["history"] = [
+                None if query.history is None else self.items.exact(query.history)
+                for query in queries
+            ]
+            for name in set(chain.from_iterable(query.history_features for query in queries)):
+                reader = self.event_features[name]
+                columns[f"history_{reader.label}"] = [
+                    reader.exact(query.history_features[name])
+                    if name in query.history_features
+                    else [None] * len(query.history or ())
+                    for query in queries
                 ]
-                label = history_name(self.event_features[name].feature.name)
-                columns[label] = pd.Series(cells, dtype=object)
-        return pd.DataFrame(columns)
+        return columns
 
-    def _observe(self, requests: list[list[Event]]) -> list[dict[str, Any]]:
-        schema, events = self.estimator.schema_, [*chain.from_iterable(requests)]
-        columns = {
-            schema.user: self.users.column([event.user for event in events]),
-            schema.item: self.items.column([event.item for event in events]),
-        }
-        if self.time.kind is not None:
-            columns[schema.time] = self._times([event.time for event in events])
-        readers = self.features | self.event_features
-        columns |= _feature_columns([event.features for event in events], readers)
-        self.estimator.observe(pd.DataFrame(columns))
-        return [{"observed": len(events), "model": self.version} for events in requests]
 
-    def _times(self, values: list[Any]) -> pd.Series:
-        return self.time.column([self.time.read("time", value) for value in values])
+def load_model(path: Path) -> Model:
+    """Load a file of `persistence.save`, or a folder of `export.to_onnx`."""
+    # Neither needs the packages of the other.
+    if path.is_dir():
+        from skmatch.serve._exported import ExportedModel
+
+        return ExportedModel.load(path)
+    from skmatch.serve._pipeline import PipelineModel
+
+    return PipelineModel.load(path)
+
+
+def feature_columns(
+    rows: list[dict[str, Any]], readers: dict[str, FeatureReader]
+) -> dict[Any, list]:
+    """Return the features of rows as columns; None where a row has no value."""
+    names = set(chain.from_iterable(rows))
+    return {
+        readers[name].label: readers[name].exact([row.get(name) for row in rows]) for name in names
+    }
+
+
+def _each(requests: list[Any], respond: Callable[[list], list]) -> list[Any]:
+    """Respond to all requests at once or, if that fails, to each alone."""
+    if not requests:
+        return []
+    try:
+        return respond(requests)
+    except Exception as error:
+        if len(requests) > 1:
+            return [answer for one in requests for answer in _each([one], respond)]
+        # The messages of ValueErrors name the remedy; other errors are faults of the service.
+        return [invalid(None, str(error)) if isinstance(error, ValueError) else error]
 
 
 def _check_name(path: str, name: str, readers: dict[str, FeatureReader]) -> None:
@@ -251,13 +231,3 @@ def _check_features(path: str, features: dict[str, Any], readers: dict[str, Feat
     for name, value in features.items():
         _check_name(path, name, readers)
         readers[name].check(f"{path}.{name}", value)
-
-
-def _feature_columns(
-    rows: list[dict[str, Any]], readers: dict[str, FeatureReader]
-) -> dict[Any, pd.Series]:
-    names = set(chain.from_iterable(rows))
-    return {
-        readers[name].feature.name: readers[name].column([row.get(name) for row in rows])
-        for name in names
-    }

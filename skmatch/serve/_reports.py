@@ -13,7 +13,6 @@ from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from sklearn.exceptions import InconsistentVersionWarning
 
 LOGGER = logging.getLogger("skmatch.serve")
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -74,7 +73,7 @@ def set_up_process() -> None:
 
 def _log_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
     # The text of others may hold ids and features of users.
-    is_of_version = issubclass(category, InconsistentVersionWarning)
+    is_of_version = "InconsistentVersionWarning" in {one.__name__ for one in category.__mro__}
     text = {"message": str(message)} if is_of_version else {}
     log("warning", logging.WARNING, category=category.__name__, **text)
 

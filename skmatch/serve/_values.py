@@ -1,14 +1,12 @@
-"""Values of JSON in the types of the columns that a model was fitted on."""
+"""Values of JSON, checked against the types that a model was fitted on."""
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from skmatch._columns import Vocabulary
-from skmatch._schema import Feature, Schema
 from skmatch.serve._requests import invalid
 
 _EXAMPLES = {
@@ -18,17 +16,18 @@ _EXAMPLES = {
     "text": 'text such as "a"',
     "text or numbers": "text or a number",
 }
+_YEARS = range(1678, 2262)  # of nanoseconds in 64 bits
 
 
 class ValueReader:
-    """Checks values against a vocabulary, and makes columns of them in its type.
+    """Checks values against those of a vocabulary, an array.
 
     A value of another type would be unknown to the model, in silence.
     """
 
-    def __init__(self, vocabulary: Vocabulary):
-        values = vocabulary.values
-        self.bounds = np.iinfo(np.uint64 if values.dtype.kind == "u" else np.int64)
+    def __init__(self, values: np.ndarray):
+        bounds = np.iinfo(np.uint64 if values.dtype.kind == "u" else np.int64)
+        self.bounds = int(bounds.min), int(bounds.max)
         is_object = values.dtype == object
         types = {type(value) for value in values} if is_object else set()
         if values.dtype.kind in "iufb":
@@ -40,6 +39,11 @@ class ValueReader:
         else:
             self.kind = ""  # JSON has no such type
             self.example = repr(values[:1].tolist())
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether values of this type can be ids in JSON."""
+        return self.kind not in ("", "booleans")
 
     def check(self, name: str, value: Any) -> None:
         """Raise if a value is of another type."""
@@ -66,22 +70,14 @@ class ValueReader:
             f"{_EXAMPLES[self.kind]}.",
         )
 
-    def column(self, values: list[Any]) -> pd.Series:
-        """Return checked values as a column; what the type cannot hold is missing, as None is."""
-        if self.kind == "numbers":
-            return pd.Series([_to_float(value) for value in values], dtype=float)
-        if self.kind != "integers":
-            return pd.Series(values, dtype=object)
-        exact = self.exact(values)
-        missing = np.array([value is None for value in exact], dtype=bool)
-        numbers = np.array([value or 0 for value in exact], dtype=self.bounds.dtype)
-        return pd.Series(pd.arrays.IntegerArray(numbers, missing) if missing.any() else numbers)
-
     def exact(self, values: list[Any]) -> list[Any]:
         """Return checked values, integers as such; what the type cannot hold becomes None."""
+        if self.kind == "numbers":
+            numbers = map(to_float, values)
+            return [None if number != number else number for number in numbers]
         if self.kind != "integers":
             return values
-        least, greatest = int(self.bounds.min), int(self.bounds.max)
+        least, greatest = self.bounds
         return [
             None if value is None or not least <= value <= greatest else int(value)
             for value in values
@@ -89,26 +85,37 @@ class ValueReader:
 
 
 class FeatureReader:
-    """Checks the values of a feature, and makes columns of them."""
+    """Checks the values of a feature.
 
-    def __init__(self, feature: Feature):
-        self.feature = feature
-        is_coded = feature.vocabulary is not None and feature.transformer is None
-        self.values = ValueReader(feature.vocabulary) if is_coded else None  # type: ignore[arg-type]
+    Parameters
+    ----------
+    label : label
+        The column of the feature.
+    kind : {"categorical", "numeric", "multi_valued", "vector"} or None
+        None: any value, of which the model makes a vector.
+    values : ndarray or None
+        The categories.
+    length : int
+        Of a vector.
+    """
+
+    def __init__(self, label: Any, kind: str | None, values: np.ndarray | None, length: int):
+        self.label, self.kind, self.length = label, kind, length
+        self.values = None if values is None else ValueReader(values)
 
     def check(self, name: str, value: Any) -> None:
         """Raise if the value is of another kind than the feature."""
-        kind, is_list = self.feature.kind, isinstance(value, list)
-        if kind == "numeric":
-            if is_list or isinstance(value, str) or np.isnan(_to_float(value)):
+        is_list = isinstance(value, list)
+        if self.kind == "numeric":
+            if is_list or isinstance(value, str) or np.isnan(to_float(value)):
                 raise invalid(name, f"{name} is {value!r}, but a numeric feature: send a number.")
-        elif kind == "vector" and self.feature.transformer is None:
+        elif self.kind == "vector":
             is_valid = is_list and not any(
-                isinstance(one, (str, bool)) or np.isnan(_to_float(one)) for one in value
+                isinstance(one, (str, bool)) or np.isnan(to_float(one)) for one in value
             )
-            if not is_valid or len(value) != self.feature.length:
-                raise invalid(name, f"{name} must be a list of {self.feature.length} numbers.")
-        elif kind == "multi_valued":
+            if not is_valid or len(value) != self.length:
+                raise invalid(name, f"{name} must be a list of {self.length} numbers.")
+        elif self.kind == "multi_valued":
             if not is_list:
                 value = [value] if not isinstance(value, str) else []  # text is split by the model
             for one in value:
@@ -122,22 +129,20 @@ class FeatureReader:
         if self.values is not None:
             self.values.check(name, value)
 
-    def column(self, values: list[Any]) -> pd.Series:
-        """Return checked values as a column; None is missing."""
-        if self.feature.kind == "numeric":
-            return pd.Series([_to_float(value) for value in values], dtype=float)
-        if self.feature.kind == "multi_valued":
-            values = [v if v is None or isinstance(v, (str, list)) else [v] for v in values]
-        if self.feature.kind == "categorical" and self.values is not None:
-            return self.values.column(values)
-        return pd.Series(values, dtype=object)
+    def exact(self, values: list[Any]) -> list[Any]:
+        """Return checked values as the model reads them; None is missing."""
+        if self.kind == "numeric":
+            return [None if value is None else to_float(value) for value in values]
+        if self.kind == "multi_valued":
+            return [v if v is None or isinstance(v, (str, list)) else [v] for v in values]
+        return values if self.values is None else self.values.exact(values)
 
 
 class TimeReader:
-    """Checks times, and makes columns of them."""
+    """Checks times of a kind: "number", "datetime", "zoned datetime", or None without times."""
 
-    def __init__(self, schema: Schema):
-        self.kind = None if schema.time is None else schema.time_kind
+    def __init__(self, kind: str | None):
+        self.kind = kind
 
     def read(self, name: str, value: Any) -> Any:
         """Return a number, or the moment of a text; raise if the model has no such times."""
@@ -149,26 +154,22 @@ class TimeReader:
             if abs(value) >= 2**63:
                 raise invalid(name, f"{name} is {value!r}, which is beyond 64 bits.")
             return value
-        is_zoned = self.kind == "zoned datetime"
-        try:
-            moment = pd.Timestamp(value).as_unit("ns") if isinstance(value, str) else None
-        except (ValueError, OverflowError):
-            moment = None
-        if moment is None or moment is pd.NaT or (moment.tz is not None) != is_zoned:
+        is_zoned, moment = self.kind == "zoned datetime", None
+        if isinstance(value, str):
+            try:
+                moment = datetime.datetime.fromisoformat(value)
+            except ValueError:
+                moment = None
+        is_valid = moment is not None and moment.year in _YEARS
+        if not is_valid or (moment.tzinfo is not None) != is_zoned:  # type: ignore[union-attr]
             form = "2026-05-01T12:00:00" + ("+02:00" if is_zoned else "")
             with_zone = f"{'with' if is_zoned else 'without'} a time zone"
             raise invalid(name, f"{name} must be a date and time {with_zone}, such as {form!r}.")
-        return moment.tz_convert("UTC") if is_zoned else moment
-
-    def column(self, values: list[Any]) -> pd.Series:
-        if self.kind == "number":
-            are_integers = all(isinstance(value, int) for value in values)
-            return pd.Series(values, dtype=np.int64 if are_integers else float)
-        return pd.Series(pd.DatetimeIndex(values))
+        return moment.astimezone(datetime.UTC) if is_zoned else moment  # type: ignore[union-attr]
 
 
-def _to_float(value: Any) -> float:
-    """Return a number as float; NaN for None and for integers beyond 64 bits."""
+def to_float(value: Any) -> float:
+    """Return a number as float; NaN for None and for integers that are too large."""
     try:
         return float("nan") if value is None else float(value)
     except OverflowError:

@@ -15,7 +15,7 @@ pytest.importorskip("httpx2", reason="needs the extra test")
 from starlette.testclient import TestClient
 
 from skmatch.serve._app import Service
-from skmatch.serve._model import Model
+from skmatch.serve._pipeline import PipelineModel as Model
 
 EVENTS = pd.DataFrame(
     {

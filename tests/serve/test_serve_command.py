@@ -14,6 +14,7 @@ from served import EVENTS, make_pipe
 
 from skmatch import persistence
 from skmatch.__main__ import main
+from skmatch.export import to_onnx
 
 
 @contextmanager
@@ -90,3 +91,22 @@ def test_wrong_arguments_name_the_remedy(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["serve", *map(str, arguments)])
         assert message in capsys.readouterr().err
+
+
+def test_an_exported_model_is_served_without_torch_scikit_learn_and_pandas(tmp_path):
+    pytest.importorskip("onnxruntime")
+    to_onnx(make_pipe().fit(EVENTS), tmp_path / "model")
+    program = (
+        "import sys, asyncio\n"
+        "from pathlib import Path\n"
+        "import skmatch.__main__, skmatch.serve.__main__\n"
+        "from skmatch.serve._app import Service\n"
+        "from skmatch.serve._model import load_model\n"
+        "service = Service(lambda: load_model(Path(sys.argv[1])))\n"
+        "assert service.make_app()\n"
+        "print(*{'torch', 'sklearn', 'pandas'} & {name.partition('.')[0] for name in sys.modules})"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "model")]
+    assert not subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    with pytest.raises(SystemExit):
+        main(["serve", str(tmp_path / "model"), "--observe", "--port", "0"])

@@ -16,8 +16,11 @@ from skmatch import (
     SequenceSampler,
     YoutubeDNNRetriever,
     make_match_pipeline,
+    persistence,
 )
 from skmatch.datasets import make_events
+from skmatch.export import to_onnx
+from skmatch.serve._model import load_model
 from skmatch.serve._requests import Event, Query
 
 SMALL = {"embedding_dim": 4, "dims": (8, 4), "max_epochs": 1, "random_state": 0}
@@ -32,8 +35,9 @@ RETRIEVERS = {
 }
 
 
+@pytest.mark.parametrize("form", ["saved", "exported"])
 @pytest.mark.parametrize("name", RETRIEVERS)
-def test_a_batch_is_answered_as_the_pipeline_recommends(name):
+def test_a_batch_is_answered_as_the_pipeline_recommends(name, form, tmp_path):
     events = make_events(n_users=40, n_items=60, n_events=800, random_state=0)
     encoder = MatchEncoder(user_features=["segment", "age"], item_features=["category"])
     pipe = make_match_pipeline(encoder, SequenceSampler(), RETRIEVERS[name]).fit(events)
@@ -49,7 +53,12 @@ def test_a_batch_is_answered_as_the_pipeline_recommends(name):
         Query(user=2**70),
         Query(candidates=items[:2]),
     ]
-    answers = Model(pipe, "v1").recommend(queries)
+    if form == "saved":
+        persistence.save(pipe, tmp_path / "model")
+    else:
+        pytest.importorskip("onnxruntime")
+        to_onnx(pipe, tmp_path / "model")
+    answers = load_model(tmp_path / "model").recommend(queries)
     for query, answer in zip(queries, answers, strict=True):
         frame = pd.DataFrame({"user_id": pd.Series([query.user], dtype=object)})
         if query.history is not None:
@@ -70,7 +79,7 @@ def test_a_batch_is_answered_as_the_pipeline_recommends(name):
         assert answer["items"] == table["item_id"].tolist()
 
 
-def test_times_texts_and_history_features_reach_the_model():
+def test_times_texts_and_history_features_reach_the_model(tmp_path):
     events = EVENTS.assign(
         user_id=EVENTS["user_id"].map("u{}".format),
         timestamp=pd.date_range("2026-01-01", periods=6, tz="Europe/Oslo"),
@@ -81,6 +90,9 @@ def test_times_texts_and_history_features_reach_the_model():
     late = Query(user="u3", time="2026-02-05T12:00:00Z", exclude_seen=False)
     rated = Query(history=["tea", "jam"], history_features={"rating": [None, 5]})
     answers = model.recommend([early, late, rated])
+    to_onnx(pipe, tmp_path / "model")
+    exported = load_model(tmp_path / "model").recommend([early, late, rated])
+    assert [one["items"] for one in exported] == [one["items"] for one in answers]
     assert [answer["source"] for answer in answers] == ["history"] * 3
     assert answers[0]["items"] != answers[1]["items"]
     (error,) = model.recommend([Query(user="u3", time="2026-01-05")])
@@ -104,7 +116,7 @@ def test_ids_of_json_come_back_as_they_went_in(ids, dtype):
 def test_models_that_cannot_be_served_are_refused_with_the_remedy():
     pipe = make_pipe().fit(EVENTS)
     days = EVENTS.assign(item_id=pd.date_range("2026-01-01", periods=6))
-    with pytest.raises(ValueError, match="'item_id' are of a type that JSON does not have"):
+    with pytest.raises(ValueError, match="ids of items are of a type that JSON does not have"):
         Model(make_pipe().fit(days), "v1")
     with pytest.raises(ValueError, match="MatchEncoder, which has no recommend"):
         Model(pipe[0], "v1")
