@@ -35,7 +35,7 @@ WARM_UP = 1.0  # seconds that do not count
 
 
 def save_model(path: Path, n_items: int, seed: int) -> None:
-    """Fit a DSSMRetriever on random events and save it."""
+    """Fit a DSSMRetriever on random events, and save and export it."""
     from skmatch import (
         DSSMRetriever,
         MatchEncoder,
@@ -43,6 +43,7 @@ def save_model(path: Path, n_items: int, seed: int) -> None:
         make_match_pipeline,
         persistence,
     )
+    from skmatch.export import to_onnx
 
     rng = np.random.default_rng(seed)
     items = np.append(np.arange(n_items), rng.integers(0, n_items, N_EVENTS - n_items))
@@ -53,6 +54,7 @@ def save_model(path: Path, n_items: int, seed: int) -> None:
     retriever = DSSMRetriever(max_epochs=1, random_state=seed)
     pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), retriever)
     persistence.save(pipe.fit(events), path)
+    to_onnx(pipe, path.with_suffix(""))
 
 
 @contextmanager
@@ -221,8 +223,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of load, per row; at most 600")
     parser.add_argument("--clients", type=int, default=32, help="at most 256")
     parser.add_argument("--items", type=int, default=20_000)
-    parser.add_argument("--rows", nargs="+", choices=["peer", "serve", "reload", "soak"],
-                        default=["peer", "serve", "reload"])  # fmt: skip
+    rows = ["peer", "serve", "exported", "reload", "soak"]
+    parser.add_argument("--rows", nargs="+", choices=rows, default=rows[:-1])
     parser.add_argument("--soak", type=float, default=600, help="seconds of the row soak")
     options = parser.parse_args()
     options.seconds, options.clients = min(options.seconds, 600), min(options.clients, 256)
@@ -242,8 +244,12 @@ def main() -> None:
                                     options)  # fmt: skip
         if "serve" in options.rows:
             rates["serve"] = measure("skmatch serve", [*serve, str(models[0])], options)
-        if len(rates) == 2:
-            print(f"ratio of requests per second: {rates['serve'] / rates['peer']:.1f}")
+        if "exported" in options.rows:
+            command = [*serve, str(models[0].with_suffix(""))]
+            rates["exported"] = measure("skmatch serve, exported", command, options)
+        for name in ("serve", "exported"):
+            if {name, "peer"} <= rates.keys():
+                print(f"requests per second, {name} / peer: {rates[name] / rates['peer']:.1f}")
         if "reload" in options.rows:
             measure_reloads(serve, models, options)
         if "soak" in options.rows:
