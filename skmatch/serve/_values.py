@@ -16,6 +16,7 @@ _EXAMPLES = {
     "text": 'text such as "a"',
     "text or numbers": "text or a number",
 }
+_LARGEST = float(np.finfo(np.float32).max)
 _YEARS = range(1678, 2262)  # of nanoseconds in 64 bits
 
 
@@ -110,11 +111,11 @@ class FeatureReader:
             if is_list or isinstance(value, str) or np.isnan(to_float(value)):
                 raise invalid(name, f"{name} is {value!r}, but a numeric feature: send a number.")
         elif self.kind == "vector":
-            is_valid = is_list and not any(
-                isinstance(one, (str, bool)) or np.isnan(to_float(one)) for one in value
+            is_valid = is_list and all(
+                not isinstance(one, (str, bool)) and abs(to_float(one)) <= _LARGEST for one in value
             )
             if not is_valid or len(value) != self.length:
-                raise invalid(name, f"{name} must be a list of {self.length} numbers.")
+                raise invalid(name, f"{name} must be a list of {self.length} numbers of 32 bits.")
         elif self.kind == "multi_valued":
             if not is_list:
                 value = [value] if not isinstance(value, str) else []  # text is split by the model
