@@ -130,6 +130,12 @@ def read_frame(table: Any) -> Any:
     return _plain(table) if isinstance(table, pd.DataFrame) else table
 
 
+def read_stream(table: Any) -> Any:
+    """Return a stream of Arrow batches, which can be read only once, as a table."""
+    is_stream = hasattr(table, "__arrow_c_stream__") and hasattr(table, "read_all")
+    return table.read_all() if is_stream else table
+
+
 def as_pandas(table: Any) -> Any:
     """Return a DataFrame or Series of any library as that of pandas, and others unchanged.
 

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import sklearn
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
 
 from skmatch import (
     DSSMRetriever,
@@ -175,6 +177,22 @@ def test_set_output_decides_on_vectors():
         vectors = model.transform(EVENTS)
     assert type(vectors) is pl.DataFrame
     assert vectors.shape == (8, 4)
+
+
+@pytest.mark.parametrize("make", [make_pipeline, make_match_pipeline])
+def test_a_pipeline_returns_vectors_as_polars_and_all_else_as_without(make):
+    retriever = DSSMRetriever(embedding_dim=4, dims=(4,), max_epochs=1, random_state=0)
+    plain = make(MatchEncoder(), SequenceSampler(), retriever).fit(EVENTS)
+    pipe = make(MatchEncoder(), SequenceSampler(), clone(retriever))
+    pipe.set_output(transform="polars").fit(EVENTS)
+    vectors = pipe.transform(EVENTS)
+    assert type(vectors) is pl.DataFrame
+    np.testing.assert_array_equal(vectors.to_numpy(), plain.transform(EVENTS))
+    assert len(pipe[:-1].transform(EVENTS).decode()) == len(EVENTS)
+    assert pipe.predict(EVENTS).tolist() == plain.predict(EVENTS).tolist()
+    assert pipe.score(EVENTS) == plain.score(EVENTS)
+    popular = make(MatchEncoder(), SequenceSampler(), PopularityRetriever())  # has no transform
+    assert len(popular.set_output(transform="polars").fit(EVENTS).predict(EVENTS)) == len(EVENTS)
 
 
 @pytest.mark.parametrize("library", ["polars", "pyarrow"])

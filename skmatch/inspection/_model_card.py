@@ -8,7 +8,13 @@ from typing import Any
 import pandas as pd
 
 from skmatch._typing import Table
-from skmatch._validation import fitted_retriever, last_step, read_frame, unwrap_searches
+from skmatch._validation import (
+    fitted_retriever,
+    last_step,
+    read_frame,
+    read_stream,
+    unwrap_searches,
+)
 from skmatch.metrics import evaluate
 
 ACCURACY = ["recall", "hit", "ndcg", "mrr"]
@@ -48,6 +54,7 @@ def model_card(estimator: Any, X: Table, *, k: int = 10, random_state: int | Non
     # PopularityRetriever
     """
     retriever = fitted_retriever(estimator, "counts_")
+    X = read_stream(X)
     schema, table = retriever.schema_, read_frame(X)
     accuracy = evaluate(estimator, X, ACCURACY, k, confidence=0.95, random_state=random_state)
     groups = evaluate(estimator, X, ACCURACY, k, by="activity")

@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 
 from skmatch._typing import ItemRule, SampleTable
-from skmatch._validation import check_k, fitted_retriever, last_step, unwrap_searches
+from skmatch._validation import (
+    check_k,
+    fitted_retriever,
+    last_step,
+    read_stream,
+    unwrap_searches,
+)
 from skmatch.metrics._bootstrap import bootstrap, check_confidence
 from skmatch.metrics._groups import groups_of
 from skmatch.metrics._held_out import HeldOut, fitted_schema, read_held_out
@@ -109,7 +115,7 @@ class TopKScorer:
         return scores if len(scores) > 1 else next(iter(scores.values()))
 
     def score_queries(self, estimator: Any, X: Any) -> Scores:
-        held_out, gain = read_held_out(estimator, X, self.gain)
+        held_out, gain = read_held_out(estimator, read_stream(X), self.gain)
         k = max(self.k)
         rules = {"exclude_seen": self.exclude_seen, "candidates": self.candidates}
         rules = {name: rule for name, rule in rules.items() if rule is not None}
@@ -345,6 +351,7 @@ def evaluate(
             f"confidence={confidence!r} and by={by!r} need averages: set average=True, or both to "
             "None."
         )
+    X = read_stream(X)
     scores = scorer.score_queries(estimator, X)
     users, query, item = scores.held_out.users, scores.held_out.query, scores.held_out.item
     schema = fitted_schema(estimator)

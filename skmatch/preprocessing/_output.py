@@ -19,7 +19,8 @@ class FrameOutputMixin:
     """Return `Events` and `Samples`, or DataFrames of their codes if pandas output is set.
 
     Such a DataFrame carries in its ``attrs`` all that the next step needs, so a pipeline works the
-    same with ``set_output(transform="pandas")``.
+    same with ``set_output(transform="pandas")``. Frames of polars have no attrs: with "polars" only
+    the vectors of a retriever come as a frame.
     """
 
     schema_: Schema
@@ -29,22 +30,25 @@ class FrameOutputMixin:
         # scikit-learn's own wrapper would drop the attrs.
         super().__init_subclass__(auto_wrap_output_keys=None, **kwargs)  # type: ignore[call-arg]
 
-    def set_output(self, *, transform: Literal["default", "pandas"] | None = None) -> Self:
+    def set_output(
+        self, *, transform: Literal["default", "pandas", "polars"] | None = None
+    ) -> Self:
         """Choose the form of the output.
 
         Parameters
         ----------
-        transform : {"default", "pandas"} or None, default=None
-            "pandas" returns DataFrames of codes; None leaves the current choice.
+        transform : {"default", "pandas", "polars"} or None, default=None
+            "pandas" returns DataFrames of codes. "polars" leaves this step's output as it is, since
+            a frame of polars cannot carry what the next step needs. None leaves the current choice.
 
         Returns
         -------
         self : estimator instance
         """
-        if transform not in (None, "default", "pandas"):
+        if transform not in (None, "default", "pandas", "polars"):
             raise ValueError(
-                f"transform={transform!r} is not known; choose 'default', 'pandas' or None. (A "
-                "DataFrame of another library cannot carry what the next step needs.)"
+                f"transform={transform!r} is not known; choose 'default', 'pandas', 'polars' or "
+                "None."
             )
         if transform is not None:
             setattr(self, OUTPUT_CONFIG, {"transform": transform})

@@ -715,8 +715,10 @@ def test_a_pipeline_recommends_the_same_with_pandas_output(featured, how):
 
 
 def test_another_output_is_refused():
-    with pytest.raises(ValueError, match=r"transform='polars'.*'default', 'pandas' or None"):
-        MatchEncoder().set_output(transform="polars")
+    with pytest.raises(
+        ValueError, match=r"transform='dask'.*'default', 'pandas', 'polars' or None"
+    ):
+        MatchEncoder().set_output(transform="dask")
 
 
 def test_clone_and_pickle(featured):
