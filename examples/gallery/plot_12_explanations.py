@@ -25,7 +25,8 @@ reasons = reasons.assign(
     movie=reasons["item_id"].map(title), because_of=reasons["reason"].map(title)
 )
 pivot = reasons.pivot(index="movie", columns="because_of", values="contribution")
-pivot.plot.barh(stacked=True, xlabel="contribution to the score", ylabel="")
+ax = pivot.plot.barh(stacked=True, xlabel="contribution to the score", ylabel="", figsize=(8, 5))
+ax.legend(title="because of", loc="upper right", bbox_to_anchor=(1, -0.15))
 plt.tight_layout()
 reasons[["movie", "because_of", "contribution"]].round(4)
 

@@ -27,7 +27,7 @@ steps = MatchEncoder(item_features=["genres"], kinds={"genres": "multi_valued"})
 models = {
     "popularity": make_match_pipeline(*steps, PopularityRetriever()).fit(train),
     "item-to-item": make_match_pipeline(*steps, ItemToItemRetriever()).fit(train),
-    "without popularity": make_match_pipeline(*steps, ItemToItemRetriever(smoothing=0)).fit(train),
+    "smoothed": make_match_pipeline(*steps, ItemToItemRetriever(smoothing=1000)).fit(train),
 }
 ExposureDisplay.from_estimator(models)
 

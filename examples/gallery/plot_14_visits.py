@@ -6,18 +6,18 @@ When will you recommend: within a visit or before the next one?
 a model that is best at one can be poor at the other. Evaluate with the split that asks yours.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from sklearn.pipeline import make_pipeline
 
 from skmatch import (
     DSSMRetriever,
     ItemToItemRetriever,
     LeaveLastOut,
-    MatchEncoder,
     SequenceSampler,
     TemporalSplit,
     evaluate,
-    make_match_pipeline,
 )
 from skmatch.datasets import make_events
 
@@ -25,11 +25,9 @@ from skmatch.datasets import make_events
 # Visits of four events, a minute apart. All items of a visit are of one category; the next visit,
 # days later, is about another of the user's interests.
 
-starts = make_events(
-    n_users=600, n_items=300, n_events=5000, n_clusters=20, drift=1, random_state=0
-)
-events = starts.loc[starts.index.repeat(4), ["user_id", "item_id", "timestamp", "category"]]
-events = events.reset_index(drop=True)
+starts = make_events(600, 300, 5000, n_clusters=20, drift=1, random_state=0)
+columns = ["user_id", "item_id", "timestamp", "category"]
+events = starts.loc[starts.index.repeat(4), columns].reset_index(drop=True)
 step = events.index % 4
 events["timestamp"] += 60 * step
 rng = np.random.default_rng(0)
@@ -45,15 +43,16 @@ splits = {"next event": LeaveLastOut(), "next visit": TemporalSplit(n_splits=5)}
 recall = {}
 for question, split in splits.items():
     train, test = (events.iloc[rows] for rows in list(split.split(events))[-1])
-    models = {"item-to-item": make_match_pipeline(MatchEncoder(), ItemToItemRetriever())}
+    models = {"item-to-item": ItemToItemRetriever()}
     for rate in (0, 0.5, 1):
         network = DSSMRetriever(max_epochs=3, random_state=0)
-        steps = MatchEncoder(), SequenceSampler(gap_rate=rate), network
-        models[f"DSSM, gap_rate={rate}"] = make_match_pipeline(*steps)
+        models[f"DSSM, gap_rate={rate}"] = make_pipeline(SequenceSampler(gap_rate=rate), network)
     recall[question] = {
         name: evaluate(model.fit(train), test, "recall", k=20)["value"][0]
         for name, model in models.items()
     }
 table = pd.DataFrame(recall)
-table.plot.barh(subplots=True, layout=(1, 2), sharey=True, legend=False, xlabel="recall@20")
+options = {"layout": (1, 2), "sharey": True, "legend": False, "figsize": (9, 4)}
+table.plot.barh(subplots=True, xlabel="recall@20", **options)
+plt.tight_layout()
 table.round(3)

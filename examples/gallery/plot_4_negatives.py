@@ -46,7 +46,7 @@ table.round(3)
 # recommends, since nothing corrects for the draws.
 
 pivot = table.pivot(index="negatives", columns="loss", values=columns[2:4])
-pivot.plot.barh(y="recall_at_100", xlabel="recall@100")
-plt.tight_layout()
-pivot.plot.barh(y="median popularity", xlabel="median popularity of the recommended items")
-plt.tight_layout()
+for column in columns[2:4]:
+    ax = pivot.plot.barh(y=column, xlabel=column, figsize=(7, 4))
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    plt.tight_layout()
