@@ -280,7 +280,7 @@ def require_column(
     """Return the column of a role; raise if it is missing."""
     if label not in frame.columns:
         present = ", ".join(repr(name) for name in frame.columns[:12])
-        remedy = remedy or f"Rename the column, or set {role}=... where the roles are named."
+        remedy = remedy or f"Rename the column, or set {role}=... in MatchEncoder and in splits."
         raise ValueError(
             f"The {role} column {label!r} is missing; {table} has {present or 'no columns'}. "
             f"{remedy}"

@@ -31,7 +31,8 @@ def groups_of(by: Any, X: Any, held_out: HeldOut) -> tuple[Hashable, dict[Any, n
                 "Series of groups indexed by user ids."
             )
         first = np.unique(held_out.query, return_index=True)[1]
-        values = require_column(table, by, "by").iloc[first]
+        remedy = "Pass the label of a column of the held-out events, or a Series by user."
+        values = require_column(table, by, "by", remedy).iloc[first]
     code, groups = pd.factorize(values, use_na_sentinel=False)
     return name, {group: np.flatnonzero(code == i) for i, group in enumerate(groups)}
 

@@ -70,7 +70,9 @@ def read_held_out(
                 "a held-out event needs a user and an item: drop these rows or fill them in.",
             )
         if gain is not None:
-            gains = check_gains(require_column(frame, gain, "gain"), f"Column {gain!r}")
+            remedy = "Pass the label of a column of the held-out events."
+            column = require_column(frame, gain, "gain", remedy)
+            gains = check_gains(column, f"Column {gain!r}")
     if not is_retriever:
         query, _ = pd.factorize(user)
         first = np.unique(query, return_index=True)[1]
