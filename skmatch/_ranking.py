@@ -1,11 +1,15 @@
-"""The best of scores, and lists merged into one: numpy alone, shared with the runtime."""
+"""What ranks items and needs numpy alone: shared by the retrievers and the runtime."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from skmatch._arrays import FIRST_KNOWN
+
 _WIDTH = 64  # scores of which `top_k` first compares the maximum only
 RANK_OFFSET = 60  # of reciprocal ranks (Cormack et al., 2009)
+MIN_WEIGHT = 1e-4  # events of a history that weigh less change no rank
+LEAST_PRIOR = 1e-9  # keeps the order of popularity where item transitions have no smoothing
 
 
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,3 +100,23 @@ def positive_shares(scores: np.ndarray) -> np.ndarray:
     """Return the share of each score, (n_queries, k), in the sum of its list's positive scores."""
     positive = np.maximum(np.where(np.isfinite(scores), scores, 0), 0)
     return positive / np.maximum(positive.sum(1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def weighted_events(
+    log: np.ndarray, start: np.ndarray, stop: np.ndarray, half_life: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the query, the item's position and the weight of the known events of histories.
+
+    A weight halves with every `half_life` events, (n_queries,); those of a query sum to 1.
+    """
+    longest = int((stop - start).max(initial=0))
+    n_recent = int(np.ceil(half_life.max(initial=1) * np.log2(1 / MIN_WEIGHT)))
+    lag = np.arange(min(longest, n_recent))
+    index = stop[:, None] - 1 - lag
+    inside = index >= start[:, None]
+    items = log[np.where(inside, index, 0)]
+    weight = 0.5 ** (lag / half_life[:, None])
+    weight *= inside & (items >= FIRST_KNOWN) & (weight >= MIN_WEIGHT)
+    weight /= np.maximum(weight.sum(1, keepdims=True), np.finfo(float).tiny)
+    query, column = np.nonzero(weight)
+    return query, items[query, column] - FIRST_KNOWN, weight[query, column].astype(np.float32)

@@ -15,7 +15,7 @@ ARROWS = {
     "_sklearn": set(),
     "_validation": {"_sklearn"},
     "_arrays": set(),
-    "_ranking": set(),
+    "_ranking": {"_arrays"},
     "_over_time": set(),
     "_quantised": {"_ranking"},
     "runtime": {"_arrays", "_item_filter", "_over_time", "_quantised", "_ranking", "runtime"},

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from skmatch._arrays import PADDING, UNKNOWN
 from skmatch.export._graph import Graph
@@ -17,6 +18,7 @@ from skmatch.export._graph import Graph
 NORM_EPSILON = 1e-12  # of torch's normalize
 MIN_EXPONENT = -50.0  # as in `_nn.pooling`
 MAX_HEADS = 4
+_INT, _FLOAT = TensorProto.INT64, TensorProto.FLOAT
 
 
 class Weights:
@@ -98,9 +100,6 @@ def item_tower(
             _tower(g, tower, config, dims, encoded) if has_tower else _normalised(g, encoded)
         )
     return _with_vectors(g, vectors, config)
-
-
-_INT, _FLOAT = 7, 1  # TensorProto.INT64, TensorProto.FLOAT
 
 
 def _with_vectors(g: Graph, vectors: list[str], config: dict[str, Any]) -> Graph:

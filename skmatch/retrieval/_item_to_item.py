@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
-from skmatch._ranking import top_k
+from skmatch._ranking import LEAST_PRIOR, top_k, weighted_events
 from skmatch._sklearn import Interval
 from skmatch._typing import Duration
 from skmatch.neighbors import ItemFilter
@@ -25,9 +25,7 @@ from skmatch.retrieval._verbs import SimilarItemsMixin
 BLOCK_SCORES = 2**24  # scores that are held at a time: 64 MiB
 BLOCK_ROWS = 2**18  # events whose pairs are counted at a time
 BLOCK_ITEMS = 2**16  # items whose shares are computed at a time
-MIN_WEIGHT = 1e-4  # events of a history that weigh less change no rank
 COUNT_UNIT = 2.0**-32  # counts are its multiples, whose sums are exact in any order
-LEAST_PRIOR = 1e-9  # keeps the order of popularity where `smoothing` is 0
 
 
 @with_shared_docs
@@ -291,21 +289,13 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
         half_life = np.full(len(samples), self.half_life)
         if samples.visit is not None:
             half_life[samples.visit >= samples.stop] = self.visit_half_life
-        longest = int((samples.stop - samples.start).max(initial=0))
-        n_recent = int(np.ceil(half_life.max(initial=1) * np.log2(1 / MIN_WEIGHT)))
-        lag = np.arange(min(longest, n_recent))
-        index = samples.stop[:, None] - 1 - lag
-        inside = index >= samples.start[:, None]
-        items = samples.log.items[np.where(inside, index, 0)]
-        weight = 0.5 ** (lag / half_life[:, None])
-        weight *= inside & (items >= FIRST_KNOWN) & (weight >= MIN_WEIGHT)
-        weight /= np.maximum(weight.sum(1, keepdims=True), np.finfo(float).tiny)
-        row, column = np.nonzero(weight)
-        values, item = weight[row, column].astype(np.float32), items[row, column] - FIRST_KNOWN
+        row, item, values = weighted_events(
+            samples.log.items, samples.start, samples.stop, half_life
+        )
         # In the dtype of `shares_`, which a product would otherwise copy for each query.
         dtype = self.shares_.indices.dtype
         coordinates = row.astype(dtype), item.astype(dtype)
-        return csr_array((values, coordinates), shape=(len(items), len(self.prior_)))
+        return csr_array((values, coordinates), shape=(len(samples), len(self.prior_)))
 
 
 def _resized(transitions: csr_array, n_items: int) -> csr_array:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from skmatch._arrays import FIRST_KNOWN, PADDING, RaggedArray, concatenate_ranges
+from skmatch._arrays import PADDING, RaggedArray, concatenate_ranges
 from skmatch._item_filter import ItemFilter
 from skmatch._over_time import CountsOverTime, shares_of, trend_of
 from skmatch._quantised import Int8Vectors, n_to_rescore, rescored
-from skmatch._ranking import merge_lists, positive_shares, top_k
+from skmatch._ranking import LEAST_PRIOR, merge_lists, positive_shares, top_k, weighted_events
 from skmatch.runtime._files import Files
 from skmatch.runtime._queries import FEATURES, HISTORY, POPULARITY, Queries
 
@@ -20,7 +20,6 @@ Find = Callable[..., tuple[np.ndarray, np.ndarray]]
 BATCH_SIZE = 10_000  # queries that are searched at a time
 BLOCK_SCORES = 2**24  # scores that are held at a time: 64 MiB
 BLOCK_TOKENS = 2**17  # events of histories that are encoded at a time
-MIN_WEIGHT, LEAST_PRIOR = 1e-4, 1e-9  # as in ItemToItemRetriever
 
 
 class Model(ABC):
@@ -280,17 +279,7 @@ class ItemToItemModel(Model):
         half_life = np.full(len(queries), self.half_life)
         if queries.begins_visit is not None:
             half_life[queries.begins_visit] = self.visit_half_life
-        longest = int((queries.stop - queries.start).max(initial=0))
-        n_recent = int(np.ceil(half_life.max(initial=1) * np.log2(1 / MIN_WEIGHT)))
-        lag = np.arange(min(longest, n_recent))
-        index = queries.stop[:, None] - 1 - lag
-        inside = index >= queries.start[:, None]
-        items = queries.log[np.where(inside, index, 0)]
-        weight = 0.5 ** (lag / half_life[:, None])
-        weight *= inside & (items >= FIRST_KNOWN) & (weight >= MIN_WEIGHT)
-        weight /= np.maximum(weight.sum(1, keepdims=True), np.finfo(float).tiny)
-        row, column = np.nonzero(weight)
-        value, item = weight[row, column].astype(np.float32), items[row, column] - FIRST_KNOWN
+        row, item, value = weighted_events(queries.log, queries.start, queries.stop, half_life)
         pairs, offsets = concatenate_ranges(self.offsets[item], self.offsets[item + 1])
         lengths, n_items = np.diff(offsets), len(self.popularity)
         flat = np.repeat(row * n_items, lengths) + self.neighbors[pairs]
