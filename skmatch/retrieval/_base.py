@@ -31,7 +31,7 @@ from skmatch.retrieval._explain import (
     joined,
     leave_one_out,
     only,
-    popular_reasons,
+    reasons_without_label,
 )
 from skmatch.retrieval._filters import read_filter
 from skmatch.retrieval._queries import POPULARITY, queries_of, source_of
@@ -238,7 +238,7 @@ class BaseRetriever(
         is_popular = self._source_of(samples) == POPULARITY
         rows = np.flatnonzero(is_popular)
         scores = self._score_items(samples.gather(rows), positions[rows], allowed.gather(rows))
-        reasons = popular_reasons(scores, rows)
+        reasons = reasons_without_label("popularity", scores, rows)
         rows = np.flatnonzero(~is_popular)
         if not len(rows):
             return reasons

@@ -76,15 +76,17 @@ class ExplainMixin(ABC):
             One row per query, item and reason: the user's id, the item's id, ``reason`` (the id of
             an item of the history, the label of a user feature, or the name of a retriever; text
             in a frame of another library than pandas),
-            ``kind`` ("history", "feature", "retriever", or "popularity", which has no reason) and
-            ``contribution``, in units of the score.
+            ``kind`` ("history", "feature", "retriever", or "popularity" and "trend", which have no
+            reason) and ``contribution``, in units of the score.
 
         Notes
         -----
         The contributions of an `ItemToItemRetriever` are the terms of its sum, and those of a
-        `FusionRetriever` what each member adds. Of other retrievers, a contribution is the score
-        less what it is once all events of that item, or that feature, are left out; these need not
-        add up. Where nothing else is known of the query, the score without the reason counts as 0.
+        `FusionRetriever` what each member adds. The kind "trend" is what a neural retriever adds
+        for an item that is more popular at the time of the query than over all. Of the rest, a
+        contribution is the score less what it is once all events of that item, or that feature,
+        are left out; these need not add up. Where nothing else is known of the query, the score
+        without the reason counts as 0.
         A contribution says what the model used, not what made the user act.
 
         Examples
@@ -322,11 +324,11 @@ def _unknown_like(column: Any) -> Any:
     return np.full_like(column, UNKNOWN if column.dtype.kind == "i" else np.nan)
 
 
-def popular_reasons(scores: np.ndarray, rows: np.ndarray) -> Reasons:
-    """Return popularity as the only reason of scores, those of the given queries."""
+def reasons_without_label(kind: str, scores: np.ndarray, rows: np.ndarray) -> Reasons:
+    """Return scores of the given queries, (n_queries, n_wanted), as reasons of a kind."""
     query, column = np.indices(scores.shape).reshape(2, -1)
     reason = np.full(len(query), -1)
-    return Reasons(rows[query], column, reason, scores.ravel(), [("popularity", None)])
+    return Reasons(rows[query], column, reason, scores.ravel(), [(kind, None)])
 
 
 def joined(first: Reasons, second: Reasons) -> Reasons:

@@ -15,7 +15,7 @@ from skmatch._sklearn import Interval
 from skmatch._typing import Duration
 from skmatch.neighbors import ItemFilter
 from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
-from skmatch.retrieval._explain import Reasons, joined, popular_reasons
+from skmatch.retrieval._explain import Reasons, joined, reasons_without_label
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import HISTORY, POPULARITY, source_of
 from skmatch.retrieval._shared_docs import with_shared_docs
@@ -265,7 +265,9 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
                 terms[of_rows] *= factor[np.searchsorted(rows, query[of_rows])]
         row, column = np.nonzero(terms)
         of_history = Reasons(query[row], column, history.indices[row], terms[row, column], [])
-        return joined(popular_reasons(prior, np.arange(len(samples))), of_history)
+        return joined(
+            reasons_without_label("popularity", prior, np.arange(len(samples))), of_history
+        )
 
     def _source_of(self, samples: Samples) -> np.ndarray:
         source = source_of(samples)

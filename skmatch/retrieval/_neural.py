@@ -26,6 +26,7 @@ from skmatch._typing import Duration, SampleTable, Table
 from skmatch._validation import check_choice, checked_fit
 from skmatch.neighbors import METHODS, ItemFilter, ItemIndex
 from skmatch.retrieval._base import BaseRetriever
+from skmatch.retrieval._explain import Reasons, joined, reasons_without_label
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._neural_fit import NeuralFit, update
 from skmatch.retrieval._progress import callbacks_in_first_process
@@ -259,6 +260,17 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
             if bias is not None:
                 scores[rows] += bias[positions[rows]]
         return scores
+
+    def _reasons(self, samples: Samples, positions: np.ndarray) -> Reasons:
+        reasons = super()._reasons(samples, positions)
+        if self.trend_ is None:
+            return reasons
+        added = np.zeros(positions.shape, dtype=np.float32)
+        for trend, rows in self._trends(samples):
+            bias = self._bias(trend)
+            if bias is not None:
+                added[rows] = bias[positions[rows]]
+        return joined(reasons, reasons_without_label("trend", added, np.arange(len(samples))))
 
     def _bias(self, trend: np.ndarray | None) -> np.ndarray | None:
         """Return what is added to cosines: as logits, they are divided by the temperature."""

@@ -216,3 +216,17 @@ def test_an_index_adds_the_bias_of_items(method):
         found = np.take_along_axis(expected, positions, axis=1)
         np.testing.assert_allclose(scores, found, atol=1e-5)
         assert all(len(set(row)) == 10 for row in positions)
+
+
+@pytest.mark.parametrize("name", ["dssm", "youtube"])
+def test_the_trend_is_a_reason(name):
+    retriever = RETRIEVERS[name]().fit(EVENTS)
+    items = [retriever.item_ids_[retriever.trend_.argmax()], retriever.item_ids_[0]]
+    reasons = retriever.explain([1], items=items, n_reasons=None)
+    own = reasons[reasons["kind"] == "trend"].set_index("item_id")["contribution"]
+    trend = pd.Series(retriever.trend_, index=retriever.item_ids_)[items]
+    np.testing.assert_allclose(own[items], 0.05 * trend, rtol=1e-5)
+    # What lowers a score is no reason for it.
+    few = retriever.explain([1], items=items)
+    assert items[0] in few.loc[few["kind"] == "trend", "item_id"].tolist()
+    assert items[1] not in few.loc[few["kind"] == "trend", "item_id"].tolist()
