@@ -351,8 +351,9 @@ def test_reloads_under_load_fail_no_request_and_each_answer_is_of_one_model():
         readers = [threading.Thread(target=read) for _ in range(4)]
         for reader in readers:
             reader.start()
-        for _ in range(10):
+        for number in range(10):
             client.portal.call(client.service.reload)
+            wait_until(lambda number=number: len(answers) > 4 * number)
         is_over.append(True)
         for reader in readers:
             reader.join()
