@@ -109,25 +109,23 @@ class Service:
     async def reload(self) -> None:
         """Load the model again and replace the old one; keep the old one if that fails."""
         if self._is_loading:
-            return
+            return  # which looks for a further change at its end
         self._is_loading = True
         try:
             while True:
                 self._loaded_stamp = stamp = self._stamp()
                 await self._reload_once()
-                if self._stamp() == stamp:  # otherwise changed again meanwhile
+                if self._stamp() == stamp:
                     return
+        except Exception as error:
+            self.metrics.reloads.labels("failed").inc()
+            log("reload failed", logging.ERROR, message=str(error), model=self.model.version)
         finally:
             self._is_loading = False
 
     async def _reload_once(self) -> None:
         start, loop = time.perf_counter(), asyncio.get_running_loop()
-        try:
-            model = await loop.run_in_executor(self._loader, self._load_model)
-        except Exception as error:
-            self.metrics.reloads.labels("failed").inc()
-            log("reload failed", logging.ERROR, message=str(error), model=self.model.version)
-            return
+        model = await loop.run_in_executor(self._loader, self._load_model)
         lost, self._n_observed = self._n_observed, 0
         before, seconds = self.model.version, time.perf_counter() - start
         self._set_model(model)
@@ -151,7 +149,9 @@ class Service:
         tasks = {loop.create_task(_flush())}
 
         def start_reload() -> None:
-            tasks.add(loop.create_task(self.reload()))
+            task = loop.create_task(self.reload())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
         if hasattr(signal, "SIGHUP"):
             with suppress(RuntimeError, ValueError):  # not in the main thread
@@ -159,7 +159,7 @@ class Service:
         if self._watches:
             tasks.add(loop.create_task(self._watch()))
         yield
-        for task in tasks:
+        for task in [*tasks]:
             task.cancel()
         self._queries.close()
         self._writes.close()
@@ -168,14 +168,14 @@ class Service:
 
     def make_app(self, hosts: Sequence[str] = ("127.0.0.1", "localhost")) -> Starlette:
         """Return the application, for requests to the given host names."""
-        routes = [
-            self._route("POST", "/recommend", self._answer_recommend),
-            self._route("GET", "/health", self._answer_health),
-            self._route("GET", "/metrics", self._answer_metrics),
+        endpoints = [
+            ("POST", "/recommend", self._answer_recommend),
+            ("GET", "/health", self._answer_health),
+            ("GET", "/metrics", self._answer_metrics),
         ]
         if self._observes:
-            routes.append(self._route("POST", "/observe", self._answer_observe))
-        paths = ", ".join(f"{' '.join(route.methods or ())} {route.path}" for route in routes)
+            endpoints.append(("POST", "/observe", self._answer_observe))
+        paths = ", ".join(f"{method} {path}" for method, path, _ in endpoints)
 
         async def unknown(request: Request, error: Exception) -> Response:
             assert isinstance(error, HTTPException)
@@ -184,7 +184,7 @@ class Service:
             return _error(RequestError(error.status_code, message), error.headers)
 
         return Starlette(
-            routes=routes,
+            routes=[self._route(*endpoint) for endpoint in endpoints],
             # Against DNS rebinding.
             middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
             exception_handlers={HTTPException: unknown},
@@ -212,9 +212,7 @@ class Service:
             log(REQUEST, endpoint=name, status=response.status_code, ms=round(1e3 * seconds, 2))
             return response
 
-        route = Route(path, endpoint, methods=[method])
-        route.methods = {method}  # Starlette adds HEAD to GET
-        return route
+        return Route(path, endpoint, methods=[method])
 
     async def _answer_recommend(self, request: Request) -> Response:
         query = read_query(await _read_body(request))

@@ -150,3 +150,31 @@ def test_of_events_in_one_batch_only_the_wrong_requests_fail():
     assert [responses[0]["observed"], responses[2]["observed"]] == [1, 2]
     assert responses[1].field == "events[0].item"
     assert model.recommend([Query(user=9)])[0]["items"] == ["jam"]
+
+
+@pytest.mark.parametrize(
+    ("values", "sent", "wrong"),
+    [
+        ([True, False, True], False, 1),
+        ([3, 5, 3], 5.0, "5"),
+        ([1.5, 2.5, 1.5], 2.5, "2.5"),
+        (pd.array([3, 5, None], dtype="Int64"), 5, "5"),
+        (pd.array(["a", "b", None], dtype="string"), "b", 1),
+        (pd.Categorical(["a", "b", "a"]), "b", True),
+    ],
+)
+def test_categories_of_every_type_are_read_as_the_pipeline_reads_them(values, sent, wrong):
+    events = EVENTS[:3].assign(kind=values, user_id=[1, 2, 3])
+    encoder = MatchEncoder(user_features=["kind"], kinds={"kind": "categorical"})
+    pipe = make_match_pipeline(encoder, SequenceSampler(), PopularityRetriever()).fit(events)
+    model = Model(pipe, "v1")
+    (coded,) = pipe[:-1].transform(pd.DataFrame({"user_id": [2]})).features.values()
+    queries = [Query(user=9, features={"kind": sent}), Query(user=1)]
+    frames = []
+    transform = pipe[0].transform
+    pipe.steps[0][1].transform = lambda frame: frames.append(frame) or transform(frame)
+    answers = model.recommend(queries)
+    assert not any(isinstance(answer, Exception) for answer in answers)
+    assert transform(frames[0]).features["kind"][0] == coded[0]
+    (error,) = model.recommend([Query(features={"kind": wrong})])
+    assert error.field == "features.kind"

@@ -272,6 +272,7 @@ def test_metrics_count_requests_by_status(client):
         "skmatch_requests_waiting 0.0",
     ):
         assert line in text
+    assert client.head("/health").status_code == 200
     health = client.get("/health").json()
     assert (health["status"], health["model"]) == ("ok", "v1")
 
