@@ -194,7 +194,13 @@ class QueryReader:
             numbers.append(number)
         if all(number is None or isinstance(number, int) for number in numbers):
             latest = np.iinfo(np.int64).max
-            return np.array([latest if one is None else one for one in numbers], dtype=np.int64)
+            if all(number is None or abs(number) <= latest for number in numbers):
+                return np.array([latest if one is None else one for one in numbers], dtype=np.int64)
+            if kind != "number":
+                raise ValueError(
+                    f"The time column {name!r} holds a time outside the range of nanoseconds in 64 "
+                    "bits: use times from 1678 to 2261."
+                )
         return np.array([math.inf if one is None else one for one in numbers], dtype=np.float64)
 
     def _begins_visit(

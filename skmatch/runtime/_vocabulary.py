@@ -112,7 +112,8 @@ def nanoseconds(value: Any) -> Any:
     if hasattr(value, "to_datetime64") and value.tzinfo is None:  # a pandas.Timestamp
         value = value.to_datetime64()
     if isinstance(value, np.datetime64):
-        return int(value.astype("datetime64[ns]").astype(np.int64))
+        whole = value.astype("datetime64[us]")  # nanoseconds would overflow after the year 2262
+        return int(whole.astype(np.int64)) * 1000 + int((value - whole) / np.timedelta64(1, "ns"))
     if isinstance(value, datetime.datetime) and value.tzinfo is None:
         return (value - _EPOCH) // datetime.timedelta(microseconds=1) * 1000
     return value

@@ -5,6 +5,7 @@ import json
 import subprocess
 import uuid
 
+import numpy as np
 import pandas as pd
 import pytest
 from contract import run_in_a_fresh_process
@@ -128,6 +129,9 @@ def test_datetimes_decide_whether_a_query_begins_a_visit(tmp_path, zone, gap):
         recommender.recommend({"user_id": last.index.tolist(), "timestamp": times}, 5), expected
     )
     wrong = datetime.datetime(2024, 1, 1, tzinfo=None if zone else datetime.UTC)
+    for value in (datetime.datetime.max, np.datetime64("9999-01-01"))[: 0 if zone else 2]:
+        with pytest.raises(ValueError, match=r"outside the range of nanoseconds"):
+            recommender.recommend({"user_id": ["u1"], "timestamp": [value]})
     for value in (wrong, 17, "2024-01-01"):
         with pytest.raises(ValueError, match=r"'timestamp' holds.*datetime"):
             recommender.recommend({"user_id": ["u1"], "timestamp": [value]})
