@@ -18,13 +18,14 @@ from skmatch.runtime import load
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+MONTH = 30 * 86_400.0
 RETRIEVERS = {
     "dssm": DSSMRetriever(max_epochs=1, embedding_dim=8, dims=(16, 8), random_state=0),
     "youtube": YoutubeDNNRetriever(
         max_epochs=1, embedding_dim=8, dims=(16,), n_estimators=2, batch_norm=True,
-        activation="prelu", pooling="attention", random_state=0,
+        activation="prelu", pooling="attention", trend=MONTH, random_state=0,
     ),
-    "items": ItemToItemRetriever(),
+    "items": ItemToItemRetriever(trend=MONTH),
     "popular": PopularityRetriever(half_life=1e6),
     "fusion": FusionRetriever(weights=[0.7, 0.3], n_candidates=20),
     "shares": FusionRetriever(
@@ -92,6 +93,13 @@ def test_random_queries_get_the_recommendations_of_the_pipeline(pair, seed):
     expected = pipe.recommend(queries, k, **rules)
     assert_same(recommender.recommend(queries.to_dict("list"), k, **rules), expected)
     assert_same(recommender.recommend(queries.to_dict("records"), k, **rules), expected)
+
+
+def test_no_queries_get_no_recommendations(pair):
+    pipe, recommender = pair
+    found = recommender.recommend([])
+    assert list(found) == list(pipe.recommend([USERS[0]]).columns)
+    assert all(len(column) == 0 for column in found.values())
 
 
 def test_all_known_users_get_the_recommendations_of_the_pipeline(pair):

@@ -374,9 +374,3 @@ def test_unknown_ids_of_filters_and_ids_of_another_type_warn(folder):
         recommender.recommend(["u1"], exclude={"nobody": [int(ITEMS[0])]})
     with pytest.warns(UserWarning, match=r"all its values are unknown. Convert it to int"):
         recommender.recommend({"user_id": ["new"], "history": [[str(ITEMS[0])]]})
-
-
-def test_no_queries_get_no_recommendations(folder):
-    found = load(folder).recommend([])
-    assert list(found) == ["user_id", "item_id", "score", "rank", "source"]
-    assert all(len(column) == 0 for column in found.values())
