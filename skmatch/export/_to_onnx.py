@@ -19,9 +19,11 @@ from skmatch.export._vocabularies import content_of
 from skmatch.preprocessing import MatchEncoder, SequenceSampler
 from skmatch.retrieval import (
     BaseRetriever,
+    DSSMRetriever,
     FusionRetriever,
     ItemToItemRetriever,
     PopularityRetriever,
+    YoutubeDNNRetriever,
 )
 from skmatch.retrieval._neural import NeuralRetriever
 from skmatch.runtime._files import FORMAT
@@ -113,7 +115,7 @@ def _steps(estimator: Any) -> tuple[MatchEncoder, SequenceSampler, BaseRetriever
     check_is_fitted(retriever)
     own: dict[type, Any] = {}
     for step in before:
-        if not isinstance(step, (MatchEncoder, SequenceSampler)):
+        if type(step) not in (MatchEncoder, SequenceSampler):
             raise ValueError(
                 f"The step {type(step).__name__} cannot be exported: export a pipeline of "
                 "MatchEncoder, SequenceSampler and a retriever, and transform queries before."
@@ -245,7 +247,7 @@ def _model(retriever: Any, quantize: str | None, out: Folder, folder: str) -> di
             "rule": retriever.rule,
             "n_candidates": int(retriever.n_candidates),
         }
-    if isinstance(retriever, NeuralRetriever):
+    if type(retriever) in (DSSMRetriever, YoutubeDNNRetriever):
         return entry | _two_towers(retriever, quantize, out, folder)
     raise ValueError(
         f"{type(retriever).__name__} is a retriever of your own, which the runtime does not know: "

@@ -98,6 +98,21 @@ class Recommender:
         ValueError
             If `X` lacks the users, has a column that the model does not know, or a value that its
             column cannot hold.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from skmatch import ItemToItemRetriever
+        >>> from skmatch.datasets import make_events
+        >>> from skmatch.export import to_onnx
+        >>> from skmatch.runtime import load
+        >>> events = make_events(n_users=50, n_items=40, n_events=500, random_state=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     to_onnx(ItemToItemRetriever().fit(events), folder + "/model")
+        ...     recommender = load(folder + "/model")
+        >>> found = recommender.recommend({"user_id": ["new"], "history": [[3, 7]]}, k=2)
+        >>> found["rank"].tolist(), found["source"].tolist()
+        ([1, 2], ['history', 'history'])
         """
         k = self.manifest_["k"] if k is None else k
         if isinstance(k, (bool, np.bool_)) or not isinstance(k, (int, np.integer)) or k < 1:

@@ -224,6 +224,10 @@ class OwnRetriever(BaseRetriever):
         raise NotImplementedError
 
 
+class OwnEncoder(MatchEncoder):
+    pass
+
+
 class OwnPooling(nn.Module):
     def __init__(self, dim, max_length):
         super().__init__()
@@ -239,6 +243,9 @@ def test_what_the_runtime_cannot_reproduce_is_refused(tmp_path):
     step = make_pipeline(FunctionTransformer(), ItemToItemRetriever()).fit(PLAIN)
     with pytest.raises(ValueError, match=r"The step FunctionTransformer cannot be exported"):
         to_onnx(step, path)
+    encoder = make_pipeline(OwnEncoder(), SequenceSampler(), ItemToItemRetriever()).fit(PLAIN)
+    with pytest.raises(ValueError, match=r"The step OwnEncoder cannot be exported"):
+        to_onnx(encoder, path)
     with pytest.raises(ValueError, match=r"does not end in a retriever"):
         to_onnx(MatchEncoder().fit(PLAIN), path)
     pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), ItemToItemRetriever()).fit(PLAIN)
