@@ -1,14 +1,19 @@
 """A page of user code: a strict type checker finds nothing wrong with it (see test_typing.py)."""
 
+from typing import assert_type
+
 import pandas as pd
 
 from skmatch import (
     DSSMRetriever,
+    FusionRetriever,
+    ItemToItemRetriever,
     LeaveLastOut,
     MatchEncoder,
     MatchPipeline,
     PopularityRetriever,
     SequenceSampler,
+    YoutubeDNNRetriever,
     evaluate,
     make_match_pipeline,
     make_topk_scorer,
@@ -16,6 +21,7 @@ from skmatch import (
 from skmatch.datasets import make_events
 from skmatch.metrics import ndcg_at_k
 from skmatch.persistence import load, save
+from skmatch.preprocessing import Events
 from skmatch.retrieval import BaseRetriever
 
 
@@ -30,6 +36,16 @@ def ten_best(retriever: BaseRetriever, users: list[int]) -> dict[int, list[int]]
     found = retriever.recommend(users, k=10, exclude_seen=True)
     lists: dict[int, list[int]] = found.groupby("user_id")["item_id"].agg(list).to_dict()
     return lists
+
+
+def types(events: pd.DataFrame) -> None:
+    assert_type(DSSMRetriever().fit(events), DSSMRetriever)
+    assert_type(FusionRetriever([("all", PopularityRetriever())]).fit(events), FusionRetriever)
+    assert_type(ItemToItemRetriever().fit(events).partial_fit(events), ItemToItemRetriever)
+    assert_type(YoutubeDNNRetriever(pooling="max", index="int8").fit(events), YoutubeDNNRetriever)
+    assert_type(MatchEncoder().fit(events), MatchEncoder)
+    assert_type(MatchEncoder().fit_transform(events), Events)
+    assert_type(make_match_pipeline(MatchEncoder()).fit(events), MatchPipeline)
 
 
 def main(path: str) -> float:

@@ -90,3 +90,25 @@ def test_bayesian_search():
     ).fit(EVENTS)  # fmt: skip
     assert 1 <= search.best_params_["itemtoitemretriever__window"] <= 20
     assert len(search.best_estimator_.recommend([1], k=3)) == 3
+
+
+def test_a_search_of_optuna():
+    integration = pytest.importorskip("optuna_integration")
+    optuna = pytest.importorskip("optuna")
+    windows = {"itemtoitemretriever__window": optuna.distributions.IntDistribution(1, 20)}
+    search = integration.OptunaSearchCV(
+        make_pipe(), windows, cv=LeaveLastOut(), scoring=SCORER, n_trials=3, random_state=0
+    ).fit(EVENTS)
+    assert 1 <= search.best_params_["itemtoitemretriever__window"] <= 20
+    assert len(search.best_estimator_.recommend([1], k=3)) == 3
+
+
+def test_a_grid_search_of_dask_ml():
+    dask_ml = pytest.importorskip("dask_ml.model_selection")
+    search = dask_ml.GridSearchCV(
+        make_pipe(), {"itemtoitemretriever__window": [2, 5]}, cv=LeaveLastOut(), scoring=SCORER,
+        scheduler="synchronous",
+    ).fit(EVENTS)  # fmt: skip
+    best = make_pipe().set_params(**search.best_params_)
+    scores = cross_val_score(best, EVENTS, cv=LeaveLastOut(), scoring=SCORER)
+    assert search.best_score_ == pytest.approx(scores.mean())
