@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,7 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.load.is_over:
-            self.load.n_failed += 1
+            self.load.failed["closed"] += 1
         self.load.n_open -= 1
 
 
@@ -129,13 +130,13 @@ class Load:
         self.n_open, self.is_over = n_clients, False
         self.begin = time.perf_counter() + WARM_UP
         self.seconds: list[float] = []
-        self.n_failed = 0
+        self.failed: Counter[str] = Counter()  # by status
         self.models: set[str] = set()
 
     def add(self, start: float, status: int, body: bytes) -> None:
         now = time.perf_counter()
         if status != 200:
-            self.n_failed += 1
+            self.failed[str(status)] += 1
         elif start >= self.begin:
             self.seconds.append(now - start)
             answer = json.loads(body)
@@ -165,7 +166,7 @@ def report(name: str, load: Load, server: psutil.Process, cpu: float, seconds: f
     rate = len(load.seconds) / seconds
     p50, p95, p99 = (1e3 * np.quantile(load.seconds, q) for q in (0.5, 0.95, 0.99))
     print(
-        f"{name:32} {rate:8.0f} {p50:7.1f} {p95:7.1f} {p99:7.1f} {load.n_failed:7} "
+        f"{name:32} {rate:8.0f} {p50:7.1f} {p95:7.1f} {p99:7.1f} {load.failed.total():7} "
         f"{1e3 * cpu / len(load.seconds):9.2f} {server.memory_info().rss / 2**20:8.0f}",
         flush=True,
     )
@@ -213,7 +214,9 @@ def measure_memory(command: list[str], options: argparse.Namespace) -> None:
                 sizes.append(server.memory_info().rss / 2**20)
 
         load = asyncio.run(run_load(port, options.clients, options.soak, watch))
-        print(f"{len(load.seconds):,} requests in {options.soak} s, {load.n_failed} failed; MiB:")
+        print(
+            f"{len(load.seconds):,} requests in {options.soak} s, failed: {dict(load.failed)}; MiB:"
+        )
         print("  " + " ".join(f"{size:.1f}" for size in sizes), flush=True)
 
 
