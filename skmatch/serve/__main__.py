@@ -41,7 +41,7 @@ def read_arguments(arguments: list[str] | None) -> tuple[argparse.Namespace, Any
         "--queue", type=int, default=1024, help="queries that wait; further ones get status 429"
     )
     parser.add_argument(
-        "--timeout", type=float, default=1.0,
+        "--timeout", type=float, default=2.0,
         help="seconds until a response; later ones have status 503",
     )  # fmt: skip
     options = parser.parse_args(arguments)

@@ -61,7 +61,7 @@ class Service:
         observes: bool = False,
         watches: bool = False,
         limit: int = 1024,
-        timeout: float = 1.0,
+        timeout: float = 2.0,
     ):
         self._load, self._stamp = load, stamp
         self._observes, self._watches = observes, watches
@@ -100,7 +100,10 @@ class Service:
         return self.model.recommend(queries)
 
     def _observe(self, requests: Sequence[Any]) -> list[Any]:
-        responses = self.model.observe(requests)
+        model = None
+        while model is not self.model:  # of a reload meanwhile, the new model gets the events too
+            model = self.model
+            responses = model.observe(requests)
         added = sum(one["observed"] for one in responses if not isinstance(one, Exception))
         self._n_observed += added
         self.metrics.observed.inc(added)

@@ -18,7 +18,8 @@ class ExportedModel(Model):
 
     def __init__(self, recommender: Recommender, version: str):
         self.recommender, self.version = recommender, version
-        reader = recommender._reader
+        manifest, reader = recommender.manifest_, recommender._reader
+        self.k, self.exclude_seen = manifest["k"], bool(manifest["exclude_seen"])
         self.users, self.items = ValueReader(reader.users.values), ValueReader(reader.items.values)
         self.time = TimeReader(None if reader.columns["time"] is None else reader.time_kind)
         self.features = {str(one.name): _reader(one) for one in reader.features}
@@ -32,14 +33,14 @@ class ExportedModel(Model):
         manifest = (folder / "manifest.json").read_bytes()
         return cls(recommender, hashlib.sha256(manifest).hexdigest()[:12])
 
-    def _read(self, queries: list[Query]) -> CodedQueries:
+    def _read(self, queries: list[Query], exclude_seen: bool) -> CodedQueries:
         recommender = self.recommender
         columns = recommender._reader.columns
         table = {columns["user"]: self.users.exact([query.user for query in queries])}
         if queries[0].time is not None:
             table[columns["time"]] = [self.time.read("time", query.time) for query in queries]
         coded = recommender._reader.read(table | self._columns(queries))
-        seen = (ItemLists(coded.log, coded.seen, coded.stop),) if queries[0].exclude_seen else ()
+        seen = (ItemLists(coded.log, coded.seen, coded.stop),) if exclude_seen else ()
 
         def search(k: int, allowed: ItemFilter) -> Any:
             return recommender._model.search(coded, k, allowed)[:3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ class Model(ABC):
 
     version: str  # identifies the file
     can_observe = False
+    k: int  # of queries that set none
+    exclude_seen: bool  # likewise
     users: ValueReader
     items: ValueReader
     time: TimeReader
@@ -41,8 +44,8 @@ class Model(ABC):
     event_features: dict[str, FeatureReader]
 
     @abstractmethod
-    def _read(self, queries: list[Query]) -> CodedQueries:
-        """Read queries with the same `exclude_seen`, all with a time or all without."""
+    def _read(self, queries: list[Query], exclude_seen: bool) -> CodedQueries:
+        """Read queries, all with a time or all without."""
 
     def _observe(self, events: list[Event]) -> None:
         raise NotImplementedError
@@ -69,9 +72,12 @@ class Model(ABC):
             except RequestError as error:
                 answers[number] = error
             else:
-                groups[query.k, query.exclude_seen, query.time is None].append(number)
-        for numbers in groups.values():
-            found = _each([queries[number] for number in numbers], self._recommend)
+                k = self.k if query.k is None else query.k
+                leave_out = self.exclude_seen if query.exclude_seen is None else query.exclude_seen
+                groups[k, leave_out, query.time is None].append(number)
+        for (k, exclude_seen, _), numbers in groups.items():
+            respond = partial(self._recommend, k, exclude_seen)
+            found = _each([queries[number] for number in numbers], respond)
             answers.update(zip(numbers, found, strict=True))
         return [answers[number] for number in range(len(queries))]
 
@@ -130,8 +136,8 @@ class Model(ABC):
             raise invalid(f"{path}.time", f"{path}.time is missing; add the time of the event.")
         _check_features(f"{path}.features", event.features, self.features | self.event_features)
 
-    def _recommend(self, queries: list[Query]) -> list[dict[str, Any]]:
-        coded = self._read(queries)
+    def _recommend(self, k: int, exclude_seen: bool, queries: list[Query]) -> list[dict[str, Any]]:
+        coded = self._read(queries, exclude_seen)
         allowed = coded.allowed
         unknown: list[dict[str, int]] = [{} for _ in queries]
         for name in ("history", "candidates", "exclude"):
@@ -149,7 +155,7 @@ class Model(ABC):
                 allowed = allowed._replace(candidates=lists, has_candidates=lengths > 0)
             elif name == "exclude":
                 allowed = allowed._replace(exclude=(*allowed.exclude, lists))
-        positions, scores, source = coded.search(queries[0].k, allowed)
+        positions, scores, source = coded.search(k, allowed)
         found = positions >= 0
         items, values = coded.decode(positions[found]), scores[found].tolist()
         answers, start = [], 0

@@ -41,6 +41,8 @@ class PipelineModel(Model):
                 "transformer of a feature to MatchEncoder."
             )
         self.estimator, self.version = estimator, version
+        retriever = estimator._final_retriever()
+        self.k, self.exclude_seen = retriever.k, retriever.exclude_seen
         self.can_observe = hasattr(estimator, "observe")
         schema = estimator.schema_
         self.users, self.items = (ValueReader(own.values) for own in (schema.users, schema.items))
@@ -56,7 +58,7 @@ class PipelineModel(Model):
             version = hashlib.file_digest(file, "sha256").hexdigest()[:12]
         return cls(persistence.load(path), version)
 
-    def _read(self, queries: list[Query]) -> CodedQueries:
+    def _read(self, queries: list[Query], exclude_seen: bool) -> CodedQueries:
         name = self.estimator.schema_.time
         columns = {self.estimator.schema_.user: _ids(self.users, [q.user for q in queries])}
         if queries[0].time is not None:
@@ -67,7 +69,7 @@ class PipelineModel(Model):
         schema = retriever.schema_
         return CodedQueries(
             lambda ids: schema.items.lookup(_ids(self.items, ids)),
-            retriever._read_filter(samples, queries[0].exclude_seen),
+            retriever._read_filter(samples, exclude_seen),
             lambda k, allowed: retriever._search(samples, k, allowed),
             lambda positions: schema.items.decode(positions + FIRST_KNOWN).tolist(),
         )

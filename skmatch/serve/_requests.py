@@ -44,8 +44,8 @@ class Query:
     history: list | None = None
     history_features: dict[str, list] = field(default_factory=dict)
     features: dict[str, Any] = field(default_factory=dict)
-    k: int = 10
-    exclude_seen: bool = True
+    k: int | None = None
+    exclude_seen: bool | None = None
     candidates: list | None = None
     exclude: list | None = None
 

@@ -130,10 +130,10 @@ def test_a_query_that_fails_does_not_fail_its_batch():
     model = make_model()
     search = model._recommend
 
-    def fail_for_user_3(queries):
+    def fail_for_user_3(k, exclude_seen, queries):
         if any(query.user == 3 for query in queries):
             raise KeyError("a fault")
-        return search(queries)
+        return search(k, exclude_seen, queries)
 
     model._recommend = fail_for_user_3
     first, second, third = model.recommend([Query(user=2), Query(user=3), Query(user="x")])
@@ -178,3 +178,15 @@ def test_categories_of_every_type_are_read_as_the_pipeline_reads_them(values, se
     assert transform(frames[0]).features["kind"][0] == coded[0]
     (error,) = model.recommend([Query(features={"kind": wrong})])
     assert error.field == "features.kind"
+
+
+@pytest.mark.parametrize("form", ["saved", "exported"])
+def test_the_retrievers_own_k_and_exclude_seen_are_the_defaults(form, tmp_path):
+    pipe = make_pipe(PopularityRetriever(k=2, exclude_seen=False)).fit(EVENTS)
+    if form == "saved":
+        persistence.save(pipe, tmp_path / "model")
+    else:
+        to_onnx(pipe, tmp_path / "model")
+    model = load_model(tmp_path / "model")
+    answers = model.recommend([Query(user=1), Query(user=1, k=3), Query(user=1, exclude_seen=True)])
+    assert [one["items"] for one in answers] == [["tea", "jam"], ["tea", "jam", "rye"], ["rye"]]

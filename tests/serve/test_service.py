@@ -364,6 +364,21 @@ def test_reloads_under_load_fail_no_request_and_each_answer_is_of_one_model():
     assert all(answer == expected[answer["model"]] for answer in answers)
 
 
+def test_events_that_arrive_while_a_model_is_replaced_are_in_the_new_one():
+    old, new = make_model(), make_model(version="v2")
+    with serving(old, observes=True) as client:
+        respond = old.observe
+
+        def replaced_meanwhile(requests):
+            client.service.model = new
+            return respond(requests)
+
+        old.observe = replaced_meanwhile
+        answer = observe(client, {"user": 2, "item": "jam", "time": 10}).json()
+        assert answer == {"observed": 1, "model": "v2"}
+        assert ask(client, user=2)["items"] == []
+
+
 def test_a_reload_that_fails_keeps_the_model_and_is_logged(caplog):
     loads = iter([make_model(), None])
     with serving(lambda: next(loads) or Model(make_pipe(), "v2")) as client:
