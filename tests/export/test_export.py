@@ -20,9 +20,11 @@ pytest.importorskip("onnxruntime")
 
 MONTH = 30 * 86_400.0
 RETRIEVERS = {
-    "dssm": DSSMRetriever(max_epochs=1, embedding_dim=8, dims=(16, 8), random_state=0),
+    "dssm": DSSMRetriever(
+        max_epochs=1, batch_size=300, embedding_dim=8, dims=(16, 8), random_state=0
+    ),
     "youtube": YoutubeDNNRetriever(
-        max_epochs=1, embedding_dim=8, dims=(16,), n_estimators=2, batch_norm=True,
+        max_epochs=1, batch_size=300, embedding_dim=8, dims=(16,), n_estimators=2, batch_norm=True,
         activation="prelu", pooling="attention", trend=MONTH, random_state=0,
     ),
     "items": ItemToItemRetriever(trend=MONTH),

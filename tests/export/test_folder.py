@@ -34,7 +34,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 PLAIN = EVENTS[["user_id", "item_id", "timestamp"]]
-SMALL = {"embedding_dim": 8, "dims": (8,), "max_epochs": 1, "random_state": 0}
+SMALL = {"embedding_dim": 8, "dims": (8,), "max_epochs": 1, "batch_size": 300, "random_state": 0}
 
 
 @pytest.fixture(scope="module")
