@@ -51,7 +51,7 @@ ARROWS = {
         "neighbors", "persistence", "preprocessing", "metrics", "retrieval",
     },
     "__main__": set(),
-    "explore": {"_columns", "_data", "_validation", "explore", "persistence"},
+    "explore": {"_columns", "_data", "_validation", "explore", "metrics", "persistence"},
     "serve": {
         "_arrays", "_columns", "_item_filter", "_schema", "_validation", "persistence", "runtime",
         "serve",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from skmatch.explore._explorer import Explorer
+from skmatch.explore._next_events import read_events
 from skmatch.persistence import load
 
 LOOPBACK = "127.0.0.1"  # histories of users must not be visible to other machines
@@ -28,7 +29,13 @@ def read_arguments(arguments: list[str] | None) -> tuple[Explorer, socket.socket
     parser.add_argument(
         "--items", metavar="items.csv",
         help="a table of items: ids in a column named as in the events, labels in a column title "
-        "or name, and features to filter by, with several values delimited by |",
+        "or name, addresses of images, and features to filter by, with several values delimited "
+        "by |",
+    )  # fmt: skip
+    parser.add_argument(
+        "--events", metavar="test.parquet",
+        help="events after those of the fit, as Parquet or csv: shown beside the lists, and what "
+        "the models' metrics are computed on",
     )  # fmt: skip
     parser.add_argument("--port", type=int, default=8765, help="0 takes any free port")
     options = parser.parse_args(arguments)
@@ -42,7 +49,8 @@ def read_arguments(arguments: list[str] | None) -> tuple[Explorer, socket.socket
         models = {name: load(path) for name, path in zip(names, options.models, strict=True)}
         # Ids are looked up as text.
         items = None if options.items is None else pd.read_csv(options.items, dtype=str)
-        explorer = Explorer(models, items)
+        events = None if options.events is None else read_events(options.events)
+        explorer = Explorer(models, items, events)
     except (OSError, TypeError, ValueError) as error:
         parser.error(str(error))
     try:

@@ -18,9 +18,9 @@ from starlette.routing import Route
 from skmatch.explore._explorer import Explorer, ParameterError
 
 MAX_ROWS = 1000
-# The page may connect to this server only.
+# The page may connect to this server only; images come from where the table of items says.
 POLICY = (
-    "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
+    "default-src 'none'; connect-src 'self'; img-src data:{images}; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
@@ -28,8 +28,10 @@ POLICY = (
 def make_app(explorer: Explorer) -> Starlette:
     page = files("skmatch.explore").joinpath("page.html").read_text(encoding="utf-8")
 
+    policy = POLICY.format(images=" http: https:" if explorer.has_images else "")
+
     async def show_page(request: Request) -> Response:
-        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     search = {"q": _read_text, "limit": _read_count}
     filters = {
@@ -39,6 +41,7 @@ def make_app(explorer: Explorer) -> Starlette:
     routes = [
         Route("/", show_page),
         Route("/api/overview", _endpoint(explorer.overview, {})),
+        Route("/api/metrics", _endpoint(explorer.metrics, {})),
         Route("/api/users", _endpoint(explorer.users, search)),
         Route("/api/items", _endpoint(explorer.items, search)),
         Route(

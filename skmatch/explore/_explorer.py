@@ -12,6 +12,7 @@ from pandas.api.types import is_list_like
 from skmatch._columns import FIRST_KNOWN, Vocabulary
 from skmatch._data import HISTORY, Samples, as_coded
 from skmatch._validation import fitted_retriever, unwrap_searches
+from skmatch.explore._next_events import NextEvents
 
 MAX_VALUES = 500  # features of more distinct texts are not filters
 MAX_NUMBERS = 20  # features of more distinct numbers are filtered by range
@@ -32,7 +33,7 @@ class _Model:
     """A saved estimator and its ids, by their text."""
 
     def __init__(self, name: str, estimator: Any):
-        self.name = name
+        self.name, self.estimator = name, estimator
         self.retriever = fitted_retriever(estimator, "counts_")
         self.schema = self.retriever.schema_
         pipeline = unwrap_searches(estimator)
@@ -72,15 +73,23 @@ class _Model:
 class Explorer:
     """Recommendations and similar items of one or two models, with ids as text.
 
-    `models` holds fitted estimators by name, `items` labels and features of items as text.
+    `models` holds fitted estimators by name, `items` labels, addresses of images and features of
+    items as text, and `events` what users did next.
     """
 
-    def __init__(self, models: dict[str, Any], items: pd.DataFrame | None = None):
+    def __init__(
+        self,
+        models: dict[str, Any],
+        items: pd.DataFrame | None = None,
+        events: pd.DataFrame | None = None,
+    ):
         self._models = [_Model(name, estimator) for name, estimator in models.items()]
         self._users = _union(model.users for model in self._models)
         self._items = _union(model.items for model in self._models)
         self._features: dict[str, dict[str, list]] = {}  # feature -> item -> its values
         self._labels: dict[str, str] = {}
+        self._images: dict[str, str] = {}
+        self._next = None if events is None else NextEvents(events, self._models)
         for model in self._models:
             for feature in model.schema.item_features:
                 values = model.schema.item_values(feature.name)
@@ -110,6 +119,9 @@ class Explorer:
             if name == label:
                 self._labels = {str(item): label for item, label in values.dropna().items()}
                 continue
+            if _are_addresses(values):
+                self._images |= {str(item): url for item, url in values.dropna().items()}
+                continue
             cells = dict(zip(values.index, _read_cells(values), strict=True))
             self._features[str(name)] = self._features.get(str(name), {}) | cells
 
@@ -123,8 +135,20 @@ class Explorer:
             "n_users": len(self._users),
             "examples": list(self._users)[:N_EXAMPLES],
             "n_items": len(self._items),
+            "has_events": self._next is not None,
             "features": [{"name": name, **one} for name, one in self._filters.items()],
         }
+
+    @property
+    def has_images(self) -> bool:
+        """Whether items have images at other hosts."""
+        return bool(self._images)
+
+    def metrics(self) -> dict:
+        """Return the figures of each model on the next events."""
+        if self._next is None:
+            raise ParameterError("events", "There are no next events: start with --events.")
+        return self._next.figures()
 
     def users(self, q: str = "", limit: int = 20) -> dict:
         found = _search(q, {user: user for user in self._users})
@@ -156,10 +180,17 @@ class Explorer:
             else:
                 source, rows = None, []
             answers.append({"model": model.name, "source": source, "items": rows})
+        following = self._next.of(user) if self._next is not None else []
+        for row in (row for answer in answers for row in answer["items"] if following):
+            row["is_hit"] = row["id"] in following
         listed = [{row["id"] for row in answer["items"]} for answer in answers]
         for row in (row for answer in answers for row in answer["items"] if len(answers) > 1):
             row["in_all"] = all(row["id"] in items for items in listed)
-        return {"history": [self._describe(item) for item in history[::-1]], "answers": answers}
+        return {
+            "history": [self._describe(item) for item in history[::-1]],
+            "next": [self._describe(item) for item in following],
+            "answers": answers,
+        }
 
     def explain(
         self, item: str | None = None, user: str | None = None, session: Iterable[str] = ()
@@ -175,9 +206,10 @@ class Explorer:
             if item in model.items:
                 samples = model.read(self._users.get(user or ""), session)
                 for row in model.retriever.explain(samples, [model.items[item]]).itertuples():
-                    is_item = row.kind == "history"
-                    text = self._labels.get(str(row.reason), str(row.reason)) if is_item else None
-                    named = text or (row.kind if row.kind == "popularity" else str(row.reason))
+                    # The kinds "popularity" and "trend" have no further reason.
+                    named = row.kind if pd.isna(row.reason) else str(row.reason)
+                    if row.kind == "history":
+                        named = self._labels.get(named, named)
                     reasons.append(
                         {"kind": row.kind, "reason": named, "contribution": row.contribution}
                     )
@@ -251,8 +283,10 @@ class Explorer:
 
     def _describe(self, item: str) -> dict:
         cells = {name: self._features[name].get(item, []) for name in self._filters}
-        details = [f"{name}: {', '.join(map(_text, cell))}" for name, cell in cells.items() if cell]
-        return {"id": item, "label": self._labels.get(item, item), "details": " · ".join(details)}
+        named = [f"{name}: {', '.join(map(_text, cell))}" for name, cell in cells.items() if cell]
+        label, details = self._labels.get(item, item), " · ".join(named)
+        image = {"image": self._images[item]} if item in self._images else {}
+        return {"id": item, "label": label, "details": details, **image}
 
     def _rows(self, table: pd.DataFrame, column: Any) -> list[dict]:
         ids, scores = table[column].tolist(), table["score"].tolist()
@@ -295,6 +329,12 @@ def _among(model: _Model, allowed: set[str] | None) -> list | None:
     if allowed is None:
         return None
     return [one for text, one in model.items.items() if text in allowed]
+
+
+def _are_addresses(column: pd.Series) -> bool:
+    """Return whether all texts of a column are addresses of the web."""
+    texts = column.dropna()
+    return len(texts) > 0 and bool(texts.str.match(r"https?://\S+$").all())
 
 
 def _values_of(value: Any) -> list:

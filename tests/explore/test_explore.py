@@ -22,6 +22,7 @@ from skmatch import (
     MatchEncoder,
     PopularityRetriever,
     SequenceSampler,
+    evaluate,
     make_match_pipeline,
 )
 from skmatch.__main__ import main as skmatch_command
@@ -178,7 +179,10 @@ def test_reasons_are_those_of_the_models(ask, files, refusal):
     answer = ask("explain", user="3", item="5")
     expected = load(files / "dssm.joblib").explain([3], [5])
     found = answer["answers"][0]["reasons"]
-    assert [one["reason"] for one in found] == [f"<b>Item & {i}</b>" for i in expected["reason"]]
+    assert [one["reason"] for one in found] == [
+        f"<b>Item & {reason}</b>" if kind == "history" else kind
+        for kind, reason in zip(expected["kind"], expected["reason"], strict=True)
+    ]
     assert [one["contribution"] for one in found] == expected["contribution"].tolist()
     assert answer["answers"][1]["reasons"][0]["kind"] == "popularity"
     assert refusal("explain", user="3") == ("item", "item is missing; pass an item id.")
@@ -337,6 +341,8 @@ def test_infinite_numbers_of_items_pass_the_filters_that_they_fit(files, tmp_pat
             ["dssm.joblib", "--items", "foreign.csv"],
             "holds no item of the models in the column 'item_id'",
         ),
+        (["dssm.joblib", "--events", "other.csv"], "events has no column 'item_id'"),
+        (["dssm.joblib", "--events", "nobody.csv"], "no user of the models in 'user_id'"),
         (["dssm.joblib", "--port", "70000"], "--port 70000"),
     ],
 )
@@ -344,7 +350,8 @@ def test_the_command_reports_errors(files, monkeypatch, capsys, arguments, messa
     monkeypatch.chdir(files)
     joblib.dump(load("popular.joblib")[-1], "alone.joblib")
     joblib.dump(DSSMRetriever(), "unfitted.joblib")
-    ITEMS.rename(columns={"item_id": "id"}).to_csv("other.csv")
+    ITEMS.rename(columns={"item_id": "id"}).assign(user_id=1).to_csv("other.csv")
+    EVENTS.assign(user_id="nobody").to_csv("nobody.csv")
     ITEMS.assign(item_id="x").to_csv("foreign.csv")
     with pytest.raises(SystemExit):
         read_arguments(arguments)
@@ -381,6 +388,78 @@ def page(request, browser, address):
     assert complaints == []
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     opened.close()
+
+
+TEST = pd.DataFrame(
+    {"user_id": [3, 3, 4, 77], "item_id": [9, 2, 99, 1], "timestamp": ["2040", "2039"] * 2}
+)
+IMAGES = [f"http://127.0.0.1:9/{number}.png" for number in range(1, 31)]
+
+
+@pytest.fixture(scope="module")
+def address_with_events(files):
+    """Serve both models with images of items, next events and an item that was never seen."""
+    TEST.to_csv(files / "test.csv", index=False)
+    ITEMS.assign(picture=IMAGES).to_csv(files / "pictures.csv", index=False)
+    models = files / "dssm.joblib", files / "popular.joblib"
+    events = "--events", files / "test.csv"
+    with serving(*models, "--items", files / "pictures.csv", *events) as address:
+        yield address
+
+
+def test_next_events_stand_beside_the_lists_and_mark_hits(address_with_events, files):
+    ask = partial(ask_at, address_with_events)
+    answer = ask("recommend", user="3", k=30)
+    assert [item["id"] for item in answer["next"]] == ["2", "9"]  # in the order of time
+    for one in answer["answers"]:
+        hits = {item["id"] for item in one["items"] if item["is_hit"]}
+        assert hits == {"2", "9"} & {item["id"] for item in one["items"]}
+    assert [item["id"] for item in ask("recommend", user="4")["next"]] == ["99"]
+    assert ask("recommend", user="5")["next"] == []
+    assert ask("recommend", ("session", "12"))["next"] == []
+
+
+def test_figures_are_those_of_evaluate(address_with_events, files):
+    answers = ask_at(address_with_events, "metrics")["answers"]
+    known = TEST[TEST["user_id"] != 77].sort_values("timestamp", kind="stable")
+    for one in answers:
+        pipe = load(files / f"{one['model']}.joblib")
+        names = [figure["name"].removesuffix("@10") for figure in one["figures"]]
+        table = evaluate(pipe, known[["user_id", "item_id"]], names, k=10)
+        assert [figure["value"] for figure in one["figures"]] == pytest.approx(
+            table["value"].tolist()
+        )
+        assert one["n_users"] == 2
+    assert {"recall", "ndcg", "coverage", "gini", "novelty"} <= set(names)
+
+
+def test_images_come_from_addresses_alone(address, address_with_events):
+    items = ask_at(address_with_events, "items", q="1", limit=1)["items"]
+    assert items[0]["image"] == IMAGES[0]
+    assert "picture" not in items[0]["details"]
+    for where, policy in ((address, "img-src data:;"), (address_with_events, "http: https:;")):
+        with urlopen(where) as response:
+            assert policy in response.headers["Content-Security-Policy"]
+    assert "image" not in ask_at(address, "items", q="1", limit=1)["items"][0]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1200, 900), (375, 700)])
+def test_page_shows_what_came_next_figures_and_images(browser, address_with_events, width, height):
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.route("**/*.png", lambda route: route.fulfill(status=200, content_type="image/png"))
+    page.goto(f"{address_with_events}?user=3&k=30")
+    page.get_by_role("status").get_by_text("of dssm").wait_for()
+    assert labels(page, "What came next") == ["<b>Item & 2</b>", "<b>Item & 9</b>"]
+    answer = ask_at(address_with_events, "recommend", user="3", k=30)["answers"][0]
+    n_hits = sum(item["is_hit"] for item in answer["items"])
+    assert page.get_by_role("region", name="dssm").get_by_text("came next").count() == n_hits
+    image = page.get_by_role("region", name="dssm").locator("img").first
+    properties = [image.get_attribute(name) for name in ("loading", "referrerpolicy", "alt")]
+    assert properties == ["lazy", "no-referrer", ""]
+    page.get_by_text("How good are they").click()
+    page.get_by_role("rowheader", name="coverage@10").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
 
 
 def labels(page, region):
