@@ -73,7 +73,7 @@ html_theme_options = {
     },
     # Relative: each version of the site is a folder beside the others.
     "switcher": {"json_url": "_static/versions.json", "version_match": version},
-    "navbar_start": ["navbar-logo", "version-switcher"],
+    "navbar_end": ["version-switcher", "theme-switcher"],
     "show_toc_level": 2,
     "navbar_align": "left",
     "header_links_before_dropdown": 6,

@@ -1,6 +1,6 @@
 """
-When will you recommend: within a visit or before the next one?
-===============================================================
+Next event or next visit?
+=========================
 
 "What comes next in this visit?" and "what will the next visit bring?" are different questions, and
 a model that is best at one can be poor at the other. Evaluate with the split that asks yours.
