@@ -176,6 +176,24 @@ def test_measured_figures_are_in_their_sources(page):
     assert figures - GIVEN <= set(re.findall(figure, sources))
 
 
+# Phrases that readers had to read twice, and what to write.
+PHRASES = {
+    r"\b(?:one|once|rows?|events) an? (?:query|fold|row|user|item)\b": "per query",
+    r"\bmade[- ]up\b": "synthetic",
+    r"\b(?:as|will) you will ask\b": "how you will recommend",
+    r"\bevents that you want more of\b": "events that you optimise for",
+    r"\b(?:to|is) be quick\b": "fast, or short",
+    r"\bof your own must\b": "your own must",
+}
+TEXTS = [*PAGES, *GALLERY, *TUTORIALS, ROOT / "README.md", *(ROOT / "skmatch").rglob("*.py")]
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_texts_hold_no_phrase_that_readers_stumbled_over(phrase):
+    found = [path.name for path in TEXTS if re.search(phrase, path.read_text())]
+    assert found == [], f"write: {PHRASES[phrase]}"
+
+
 # What people type into the search box.
 WORDS = [
     "baseline", "basket", "bestsellers", "bought together", "cold start", "coverage", "dislikes",
