@@ -33,7 +33,7 @@ nitpicky = False  # docstrings name types of other packages, whose inventories n
 html_math_renderer = "mathml"
 toc_object_entries_show_parents = "hide"
 autosummary_generate = True
-autodoc_typehints = "none"  # the docstrings say it
+autodoc_typehints = "none"  # docstrings have them
 numpydoc_show_class_members = False  # the template lists them
 numpydoc_xref_param_type = False
 
@@ -100,13 +100,13 @@ def write_math(translator, node):
 
 
 def unlink_metrics(app, page):
-    """Leave NDCG@10 and its like as text: docutils takes them for addresses of mail."""
+    """Leave NDCG@10 and the like as text: docutils takes them for mail addresses."""
     for link in list(page.findall(nodes.reference)):
         if link.get("refuri", "").startswith("mailto:"):
             link.replace_self(nodes.Text(link.astext()))
 
 
 def setup(app):
-    """Register the way of writing formulas, and what is changed in pages that were read."""
+    """Register the renderer of formulas and the change of parsed pages."""
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("doctree-read", unlink_metrics)
