@@ -178,8 +178,8 @@ tried[["param_sequencesampler__gap_rate", "param_dssmretriever__temperature", "n
 # The final model, on the test part
 # ---------------------------------
 #
-# Counts and networks make different errors, so a fusion of both may rank better than either: compare
-# them. Fit all candidates on everything before the test, and look at the test part only now.
+# Counts and networks make different errors, so a fusion of both may rank better than either:
+# compare. Fit all candidates on everything before the test, and look at the test part only now.
 
 pipe.set_params(**best)
 fusion = FusionRetriever([("network", pipe[-1]), ("counts", ItemToItemRetriever())], weights=(1, 1))
