@@ -33,7 +33,7 @@ grid = {
 }
 scorer = make_topk_scorer(["ndcg", "recall"], k=[10, 100])
 search = GridSearchCV(pipe, grid, cv=LeaveLastOut(), scoring=scorer, refit="recall_at_100")
-search.fit(events)
+search = search.fit(events)
 
 # %%
 # The settings with the highest score come first:
