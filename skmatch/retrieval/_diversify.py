@@ -187,14 +187,11 @@ def _choose(
     nearest = np.zeros(score.shape, dtype=np.float32)
     chosen = np.full((len(rows), k), -1)
     if codes is not None:
-        counts = np.zeros((len(rows), codes.max(initial=0) + 2), dtype=np.int64)  # -1: the last
+        counts = np.zeros((len(rows), codes.max(initial=0) + 1), dtype=np.int64)
     for step in range(k):
         value = np.where(open_, relevance - weight * nearest, -np.inf)
         must_be_new = k - step <= n_wanted
         value[must_be_new[:, None] & ~is_new] = -np.inf
-        if codes is not None:
-            full = counts[lists[:, None, None], codes] >= max_per_value
-            value[(full & (codes >= 0)).any(2)] = -np.inf
         best = value.argmax(1)
         found = np.isfinite(value[lists, best])
         chosen[found, step] = rows[lists, best][found]
@@ -207,4 +204,8 @@ def _choose(
             own = codes[lists, best]
             row, column = np.nonzero((own >= 0) & found[:, None])
             np.add.at(counts, (row, own[row, column]), 1)
+            is_full = counts[row, own[row, column]] == max_per_value
+            row, code = row[is_full], own[row, column][is_full]
+            closed, item = np.nonzero((codes[row] == code[:, None, None]).any(2))
+            open_[row[closed], item] = False
     return chosen
