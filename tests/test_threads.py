@@ -33,7 +33,7 @@ RETRIEVERS = {
         [("dssm", DSSMRetriever(**SMALL)), ("items", ItemToItemRetriever())], weights=None
     ),
 }
-N_READERS, N_ROUNDS = 3, 20
+N_READERS, N_ROUNDS = 3, 10
 
 
 @pytest.fixture(autouse=True)

@@ -147,7 +147,7 @@ FIELDS = {
 EVENT = {"user": st.integers(), "item": ITEM | JSON, "time": st.integers()}
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(queries=st.lists(st.fixed_dictionaries({}, optional=FIELDS) | JSON, max_size=3))
 def test_no_body_makes_the_service_fail(queries, writer_of_items):
     headers = {"Content-Type": "application/json"}
