@@ -1,4 +1,4 @@
 """The command ``skmatch serve``: recommendations over HTTP.
 
-It needs the extra `serve`: ``pip install "skmatch[serve]"``.
+It needs the packages of the extra `serve`.
 """
