@@ -214,7 +214,7 @@ WRONG_PARAMETERS = {
     "NaN lr": ({"lr": np.nan}, r"'lr'.*\(0\.0, inf\).*Got nan"),
     "weight_decay": ({"weight_decay": -0.1}, r"'weight_decay'.*\[0\.0, inf\).*Got -0\.1"),
     "dropout": ({"dropout": 1}, r"'dropout'.*\[0\.0, 1\.0\).*Got 1"),
-    "id_dropout": ({"id_dropout": 1}, r"'id_dropout'.*\[0\.0, 1\.0\).*Got 1"),
+    "id_dropout": ({"id_dropout": 1}, r"'id_dropout'.*\[0\.0, 1\.0\).*'auto'.*Got 1"),
     "batch_size": ({"batch_size": 0}, r"'batch_size'.*\[1, inf\).*Got 0"),
     "fractional batch_size": ({"batch_size": 1.5}, r"'batch_size'.*an int.*'auto'.*Got 1\.5"),
     "max_epochs": ({"max_epochs": 0}, r"'max_epochs'.*\[1, inf\).*Got 0"),

@@ -31,6 +31,7 @@ from skmatch.retrieval._training_state import TrainingState, settings_of
 
 # Steps per epoch of batch_size="auto": with fewer steps, small data sets are underfitted.
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
+AUTO_ID_DROPOUT = (0.02, 0.2)  # without and with item features
 # Share of `lr` at which `partial_fit` trains: the full rate overwrites what was learnt before.
 UPDATE_RATE = 0.15
 # More items than are shown: retrieval hands candidates on, and a score at few items is noisier.
@@ -234,7 +235,7 @@ class NeuralFit:
             skip_connection=bool(estimator.skip_connection),
             pooling=estimator.pooling,
             max_length=samples.max_length,
-            id_dropout=float(estimator.id_dropout),
+            id_dropout=_id_dropout(estimator, samples.schema),
             n_estimators=int(estimator.n_estimators),
         )
 
@@ -263,7 +264,7 @@ class NeuralFit:
 
     def _reset_untrained(self, engine: Engine) -> None:
         """Set users and items without events to train on to the vectors of unknown ones."""
-        if self.estimator.id_dropout > 0:
+        if engine.network.config.id_dropout > 0:
             n_users = len(self.samples.schema.users)
             users = np.setdiff1d(np.arange(FIRST_KNOWN, n_users), self.samples.user[self.training])
             items = FIRST_KNOWN + np.flatnonzero(self.samples.sampling.counts == 0)
@@ -284,7 +285,7 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
     trend = estimator._update_trend(samples, weight, counts)
     losses = estimator.loss_curve_
     if len(training):
-        untrained = engine.untrained() if estimator.id_dropout > 0 else None
+        untrained = engine.untrained() if config.id_dropout > 0 else None
         options = make_options(estimator, len(training), is_update=True)
         drawn_by = sampling_counts(samples, training, counts, weight)
         weight = normalised(weight, training)
@@ -368,6 +369,12 @@ def check_vectors(estimator: Any, engine: Engine, samples: Samples) -> None:
     for vectors in (engine.item_vectors(samples.schema), engine.user_vectors(last)):
         if not np.isfinite([vectors.min(), vectors.max()]).all() or not vectors.any():
             raise divergence(estimator, "Vectors are not finite or all zero after the last epoch")
+
+
+def _id_dropout(estimator: Any, schema: Schema) -> float:
+    if estimator.id_dropout != "auto":
+        return float(estimator.id_dropout)
+    return AUTO_ID_DROPOUT[bool(schema.item_features)]
 
 
 def divergence(estimator: Any, what: str) -> FloatingPointError:
