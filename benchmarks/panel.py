@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from _harness import save
+from _harness import RESULTS, save
+from matplotlib.lines import Line2D
 from quality import load
 
 from skmatch import (
@@ -99,6 +101,7 @@ def main() -> None:
                 print("  " + ", ".join(map(as_text, result.values())), flush=True)
     if not options.fast:
         save(f"panel-{options.split}", results)
+        draw(pd.DataFrame(results), RESULTS / f"panel-{options.split}.svg")
     print(as_markdown(pd.DataFrame(results)))
 
 
@@ -159,6 +162,34 @@ def as_markdown(results: pd.DataFrame) -> str:
     for (name, question), cell in table.iterrows():
         lines.append("| " + " | ".join([name, question, *cell[models]]) + " |")
     return "\n".join(lines)
+
+
+def draw(results: pd.DataFrame, path: Path) -> None:
+    """Draw NDCG@10 against the time of a fit, one panel per question and one line per table."""
+    results = results[~results["table"].isin(MADE_UP)]
+    style = {"svg.hashsalt": path.stem, "svg.fonttype": "none"}
+    with plt.style.context(["seaborn-v0_8-colorblind", style]):
+        figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharey=True, layout="constrained")
+        markers = dict(zip(results["model"].unique(), "osD^vP*Xd", strict=False))
+        for axis, (question, of_question) in zip(axes, results.groupby("question"), strict=True):
+            for table, own in of_question.groupby("table"):
+                own = own.sort_values("cpu_seconds")
+                axis.plot(own["cpu_seconds"], own["ndcg_at_10"], lw=1, label=table)
+                color = axis.lines[-1].get_color()
+                for model, one in own.groupby("model"):
+                    axis.plot(one["cpu_seconds"], one["ndcg_at_10"], markers[model], color=color)
+            axis.set(xscale="log", title=question, xlabel="CPU seconds of the fit")
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[0].set_ylabel("NDCG@10")
+        lines = [
+            Line2D([], [], color="k", marker=markers[name], ls="", label=name) for name in markers
+        ]
+        figure.legend(
+            handles=[*axes[0].get_legend_handles_labels()[0], *lines],
+            loc="outside lower center", ncols=4, frameon=False,
+        )  # fmt: skip
+        figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
 
 
 if __name__ == "__main__":
