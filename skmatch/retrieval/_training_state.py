@@ -40,7 +40,7 @@ class TrainingState:
                 raise ValueError(
                     "warm_start=True continues an interrupted fit, which had other events, "
                     "features or sample weights: fit the same, in the same order, or set "
-                    "warm_start=False to start anew."
+                    "warm_start=False to start again."
                 )
             raise ValueError(
                 f"warm_start=True continues an interrupted fit, which had {name}={before!r} and "
