@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -21,7 +21,7 @@ from skmatch._nn.device import isolated, resolve_device
 from skmatch._nn.embedding import INITIAL_STD, EmbeddingTable
 from skmatch._nn.encoders import NetworkConfig
 from skmatch._nn.ensemble import Ensemble, EnsembleTrainer
-from skmatch._nn.features import FeatureSource, FeatureTensor, RaggedTensor
+from skmatch._nn.features import FeatureSource, FeatureTensor, RaggedTensor, unknown_like
 from skmatch._nn.scorer import CosineScorer
 from skmatch._nn.training import SCHEDULES, Objective, Trainer
 from skmatch._schema import Schema
@@ -210,11 +210,20 @@ class Engine:
 
     @isolated()
     @torch.no_grad()
-    def item_vectors(self, schema: Schema, codes: np.ndarray | None = None) -> np.ndarray:
-        """Return the vectors of items, of the whole catalogue where no codes are given."""
+    def item_vectors(
+        self,
+        schema: Schema,
+        codes: np.ndarray | None = None,
+        left_out: tuple[Hashable, ...] = (),
+    ) -> np.ndarray:
+        """Return the vectors of items, of the whole catalogue where no codes are given.
+
+        The values of features that are `left_out` are encoded as unknown.
+        """
         if codes is None:
             codes = np.arange(FIRST_KNOWN, len(schema.items))
-        return self._of_items(schema, codes, self.network.config.width, self.network.encode_items)
+        width, encode = self.network.config.width, self.network.encode_items
+        return self._of_items(schema, codes, width, encode, left_out)
 
     @isolated()
     @torch.no_grad()
@@ -227,15 +236,23 @@ class Engine:
         ]
 
     def _of_items(
-        self, schema: Schema, codes: np.ndarray, width: int, encode: Callable[..., Tensor]
+        self,
+        schema: Schema,
+        codes: np.ndarray,
+        width: int,
+        encode: Callable[..., Tensor],
+        left_out: tuple[Hashable, ...] = (),
     ) -> np.ndarray:
         """Return rows of items, (n_items, width), encoded in blocks."""
         self.network.eval()
         sources, items = self._item_features(schema), self._to_device(codes)
+        unknown = [feature.name in left_out for feature in schema.item_features]
         vectors = torch.empty(len(items), width, dtype=torch.float32, device=self.device)
         blocks = zip(items.split(CATALOGUE_BLOCK), vectors.split(CATALOGUE_BLOCK), strict=True)
         for part, own in blocks:
             features = [source.gather(part, part) for source in sources]
+            for number in np.flatnonzero(unknown):
+                features[number] = unknown_like(features[number])
             own.copy_(encode(part, features))
         return vectors.cpu().numpy()
 

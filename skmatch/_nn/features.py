@@ -59,6 +59,13 @@ def gather_column(column: FeatureTensor, rows: Tensor) -> FeatureTensor:
     return RaggedTensor(column.values[index], offsets, column.longest)
 
 
+def unknown_like(column: FeatureTensor) -> FeatureTensor:
+    """Return as many unknown values: unknown codes, missing numbers, or rows without codes."""
+    if isinstance(column, RaggedTensor):
+        return column._replace(values=column.values[:0], offsets=torch.zeros_like(column.offsets))
+    return torch.full_like(column, torch.nan if column.is_floating_point() else UNKNOWN)
+
+
 def concatenate_ranges(start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
     """Return the concatenated integers of all ranges, and their offsets; synchronises."""
     offsets = torch.zeros(len(length) + 1, dtype=torch.int64, device=start.device)

@@ -52,7 +52,7 @@ class ExplainMixin(ABC):
         candidates: ItemRule | None = None,
         exclude: ItemRule | None = None,
     ) -> Any:
-        """Return what raised the scores of items: events of the history and user features.
+        """Return what raised the scores of items: events of the history, and features.
 
         Parameters
         ----------
@@ -74,10 +74,10 @@ class ExplainMixin(ABC):
         -------
         reasons : DataFrame
             One row per query, item and reason: the user's id, the item's id, ``reason`` (the id of
-            an item of the history, the label of a user feature, or the name of a retriever; text
-            in a frame of another library than pandas),
-            ``kind`` ("history", "feature", "retriever", or "popularity" and "trend", which have no
-            reason) and ``contribution``, in units of the score.
+            an item of the history, the label of a feature, or the name of a retriever; text in a
+            frame of another library than pandas), ``kind`` ("history", "feature" of the user,
+            "item feature", "retriever", or "popularity" and "trend", which have no reason) and
+            ``contribution``, in units of the score.
 
         Notes
         -----
@@ -86,7 +86,11 @@ class ExplainMixin(ABC):
         for an item that is more popular at the time of the query than over all. Of the rest, a
         contribution is the score less what it is once all events of that item, or that feature,
         are left out; these need not add up. Where nothing else is known of the query, the score
-        without the reason counts as 0.
+        without the reason counts as 0. For an "item feature" a neural retriever encodes the
+        explained item with the feature's value unknown; the items of the history keep theirs.
+        Why a member of a fusion values an item is in units of the member's score:
+        ``fusion.named_retrievers_["items"].explain(samples, items)`` returns it, where a
+        pipeline's ``pipe[:-1].transform(queries)`` makes the samples.
         A contribution says what the model used, not what made the user act.
 
         Examples

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 
+from skmatch._arrays import gather_rows, is_known
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
 from skmatch._nn.device import isolated
 from skmatch._nn.encoders import NetworkConfig
@@ -26,7 +27,7 @@ from skmatch._typing import Duration, SampleTable, Table
 from skmatch._validation import check_choice, checked_fit
 from skmatch.neighbors import METHODS, ItemFilter, ItemIndex
 from skmatch.retrieval._base import BaseRetriever
-from skmatch.retrieval._explain import Reasons, joined, reasons_without_label
+from skmatch.retrieval._explain import Reasons, batches, joined, reasons_without_label
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._neural_fit import NeuralFit, update
 from skmatch.retrieval._progress import callbacks_in_first_process
@@ -263,6 +264,8 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
 
     def _reasons(self, samples: Samples, positions: np.ndarray) -> Reasons:
         reasons = super()._reasons(samples, positions)
+        if self.schema_.item_features:
+            reasons = joined(reasons, self._item_feature_reasons(samples, positions))
         if self.trend_ is None:
             return reasons
         added = np.zeros(positions.shape, dtype=np.float32)
@@ -271,6 +274,27 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
             if bias is not None:
                 added[rows] = bias[positions[rows]]
         return joined(reasons, reasons_without_label("trend", added, np.arange(len(samples))))
+
+    def _item_feature_reasons(self, samples: Samples, positions: np.ndarray) -> Reasons:
+        """Return the scores of items less those without each of the items' features."""
+        schema, engine = self.schema_, self._serving_engine()
+        items, index = np.unique(positions, return_inverse=True)
+        index, codes = index.reshape(positions.shape), items + FIRST_KNOWN
+        users = self._encode(samples)
+        parts = []
+        for number, feature in enumerate(schema.item_features):
+            without = engine.item_vectors(schema, codes, left_out=(feature.name,))
+            change = self.item_vectors_[items] - without
+            has_value = is_known(gather_rows(schema.item_table[feature.name], codes))
+            for rows in batches(len(samples), positions.shape[1]):
+                own = index[rows]
+                query, column = np.nonzero(has_value[own])
+                contribution = np.einsum("qd,qid->qi", users[rows], change[own])[query, column]
+                reason = np.full(len(query), -1 - number)
+                parts.append((rows[query], column, reason, contribution))
+        labels = [("item feature", feature.name) for feature in schema.item_features]
+        query, column, reason, contribution = map(np.concatenate, zip(*parts, strict=True))
+        return Reasons(query, column, reason, contribution, labels)
 
     def _bias(self, trend: np.ndarray | None) -> np.ndarray | None:
         """Return what is added to cosines: as logits, they are divided by the temperature."""

@@ -180,7 +180,7 @@ def test_reasons_are_those_of_the_models(ask, files, refusal):
     expected = load(files / "dssm.joblib").explain([3], [5])
     found = answer["answers"][0]["reasons"]
     assert [one["reason"] for one in found] == [
-        f"<b>Item & {reason}</b>" if kind == "history" else kind
+        f"<b>Item & {reason}</b>" if kind == "history" else kind if kind == "trend" else reason
         for kind, reason in zip(expected["kind"], expected["reason"], strict=True)
     ]
     assert [one["contribution"] for one in found] == expected["contribution"].tolist()

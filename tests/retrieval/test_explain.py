@@ -207,8 +207,53 @@ def test_the_event_and_the_feature_that_decide_are_named():
     segment = EVENTS["segment"].iloc[0]
     cold = pd.DataFrame({"user_id": ["new"], "segment": [segment]})
     reasons = dssm.explain(cold, k=1)
-    assert reasons["kind"].unique().tolist() == ["feature"]
+    assert set(reasons["kind"]) == {"feature", "item feature"}
     assert "segment" in reasons["reason"].tolist()
+
+
+@pytest.mark.parametrize("name", ["dssm", "youtube", "two networks"])
+def test_a_contribution_of_an_item_feature_is_the_score_less_that_of_an_item_without_it(name):
+    two = DSSMRetriever(**SMALL, n_estimators=2)
+    pipe = make_match_pipeline(*make_steps(RETRIEVERS.get(name, two))).fit(EVENTS)
+    values = {"category": EVENTS["category"].iloc[0], "price": 3.0, "tags": EVENTS["tags"].iloc[0]}
+    # New items differ by their features only.
+    items = pd.DataFrame([values] * 4).assign(item_id=[1001, 1002, 1003, 1004])
+    for row, feature in enumerate(values, start=1):
+        items.loc[row, feature] = None
+    pipe.add_items(items)
+    reasons = pipe.explain(USERS, [1001, 1002], n_reasons=None)
+    reasons = reasons[reasons["kind"] == "item feature"]
+    assert len(reasons) == len(USERS) * (3 + 2)  # a missing value is no reason
+    own = reasons[reasons["item_id"] == 1001].set_index(["user_id", "reason"])["contribution"]
+    for user in USERS:
+        pairs = pd.DataFrame({"user_id": user, "item_id": items["item_id"]})
+        scores = pipe.score_pairs(pairs)["score"]
+        for row, feature in enumerate(values, start=1):
+            assert own[user, feature] == pytest.approx(scores[0] - scores[row], abs=1e-5)
+
+
+def test_the_item_feature_that_decides_is_named():
+    rng = np.random.default_rng(0)
+    user, item = rng.integers(0, 40, 1200), rng.integers(0, 30, 1200)
+    item = item - item % 2 + user % 2  # odd users read odd items, of the genre "new"
+    events = pd.DataFrame({"user_id": user, "item_id": item})
+    items = pd.DataFrame({"item_id": range(30)})
+    items["genre"] = np.where(items["item_id"] % 2, "new", "old")
+    items["shelf"] = rng.choice(["a", "b", "c"], 30)
+    options = SMALL | {"max_epochs": 20, "batch_size": 64, "init": "random"}
+    encoder = MatchEncoder(time=None, item_features=["genre", "shelf"])
+    pipe = make_match_pipeline(encoder, SequenceSampler(), DSSMRetriever(**options))
+    pipe.fit(events, matchencoder__items=items)
+    pipe.add_items(pd.DataFrame({"item_id": [97], "genre": ["new"], "shelf": ["a"]}))
+    assert pipe.explain([1], [97], n_reasons=1)["reason"].tolist() == ["genre"]
+    reasons = pipe.explain([0], [97], n_reasons=None)
+    assert reasons["reason"].iloc[-1] == "genre"  # it lowered the score of an "old" reader most
+
+
+def test_without_item_features_there_are_no_such_reasons():
+    pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), DSSMRetriever(**SMALL))
+    reasons = pipe.fit(PLAIN).explain(USERS, k=3, n_reasons=None)
+    assert set(reasons["kind"]) <= {"history", "trend"}
 
 
 def test_similar_users_have_the_nearest_vectors():
