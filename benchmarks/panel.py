@@ -57,6 +57,7 @@ def rows() -> dict[str, Callable[[int, bool], Any]]:
 
     return {
         "popularity": lambda seed, fast: PopularityRetriever(),
+        "popular now": lambda seed, fast: PopularityRetriever(half_life="auto"),
         "item-to-item": lambda seed, fast: ItemToItemRetriever(),
         "dssm": dssm,
         "fusion": fusion,
@@ -69,7 +70,7 @@ def rows() -> dict[str, Callable[[int, bool], Any]]:
 
 
 ROWS = rows()
-MAIN = ("popularity", "item-to-item", "dssm", "fusion")
+MAIN = ("popularity", "popular now", "item-to-item", "dssm", "fusion")
 
 
 class Cell(NamedTuple):
