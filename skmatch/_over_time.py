@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 PERIODS_PER_HALF_LIFE = 8
+MIN_PERIODS = 16  # that events span, so that counts as of an earlier time have most events before
 NEGLIGIBLE = 100  # half-lives after which an event no longer counts
 # Both were chosen by the worst of 16 validation splits, see benchmarks/NOTES.md.
 POWER = 0.5  # of the ratio of shares by which scores change
@@ -48,10 +49,15 @@ class CountsOverTime:
 
     @classmethod
     def learn(
-        cls, time: np.ndarray, item: np.ndarray, weight: np.ndarray, half_life: float, n_items: int
+        cls,
+        time: np.ndarray,
+        item: np.ndarray,
+        weight: np.ndarray,
+        half_life: float,
+        width: float,
+        n_items: int,
     ) -> Self:
-        """Count events, given the positions of their items."""
-        width = half_life / PERIODS_PER_HALF_LIFE
+        """Count events, given the positions of their items, in periods of a width."""
         end, period = np.unique(np.ceil(time / width) * width, return_inverse=True)
         decayed = weight * 0.5 ** ((end[period] - time) / half_life)
         latest = float(time.max(initial=-np.inf))
@@ -96,6 +102,12 @@ class CountsOverTime:
         if not len(self.end):
             return counts
         return counts * 0.5 ** ((self.latest - self.end[-1]) / self.half_life)
+
+
+def period_width(half_life: float, span: float) -> float:
+    """Return the width of the periods in which events that span a length of time are counted."""
+    width = half_life / PERIODS_PER_HALF_LIFE
+    return min(width, span / MIN_PERIODS) if span else width
 
 
 def _summed(

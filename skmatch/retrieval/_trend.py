@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from skmatch._data import FIRST_KNOWN, Samples
-from skmatch._over_time import CountsOverTime, shares_of, trend_of
+from skmatch._over_time import CountsOverTime, period_width, shares_of, trend_of
 from skmatch._ranking import top_k
 from skmatch._typing import Duration
 from skmatch._validation import read_duration
@@ -121,13 +122,21 @@ def count_further(
     """Return the counts with further events."""
     if known is None:
         return None
-    return CountsOverTime.merged([known, _count(samples, weight, known.half_life)])
+    further = _count(samples, weight, known.half_life, known.end)
+    return CountsOverTime.merged([known, further])
 
 
-def _count(samples: Samples, weight: np.ndarray | None, half_life: float) -> CountsOverTime:
-    n_items = len(samples.schema.items.values)
-    events = _blocks(samples, weight)
-    return CountsOverTime.merged([CountsOverTime.learn(*own, half_life, n_items) for own in events])
+def _count(
+    samples: Samples, weight: np.ndarray | None, half_life: float, known: ArrayLike = ()
+) -> CountsOverTime:
+    """Count events over time, given the times of known ones."""
+    assert samples.time is not None
+    times = np.append(samples.time.astype(float), known)
+    width = period_width(half_life, float(np.ptp(times)) if len(times) else 0.0)
+    own = half_life, width, len(samples.schema.items.values)
+    return CountsOverTime.merged(
+        [CountsOverTime.learn(*events, *own) for events in _blocks(samples, weight)]
+    )
 
 
 def _blocks(

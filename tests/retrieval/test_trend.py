@@ -84,6 +84,26 @@ def test_nothing_after_a_query_changes_what_it_gets(cut, half_life, has_weights)
     np.testing.assert_allclose(*scores, rtol=1e-5)
 
 
+@pytest.mark.parametrize("grown", [False, True])
+@pytest.mark.parametrize("name", [*RETRIEVERS, "popular"])
+def test_a_half_life_beyond_the_events_counts_what_was_before_a_query(name, grown):
+    table = EVENTS.assign(timestamp=pd.Timestamp("2024-01-01") + pd.to_timedelta(EVENTS.index, "h"))
+    if name == "popular":
+        retriever = PopularityRetriever(half_life="36500D", k=300, exclude_seen=False)
+    else:
+        retriever = RETRIEVERS[name](trend="36500D", k=300, exclude_seen=False)
+    first, later = (table[:3000], table[3000:]) if grown else (table, table[:0])
+    retriever.fit(first)
+    if grown:
+        retriever.partial_fit(later)
+    query = pd.DataFrame({"user_id": [-1], "timestamp": [table["timestamp"][2000]]})
+    scores = retriever.recommend(query).set_index("item_id")["score"]
+    factor = scores[retriever.item_ids_] / retriever.popularity_
+    before = np.isin(retriever.item_ids_, table["item_id"][:1500])
+    after = ~np.isin(retriever.item_ids_, table["item_id"][:2000])
+    assert factor[before].min() > 1.2 > 0.9 > factor[after].max()
+
+
 def test_the_half_life_is_found():
     quick = PopularityRetriever(half_life="auto").fit(EVENTS)
     assert quick.half_life_ < 100 / 8  # fashions last for 5 days
