@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Collection, Hashable
 from contextlib import suppress
 from itertools import combinations
-from numbers import Real
 from typing import Any, NamedTuple, TypeVar, cast
 
 import narwhals as nw
@@ -428,18 +427,3 @@ def fitted_retriever(estimator: Any, attribute: str) -> Any:
             "fitted pipeline that ends in one, or a fitted search over one with refit=True."
         )
     return retriever
-
-
-def read_duration(name: str, value: Any, is_datetime: bool) -> float:
-    """Return a length of time as `read_times` counts it: nanoseconds where times are datetimes."""
-    is_number = isinstance(value, Real) and not isinstance(value, (bool, np.timedelta64))
-    length: float = np.nan
-    if is_datetime and not is_number:  # a number would be read as nanoseconds
-        with suppress(TypeError, ValueError):
-            length = float(pd.Timedelta(value).value)
-    elif is_number and not is_datetime:
-        length = float(value)
-    if not 0 < length < np.inf:
-        kind = "a pandas.Timedelta or text such as '7D'" if is_datetime else "a number"
-        raise ValueError(f"{name}={value!r} is not a length of time above 0: use {kind}.")
-    return length

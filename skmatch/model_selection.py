@@ -15,6 +15,7 @@ import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 
 from skmatch._columns import order_by_code
+from skmatch._durations import as_timedelta
 from skmatch._typing import Duration, Label, PlainEvents
 from skmatch._validation import (
     DEFAULT_TIME,
@@ -409,11 +410,7 @@ def _read_duration(name: str, value: Any, times: pd.Index) -> Any:
     if isinstance(times, pd.DatetimeIndex):
         zero = pd.Timedelta(0)
         wanted = "a pandas.Timedelta or text such as '7D', as the times are datetimes"
-        if is_number and value == 0:
-            length = zero
-        elif not is_number:  # would be read as nanoseconds
-            with suppress(TypeError, ValueError):
-                length = pd.Timedelta(value)
+        length = zero if is_number and value == 0 else as_timedelta(value)
     else:
         wanted = "a number, as the times are numbers"
         length = value if is_number else None

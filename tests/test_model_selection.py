@@ -469,6 +469,7 @@ DATES = pd.date_range("2024-01-01", periods=10)
         (NUMBERS, {"gap": None}, "gap=None is not a length of time: use a number"),
         (NUMBERS, {"window": "2D"}, "window='2D' is not a length of time: use a number"),
         (NUMBERS, {"window": pd.Timedelta("2D")}, "window=.* use a number"),
+        (DATES, {"window": "2"}, r"window='2' .*use a pandas.Timedelta or text such as '7D'"),
         (DATES, {"gap": 2}, r"gap=2 .*use a pandas.Timedelta or text such as '7D'"),
         (DATES, {"gap": "soon"}, r"gap='soon' .*use a pandas.Timedelta"),
         (DATES, {"window": pd.NaT}, r"window=NaT .*use a pandas.Timedelta"),

@@ -9,8 +9,8 @@ import numpy as np
 
 from skmatch._arrays import count_before
 from skmatch._data import index_dtype
+from skmatch._durations import read_duration
 from skmatch._files import allocate, blocks
-from skmatch._validation import read_duration
 from skmatch.preprocessing._time_order import in_blocks
 
 N_BINS = 256  # of the histogram of pauses

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from skmatch._data import FIRST_KNOWN, Samples
+from skmatch._durations import read_duration
 from skmatch._over_time import CountsOverTime, period_width, shares_of, trend_of
 from skmatch._ranking import top_k
 from skmatch._typing import Duration
-from skmatch._validation import read_duration
 from skmatch.neighbors import ItemFilter
 from skmatch.retrieval._base import count_items, rank_alike
 

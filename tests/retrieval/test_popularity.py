@@ -71,7 +71,15 @@ def test_observed_events_do_not_count():
 
 @pytest.mark.parametrize(
     ("events", "half_life"),
-    [(NUMBERS, "10D"), (NUMBERS, 0), (NUMBERS, -1.0), (DAYS, 10), (DAYS, "soon"), (ZONED, 10)],
+    [
+        (NUMBERS, "10D"),
+        (NUMBERS, 0),
+        (NUMBERS, -1.0),
+        (DAYS, 10),
+        (DAYS, "10"),
+        (DAYS, "soon"),
+        (ZONED, 10),
+    ],
 )
 def test_wrong_lengths_of_time_raise(events, half_life):
     with pytest.raises(ValueError, match=r"half_life=.* is not a length of time above 0"):
