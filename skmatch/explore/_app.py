@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
@@ -34,10 +33,7 @@ def make_app(explorer: Explorer) -> Starlette:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     search = {"q": _read_text, "limit": _read_count}
-    filters = {
-        "k": _read_count, "feature": _read_text, "value": _read_text, "min": _read_number,
-        "max": _read_number,
-    }  # fmt: skip
+    filters = {"k": _read_count, "filter": list}
     routes = [
         Route("/", show_page),
         Route("/api/overview", _endpoint(explorer.overview, {})),
@@ -96,13 +92,3 @@ def _read_count(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_ROWS):
         raise ParameterError(name, f"{name}={text!r} must be an integer from 1 to {MAX_ROWS}.")
     return int(text)
-
-
-def _read_number(name: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ParameterError(name, f"{name}={text!r} is not a number; pass one such as 3.5.")
-    return number

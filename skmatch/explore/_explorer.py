@@ -160,11 +160,15 @@ class Explorer:
         return {"items": [self._describe(item) for item in found[:limit]], "total": len(found)}
 
     def recommend(
-        self, user: str | None = None, session: Iterable[str] = (), k: int = 10, **filters: Any
+        self,
+        user: str | None = None,
+        session: Iterable[str] = (),
+        k: int = 10,
+        filter: Iterable[str] = (),
     ) -> dict:
         """Return the history of a user or session and the recommendations of each model."""
         session = self._read_who(user, session)
-        allowed = self._allowed(**filters)
+        allowed = self._allowed(filter)
         history: list[str] = []
         answers: list[dict[str, Any]] = []
         for model in self._models:
@@ -227,11 +231,11 @@ class Explorer:
             self._require_item("session", item)
         return session
 
-    def similar(self, item: str | None = None, k: int = 10, **filters: Any) -> dict:
+    def similar(self, item: str | None = None, k: int = 10, filter: Iterable[str] = ()) -> dict:
         if item is None:
             raise ParameterError("item", "item is missing; pass an item id.")
         self._require_item("item", item)
-        allowed = self._allowed(**filters)
+        allowed = self._allowed(filter)
         answers = []
         for model in self._models:
             found, rows = _among(model, allowed), []
@@ -246,39 +250,34 @@ class Explorer:
         if item not in self._items:
             raise ParameterError(parameter, f"{parameter}={item!r} is unknown; search /api/items.")
 
-    def _allowed(
-        self,
-        feature: str | None = None,
-        value: str | None = None,
-        min: float | None = None,
-        max: float | None = None,
-    ) -> set[str] | None:
-        """Return the items that a filter allows, or None for all."""
-        bounds = {"min": min, "max": max}
-        given = [name for name, one in {"value": value, **bounds}.items() if one is not None]
-        if feature is None:
-            if given:
-                raise ParameterError(given[0], f"{given[0]} needs feature, which it filters.")
-            return None
-        choices = self._filters.get(feature)
-        if choices is None:
-            known = ", ".join(map(repr, self._filters)) or "none"
-            raise ParameterError(
-                "feature", f"feature={feature!r} is unknown; the filters are: {known}."
-            )
-        cells = self._features[feature].items()
+    def _allowed(self, filters: Iterable[str]) -> set[str] | None:
+        """Return the items that filters allow, or None for all.
+
+        A filter is "feature:value", or "feature:from..to" for numbers. Filters of one feature are
+        alternatives; an item must fit one of them for each feature.
+        """
+        allowed: dict[str, set[str]] = {}
+        for text in filters:
+            names = [name for name in self._filters if text.startswith(f"{name}:")]
+            if not names:
+                known = ", ".join(map(repr, self._filters)) or "none"
+                raise ParameterError(
+                    "filter",
+                    f"filter={text!r} names no feature to filter by; pass feature:value, where the "
+                    f"features are: {known}.",
+                )
+            name = max(names, key=len)  # a name may hold a colon
+            value = text[len(name) + 1 :]
+            allowed.setdefault(name, set()).update(self._items_with(name, value))
+        return set.intersection(*allowed.values()) if allowed else None
+
+    def _items_with(self, feature: str, value: str) -> set[str]:
+        cells, choices = self._features[feature].items(), self._filters[feature]
         if "values" in choices:
-            if given != ["value"]:
-                raise ParameterError("value", f"The feature {feature!r} needs value only.")
-            if value is None or value not in choices["values"]:
-                raise ParameterError("value", f"No item has {value!r} as {feature!r}.")
-            return {item for item, cell in cells if value in [_text(one) for one in cell]}
-        if not given or "value" in given:
-            raise ParameterError("min", f"The feature {feature!r} needs min, max or both.")
-        low = -np.inf if min is None else min
-        high = np.inf if max is None else max
-        if low > high:
-            raise ParameterError("min", f"min={low:g} is above max={high:g}.")
+            if value not in choices["values"]:
+                raise ParameterError("filter", f"No item has {value!r} as {feature!r}.")
+            return {item for item, cell in cells if value in map(_text, cell)}
+        low, high = _read_range(feature, value)
         return {item for item, cell in cells if any(low <= one <= high for one in cell)}
 
     def _describe(self, item: str) -> dict:
@@ -349,6 +348,24 @@ def _read_cells(column: pd.Series) -> list[list]:
         return [_values_of(number) for number in numbers.astype(float)]
     texts = column.fillna("").str.split(DELIMITER, regex=False)
     return [[part for part in parts if part] for parts in texts]
+
+
+def _read_range(feature: str, text: str) -> tuple[float, float]:
+    """Return the bounds that "from..to", "from.." or "..to" stands for."""
+    first, dots, last = text.partition("..")
+    try:
+        low, high = float(first or "-inf"), float(last or "inf")
+    except ValueError:
+        low = high = np.nan
+    if not (first or last) or not dots or np.isnan([low, high]).any():
+        raise ParameterError(
+            "filter",
+            f"{text!r} is no range of {feature!r}; pass from..to with numbers, such as 3.5..7, or "
+            "only one of the two.",
+        )
+    if low > high:
+        raise ParameterError("filter", f"{feature!r} from {low:g} to {high:g} is empty.")
+    return low, high
 
 
 def _text(value: Any) -> str:

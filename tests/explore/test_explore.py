@@ -206,24 +206,28 @@ def test_neighbours_are_those_of_the_models(ask, files):
 @pytest.mark.parametrize(
     ("filters", "allowed"),
     [
-        ({"feature": "colour", "value": "blue"}, set(range(1, 31, 2))),
-        ({"feature": "year", "min": "2000"}, set(range(11, 31))),
-        ({"feature": "year", "min": "2000", "max": "2004.5"}, set(range(11, 16))),
+        (["colour:blue"], set(range(1, 31, 2))),
+        (["year:2000.."], set(range(11, 31))),
+        (["year:2000..2004.5"], set(range(11, 16))),
+        (["colour:blue", "colour:green"], set(range(1, 31))),
+        (["colour:blue", "year:2000..2004"], {11, 13, 15}),
+        (["year:..1991", "colour:red", "year:2018.."], {1, 29}),
     ],
 )
-def test_a_filter_limits_the_candidates(ask, filters, allowed):
+def test_values_of_a_feature_are_alternatives_and_features_narrow_each_other(ask, filters, allowed):
     texts = {str(item) for item in allowed}
+    chosen = [("filter", text) for text in filters]
     seen = set(EVENTS.loc[EVENTS["user_id"] == 3, "item_id"].astype(str))
-    for answer in ask("recommend", user="3", k=30, **filters)["answers"]:
+    for answer in ask("recommend", *chosen, user="3", k=30)["answers"]:
         assert set(ids(answer)) == texts - seen
-    for answer in ask("similar", item="5", k=30, **filters)["answers"]:
+    for answer in ask("similar", *chosen, item="5", k=30)["answers"]:
         assert set(ids(answer)) == texts - {"5"}
 
 
 def test_a_feature_of_the_model_is_a_filter_too(ask):
     category = EVENTS["category"].iloc[0]
     latest = EVENTS.groupby("item_id")["category"].last()
-    answer = ask("similar", item="5", k=30, feature="category", value=category)["answers"][0]
+    answer = ask("similar", item="5", k=30, filter=f"category:{category}")["answers"][0]
     expected = set(latest.index[latest == category].astype(str)) - {"5"}
     assert set(ids(answer)) == expected
 
@@ -242,18 +246,13 @@ def test_a_feature_of_the_model_is_a_filter_too(ask):
         ("recommend", {"user": "3", "k": "9" * 99}, "k", "from 1 to 1000"),
         ("similar", {}, "item", "item is missing"),
         ("similar", {"item": "<x>"}, "item", "item='<x>' is unknown"),
-        (
-            "similar",
-            {"item": "5", "feature": "size"},
-            "feature",
-            "the filters are: 'category', 'colour'",
-        ),
-        ("similar", {"item": "5", "value": "red"}, "value", "value needs feature"),
-        ("similar", {"item": "5", "feature": "colour"}, "value", "needs value"),
-        ("similar", {"item": "5", "feature": "colour", "value": "x"}, "value", "No item has 'x'"),
-        ("similar", {"item": "5", "feature": "year"}, "min", "needs min, max or both"),
-        ("similar", {"item": "5", "feature": "year", "min": "nan"}, "min", "is not a number"),
-        ("similar", {"item": "5", "feature": "year", "min": "9", "max": "1"}, "min", "above max=1"),
+        ("similar", {"item": "5", "filter": "size:5"}, "filter", "features are: 'category', 'col"),
+        ("similar", {"item": "5", "filter": "colour"}, "filter", "'colour' names no feature"),
+        ("similar", {"item": "5", "filter": "colour:x"}, "filter", "No item has 'x' as 'colour'"),
+        ("similar", {"item": "5", "filter": "year:2000"}, "filter", "'2000' is no range of 'year'"),
+        ("similar", {"item": "5", "filter": "year:.."}, "filter", "'..' is no range of 'year'"),
+        ("similar", {"item": "5", "filter": "year:nan.."}, "filter", "'nan..' is no range"),
+        ("similar", {"item": "5", "filter": "year:9..1"}, "filter", "from 9 to 1 is empty"),
     ],
 )
 def test_errors_name_the_parameter(refusal, path, parameters, parameter, message):
@@ -319,13 +318,13 @@ def test_infinite_numbers_of_items_pass_the_filters_that_they_fit(files, tmp_pat
         features = {one.pop("name"): one for one in ask_at(address, "overview")["features"]}
         assert features["price"] == {"min": 0, "max": 25}
 
-        def similar(**filters):
-            answer = ask_at(address, "similar", item="9", k=30, feature="price", **filters)
+        def similar(prices):
+            answer = ask_at(address, "similar", item="9", k=30, filter=f"price:{prices}")
             return set(ids(answer["answers"][0]))
 
-        assert similar(min=24) == {"1", "3", "29", "30"}
-        assert similar(max=1) == {"2", "5", "6"}
-        assert similar(min=24, max=25) == {"29", "30"}
+        assert similar("24..") == {"1", "3", "29", "30"}
+        assert similar("..1") == {"2", "5", "6"}
+        assert similar("24..25") == {"29", "30"}
 
 
 @pytest.mark.parametrize(
@@ -498,13 +497,74 @@ def test_page_shows_a_filtered_session(page, ask):
         page.get_by_label("Add an item").fill(text)
         page.get_by_role("button", name="Add", exact=True).click()
         page.get_by_role("button", name="Remove").nth(number - 1).wait_for()
-    page.get_by_label("Feature").select_option("colour")
-    page.get_by_label("Value").select_option("blue")
+    page.get_by_text("colour: any").click()
+    page.get_by_label("blue").check()
     page.get_by_role("button", name="Show").click()
     page.get_by_role("status").get_by_text("of dssm").wait_for()
     assert labels(page, "History") == ["<b>Item & 7</b>", "<b>Item & 12</b>"]
-    answer = ask("recommend", ("session", "12"), ("session", "7"), feature="colour", value="blue")
+    answer = ask("recommend", ("session", "12"), ("session", "7"), filter="colour:blue")
     assert labels(page, "dssm") == titles(answer["answers"][0]["items"])
+
+
+def test_page_filters_by_several_values_with_the_keyboard_and_in_a_link(page, ask):
+    for name in ("colour", "year"):
+        page.locator("summary", has_text=name).focus()
+        page.keyboard.press("Enter")
+    colours = page.get_by_role("group", name="colour")
+    for value in ("blue", "green"):
+        colours.get_by_label(value).focus()
+        page.keyboard.press("Space")
+    page.get_by_label("From").fill("2010")
+    page.get_by_label("User id").fill("3")
+    page.keyboard.press("Enter")
+    page.get_by_role("status").get_by_text("of dssm").wait_for()
+    filters = [("filter", text) for text in ("colour:blue", "colour:green", "year:2010..")]
+    expected = titles(ask("recommend", *filters, user="3")["answers"][0]["items"])
+    assert labels(page, "dssm") == expected
+    page.reload()
+    page.get_by_role("status").get_by_text("of dssm").wait_for()
+    assert labels(page, "dssm") == expected
+    page.get_by_text("colour: blue or green").wait_for()
+    page.get_by_text("year: from 2010").wait_for()
+    page.get_by_role("button", name="Clear").click()
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+    page.get_by_role("button", name="Show", exact=True).click()
+    page.get_by_role("status").get_by_text("10 of dssm").wait_for()
+    assert "filter" not in page.url
+    assert labels(page, "dssm") == titles(ask("recommend", user="3")["answers"][0]["items"])
+
+
+def test_page_searches_the_values_of_a_feature_with_many(page, ask):
+    values = ask("overview")["features"][0]["values"]
+    page.get_by_text("category: any").click()
+    page.get_by_label("Search category").fill(f"{values[-1].upper()} ")
+    shown = page.get_by_role("group", name="category").get_by_role("checkbox")
+    shown.nth(1).wait_for(state="hidden")
+    shown.check()
+    page.get_by_label("Search category").fill("")
+    assert shown.count() == len(values)
+    page.get_by_text(f"category: {values[-1]}").wait_for()
+    page.get_by_label("User id").fill("3")
+    page.get_by_role("button", name="Show", exact=True).click()
+    page.get_by_role("status").get_by_text("of dssm").wait_for()
+    expected = ask("recommend", user="3", filter=f"category:{values[-1]}")["answers"][0]["items"]
+    assert labels(page, "dssm") == titles(expected)
+
+
+def test_page_names_a_filter_of_a_link_that_does_not_exist(page, address):
+    page.goto(f"{address}?user=3&filter=colour:blue&filter=colour:pink")
+    page.get_by_role("alert").get_by_text("cannot filter by “colour:pink”").wait_for()
+    page.goto(address)
+
+
+def test_page_shows_a_wrong_number_of_a_closed_filter(page):
+    page.get_by_text("year: any").click()
+    page.get_by_label("From").press_sequentially("1e")  # the beginning of a number
+    page.locator("summary", has_text="year").click()
+    page.get_by_label("User id").fill("3")
+    page.keyboard.press("Enter")
+    page.locator("details[open]", has_text="From").wait_for()
+    page.get_by_label("From").fill("2000")
 
 
 def test_page_explains_shares_and_saves_what_an_example_shows(page, ask):
