@@ -140,10 +140,11 @@ class Vocabulary:
         except (TypeError, ValueError, OverflowError):
             differs = np.ones(len(column), dtype=bool)
         if differs.any():
+            known = f", such as {self.values[:1].tolist()[0]!r}" if len(self.values) else ""
             raise ValueError(
                 f"Column {column.name!r} holds {column[differs].tolist()[0]!r}, but the fitted "
-                f"values have dtype {self.dtype}, such as {self.values[:1].tolist()}: convert the "
-                "column to that dtype, or fit again."
+                f"values have dtype {self.dtype}{known}: convert the column to that dtype, or fit "
+                "again."
             )
         return same
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -98,6 +98,7 @@ class ItemFilter(NamedTuple):
     @classmethod
     def without_seen(cls, samples: Samples, exclude_seen: bool) -> ItemFilter:
         """Return a filter that excludes the items seen by the users of samples, or nothing."""
+        check_exclude_seen(exclude_seen)
         return cls(exclude=(ItemLists.seen_by(samples),) if exclude_seen else ())
 
     def gather(self, queries: np.ndarray) -> ItemFilter:
@@ -147,3 +148,13 @@ def _columns(codes: np.ndarray, column_of: np.ndarray | None) -> np.ndarray:
     if column_of is not None:
         return column_of[codes]
     return np.subtract(codes, FIRST_KNOWN, dtype=np.int64)  # faster to index with than int32
+
+
+def check_exclude_seen(exclude_seen: Any) -> bool:
+    """Return whether to exclude seen items; raise if that is no boolean."""
+    if not isinstance(exclude_seen, (bool, np.bool_)):
+        raise ValueError(
+            f"exclude_seen={exclude_seen!r} is not a boolean: pass True, False or None, which "
+            "takes the retriever's own."
+        )
+    return bool(exclude_seen)

@@ -35,7 +35,7 @@ class CountsOverTime:
     offsets : ndarray of shape (n_periods + 1,), int64
     items : ndarray of shape (n_counts,), int32
         Positions of items.
-    counts : ndarray of shape (n_counts,), float32
+    counts : ndarray of shape (n_counts,), float64
         Counts of the events of a period, as of its end.
     """
 
@@ -119,7 +119,7 @@ def _summed(
     period, item = np.divmod(keys, n_items)
     offsets = np.searchsorted(period, np.arange(n_periods + 1))
     counts = np.bincount(index, count, minlength=len(keys))
-    return offsets, item.astype(np.int32), counts.astype(np.float32)
+    return offsets, item.astype(np.int32), counts
 
 
 def shares_of(counts: np.ndarray) -> np.ndarray:

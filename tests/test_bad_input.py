@@ -7,6 +7,7 @@ import datetime as dt
 import decimal
 import re
 import uuid
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -556,6 +557,18 @@ def test_wrong_k(fitted, k):
         fitted.similar_items(["a"], k=k)
 
 
+@pytest.mark.parametrize("exclude_seen", ["no", 0, 1.0, [True]], ids=repr)
+def test_wrong_exclude_seen(fitted, exclude_seen):
+    for call in (fitted.recommend, partial(fitted.predict, QUERIES), partial(fitted.score, EVENTS)):
+        with says(rf"exclude_seen={re.escape(repr(exclude_seen))} .*pass True, False or None"):
+            call(exclude_seen=exclude_seen)
+
+
+def test_items_observed_in_another_dtype(fitted):
+    with says(r"'item_id' holds 5, but the fitted values have dtype \w+: convert the column"):
+        fitted.observe(EVENTS.assign(item_id=5))
+
+
 @pytest.mark.parametrize("ids", ["ann", 5, {"ann"}, {"ann": 1}], ids=repr)
 def test_ids_come_in_a_list(fitted, ids):
     for call in (fitted.recommend, fitted.similar_items):
@@ -923,6 +936,7 @@ def test_weights_of_any_size(cls, scale):
     scaled = cls(**SMALL).fit(EVENTS, sample_weight=np.full(7, scale))
     np.testing.assert_array_equal(scaled.item_vectors_, plain.item_vectors_)
     assert scaled.loss_curve_ == plain.loss_curve_
+    pd.testing.assert_frame_equal(scaled.recommend(QUERIES), plain.recommend(QUERIES))
 
 
 # Names, ids and tables that would be ignored

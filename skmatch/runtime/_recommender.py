@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from skmatch._item_filter import check_exclude_seen
 from skmatch.runtime._files import Files
 from skmatch.runtime._filters import read_filter
 from skmatch.runtime._models import make_model
@@ -120,9 +121,15 @@ class Recommender:
                 f"k={k!r} must be an integer number of items: use an integer of at least 1."
             )
         queries = self._reader.read(X)
-        leave_out = self.manifest_["exclude_seen"] if exclude_seen is None else exclude_seen
+        exclude_seen = self.manifest_["exclude_seen"] if exclude_seen is None else exclude_seen
+        leave_out = check_exclude_seen(exclude_seen)
         allowed = read_filter(
-            candidates, exclude, bool(leave_out), queries, self._reader.users, self._items
+            candidates,
+            exclude,
+            check_exclude_seen(leave_out),
+            queries,
+            self._reader.users,
+            self._items,
         )
         positions, scores, source, named = self._model.search(queries, int(k), allowed)
         found = positions >= 0

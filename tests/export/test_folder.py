@@ -190,6 +190,8 @@ def test_without_histories_known_users_bring_theirs(dssm, tmp_path):
         recommender.recommend(["new", "u1"])
     assert set(recommender.recommend(["new"])["source"]) == {"popularity"}
     queries = {"user_id": ["u1", "new"], "history": [ITEMS[:3].tolist(), None]}
+    with pytest.raises(ValueError, match=r"exclude_seen='no' is not a boolean"):
+        recommender.recommend(queries, exclude_seen="no")
     expected = dssm.recommend(pd.DataFrame(queries), exclude_seen=False)
     assert_same(recommender.recommend(queries, exclude_seen=False), expected)
 
