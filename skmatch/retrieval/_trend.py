@@ -130,8 +130,7 @@ def _count(
     samples: Samples, weight: np.ndarray | None, half_life: float, known: ArrayLike = ()
 ) -> CountsOverTime:
     """Count events over time, given the times of known ones."""
-    assert samples.time is not None
-    times = np.append(samples.time.astype(float), known)
+    times = np.append(_first_and_last(samples, weight), known)
     width = period_width(half_life, float(np.ptp(times)) if len(times) else 0.0)
     own = half_life, width, len(samples.schema.items.values)
     return CountsOverTime.merged(
@@ -152,17 +151,23 @@ def _blocks(
         yield samples.time[rows][counted].astype(float), item[counted], own[counted]
 
 
+def _first_and_last(samples: Samples, weight: np.ndarray | None) -> np.ndarray:
+    """Return the times of the first and of the last event of each block that count."""
+    times = [time for time, _, _ in _blocks(samples, weight) if len(time)]
+    return np.array([one for time in times for one in (time.min(), time.max())])
+
+
 def find_half_life(samples: Samples, weight: np.ndarray | None) -> float | None:
     """Return the half-life whose counts rank the events of the next period best, or None.
 
     The candidates are None, which counts all events alike, and 1/2, 1/4, ... of the time that the
     events span. Each is judged by the mean discounted gain of the events among its first 100 items.
     """
-    assert samples.time is not None
-    start = float(samples.time.min())
-    span = float(samples.time.max()) - start
+    times = _first_and_last(samples, weight)
+    span = float(np.ptp(times)) if len(times) else 0.0
     if span == 0:
         return None
+    start = times.min()
     frequent = np.argsort(-count_items(samples, weight), kind="stable")[:N_ITEMS]
     column = np.full(len(samples.schema.items.values), -1)
     column[frequent] = np.arange(len(frequent))

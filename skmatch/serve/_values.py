@@ -161,12 +161,14 @@ class TimeReader:
                 moment = datetime.datetime.fromisoformat(value)
             except ValueError:
                 moment = None
-        is_valid = moment is not None and moment.year in _YEARS
-        if not is_valid or (moment.tzinfo is not None) != is_zoned:  # type: ignore[union-attr]
+        if moment is None or (moment.tzinfo is not None) != is_zoned:
             form = "2026-05-01T12:00:00" + ("+02:00" if is_zoned else "")
             with_zone = f"{'with' if is_zoned else 'without'} a time zone"
             raise invalid(name, f"{name} must be a date and time {with_zone}, such as {form!r}.")
-        return moment.astimezone(datetime.UTC) if is_zoned else moment  # type: ignore[union-attr]
+        if moment.year not in _YEARS:
+            years = f"{_YEARS[0]} to {_YEARS[-1]}"
+            raise invalid(name, f"{name} is {value!r}: send a time of the years {years}.")
+        return moment.astimezone(datetime.UTC) if is_zoned else moment
 
 
 def to_float(value: Any) -> float:

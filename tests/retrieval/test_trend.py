@@ -115,6 +115,16 @@ def test_the_half_life_is_found():
     assert by_date.half_life_ == pytest.approx(quick.half_life_ * 86400e9)
 
 
+@pytest.mark.parametrize("time", [-1e6, 1e6])
+def test_an_event_without_weight_changes_no_half_life(time):
+    odd = EVENTS[:1].assign(timestamp=time)
+    table, weight = pd.concat([EVENTS, odd]), np.append(np.ones(len(EVENTS)), 0)
+    expected = PopularityRetriever(half_life="auto").fit(EVENTS)
+    found = PopularityRetriever(half_life="auto").fit(table, sample_weight=weight)
+    assert found.half_life_ == expected.half_life_
+    np.testing.assert_array_equal(found.popularity_, expected.popularity_)
+
+
 def test_without_times_there_is_no_trend():
     table = EVENTS.drop(columns="timestamp")
     assert PopularityRetriever(half_life="auto").fit(table).half_life_ is None

@@ -97,6 +97,8 @@ def test_times_texts_and_history_features_reach_the_model(tmp_path):
     assert answers[0]["items"] != answers[1]["items"]
     (error,) = model.recommend([Query(user="u3", time="2026-01-05")])
     assert "with a time zone" in str(error)
+    (error,) = model.recommend([Query(user="u3", time="9999-12-31T00:00:00Z")])
+    assert "'9999-12-31T00:00:00Z': send a time of the years 1678 to 2261" in str(error)
 
 
 @pytest.mark.parametrize(
