@@ -211,9 +211,11 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
                 if isinstance(member, str):
                     check_choice(f"The retriever {name!r}", member, ("drop",))
                 elif not isinstance(member, BaseRetriever):
+                    is_class = isinstance(member, type)
+                    kind = f"the class {member.__name__}" if is_class else type(member).__name__
                     raise TypeError(
-                        f"The member {name!r} is a {type(member).__name__}: pass a retriever, or "
-                        "'drop' to leave it out."
+                        f"The member {name!r} is {kind}: pass a retriever, such as "
+                        "ItemToItemRetriever(), or 'drop' to leave it out."
                     )
         members = self._members()
         if not members:

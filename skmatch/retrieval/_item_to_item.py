@@ -56,7 +56,8 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
         The same for queries that begin a visit.
     smoothing : float, default=10.0
         Number of events by popularity that are added to the counts of each item: items with few
-        events are followed by popular ones.
+        events are followed by popular ones. With weights, a sum of weights: weights whose mean is
+        far from 1 need another value, or division by their mean.
     n_neighbors : int or None, default=None
         Number of items that are kept per item, those counted most often; None keeps all.
     {trend}

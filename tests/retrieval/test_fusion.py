@@ -342,6 +342,7 @@ POPULAR = PopularityRetriever()
         ({"weights": [1, np.nan]}, r"weights=\[1, nan\] does not weigh"),
         ({"weights": [1, np.inf]}, r"weights=\[1, inf\] does not weigh"),
         ({"weights": ["x", "y"]}, r"weights=\['x', 'y'\] does not weigh"),
+        ({"retrievers": [("a", PopularityRetriever)]}, "is the class PopularityRetriever: pass"),
         ({"rule": "votes"}, "rule"),
         ({"n_candidates": 0}, "n_candidates"),
     ],
