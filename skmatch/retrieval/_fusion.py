@@ -212,7 +212,9 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
                     check_choice(f"The retriever {name!r}", member, ("drop",))
                 elif not isinstance(member, BaseRetriever):
                     is_class = isinstance(member, type)
-                    kind = f"the class {member.__name__}" if is_class else type(member).__name__
+                    kind = (
+                        f"the class {member.__name__}" if is_class else f"a {type(member).__name__}"
+                    )
                     raise TypeError(
                         f"The member {name!r} is {kind}: pass a retriever, such as "
                         "ItemToItemRetriever(), or 'drop' to leave it out."
