@@ -82,9 +82,9 @@ class CountsOverTime:
         return replace(self, n_items=n_items)
 
     def n_ended(self, time: np.ndarray) -> np.ndarray:
-        """Return how many periods have ended at each time: all, from the latest event on."""
-        n_ended = np.searchsorted(self.end, time, side="right")
-        return np.where(time >= self.latest, len(self.end), n_ended)
+        """Return how many periods have ended before each time: all, after the latest event."""
+        n_ended = np.searchsorted(self.end, time, side="left")
+        return np.where(time > self.latest, len(self.end), n_ended)
 
     def after(self, n_ended: int) -> np.ndarray:
         """Return the counts of items once so many periods have ended, (n_items,)."""

@@ -30,7 +30,7 @@ exclude_seen : bool, default=True
 TREND = """\
 trend : duration, "auto" or None, default="auto"
     Half-life of the popularity that scores follow, in the unit of the times or as a timedelta for
-    datetimes: an item whose share of the events of late, up to the time of the query, is twice its
+    datetimes: an item whose share of the events of late, before the time of the query, is twice its
     share of all events becomes 1.4 times as likely. "auto" takes the half-life by which popularity
     ranks the next events best, see `PopularityRetriever`. None, or events without times: no trend.
     Queries without a time are as of the latest event that was trained on."""
