@@ -126,7 +126,7 @@ KILLING = """if True:
     n_kills, n_resumed = 0, 0
     while n_kills < 20:
         child = start()
-        time.sleep(random.uniform(0, duration))
+        time.sleep(random.uniform(0, 1.5 * duration))  # a busy machine slows later fits
         if is_through(child):
             ended = json.loads(result.read_text())
             assert ended["weights"] == expected
