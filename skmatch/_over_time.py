@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -13,6 +14,7 @@ NEGLIGIBLE = 100  # half-lives after which an event no longer counts
 # Both were chosen by the worst of 16 validation splits, see benchmarks/NOTES.md.
 POWER = 0.5  # of the ratio of shares by which scores change
 PRIOR = 0.5  # of the mean share, added to shares: a single event makes no trend
+FEW = 0.1  # of the usual counts, added to counts by popularity
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +105,28 @@ class CountsOverTime:
             return counts
         return counts * 0.5 ** ((self.latest - self.end[-1]) / self.half_life)
 
+    def trend(self, counts: np.ndarray, popularity: np.ndarray) -> np.ndarray:
+        """Return the logarithm of what scores are multiplied by, (n_items,), float32.
+
+        That is the ratio of the items' shares of counts to their popularity, to the power of 0.5.
+        Times with hardly any events, such as after a wrong date, have no trend.
+        """
+        few = FEW * self._usual_count
+        share = (counts + few * popularity) / max(counts.sum() + few, np.finfo(float).tiny)
+        prior = PRIOR / len(counts)
+        return (POWER * np.log((share + prior) / (popularity + prior))).astype(np.float32)
+
+    @cached_property
+    def _usual_count(self) -> float:
+        """The mean of summed counts over time, without the first and last hundredth of events."""
+        if not len(self.end):
+            return 1.0
+        counts = np.add.reduceat(self.counts, self.offsets[:-1], dtype=float)
+        total = counts.sum()
+        first, last = np.searchsorted(np.cumsum(counts), [0.01 * total, 0.99 * total])
+        span = self.end[min(last, len(self.end) - 1)] - self.end[first]
+        return total * min(1.0, self.half_life / np.log(2) / max(span, np.finfo(float).tiny))
+
 
 def period_width(half_life: float, span: float) -> float:
     """Return the width of the periods in which events that span a length of time are counted."""
@@ -125,15 +149,3 @@ def _summed(
 def shares_of(counts: np.ndarray) -> np.ndarray:
     """Return counts as shares of their sum, float32."""
     return (counts / max(counts.sum(), np.finfo(float).tiny)).astype(np.float32)
-
-
-def trend_of(counts: np.ndarray, popularity: np.ndarray) -> np.ndarray:
-    """Return the logarithm of what scores are multiplied by, (n_items,), float32.
-
-    That is the ratio of the items' shares of counts to their popularity, to the power of 0.5.
-    """
-    if not counts.any():  # nothing is known of that time
-        return np.zeros(len(counts), dtype=np.float32)
-    prior = PRIOR / len(counts)
-    ratio = (shares_of(counts) + prior) / (popularity + prior)
-    return (POWER * np.log(ratio)).astype(np.float32)

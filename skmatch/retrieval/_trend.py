@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from skmatch._data import FIRST_KNOWN, Samples
 from skmatch._durations import read_duration
-from skmatch._over_time import CountsOverTime, period_width, shares_of, trend_of
+from skmatch._over_time import CountsOverTime, period_width, shares_of
 from skmatch._ranking import top_k
 from skmatch._typing import Duration
 from skmatch.neighbors import ItemFilter
@@ -22,6 +22,7 @@ N_PERIODS = 512  # in which half-lives are compared
 N_HALF_LIVES = 8
 N_ITEMS = 20_000  # the most frequent ones, by which half-lives are compared
 N_RANKED = 100
+OUTLIERS = 0.005, 0.995  # quantiles of times beyond which events may have wrong dates
 
 
 class TrendMixin:
@@ -53,8 +54,14 @@ class TrendMixin:
 
     def _trends(self, samples: Samples) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
         """Return the trend at each time of queries, (n_items,), and the queries of that time."""
-        for counts, rows in counts_at(self.counts_over_time_, samples):
-            yield self.trend_ if counts is None else trend_of(counts, self.popularity_), rows
+        over_time = self.counts_over_time_
+        for counts, rows in counts_at(over_time, samples):
+            yield (
+                self.trend_
+                if counts is None or over_time is None
+                else over_time.trend(counts, self.popularity_),
+                rows,
+            )
 
     def _most_popular(
         self, samples: Samples, k: int, allowed: ItemFilter
@@ -77,7 +84,7 @@ class TrendMixin:
 
 
 def _as_learnt(over_time: CountsOverTime | None, counts: np.ndarray) -> dict[str, Any]:
-    trend = None if over_time is None else trend_of(over_time.now(), shares_of(counts))
+    trend = None if over_time is None else over_time.trend(over_time.now(), shares_of(counts))
     return {"counts_over_time_": over_time, "trend_": trend}
 
 
@@ -163,17 +170,20 @@ def find_half_life(samples: Samples, weight: np.ndarray | None) -> float | None:
     The candidates are None, which counts all events alike, and 1/2, 1/4, ... of the time that the
     events span. Each is judged by the mean discounted gain of the events among its first 100 items.
     """
-    times = _first_and_last(samples, weight)
-    span = float(np.ptp(times)) if len(times) else 0.0
+    step = max(1, len(samples) // BLOCK_ROWS)
+    times = np.concatenate([time[::step] for time, _, _ in _blocks(samples, weight)])
+    if not len(times):
+        return None
+    start, stop = np.quantile(times, OUTLIERS)  # a wrong date would stretch the time
+    span = float(stop - start)
     if span == 0:
         return None
-    start = times.min()
     frequent = np.argsort(-count_items(samples, weight), kind="stable")[:N_ITEMS]
     column = np.full(len(samples.schema.items.values), -1)
     column[frequent] = np.arange(len(frequent))
     events = csr_array((N_PERIODS, len(frequent)))
     for time, item, own in _blocks(samples, weight):
-        period = np.minimum((time - start) / span * N_PERIODS, N_PERIODS - 1).astype(int)
+        period = np.clip((time - start) / span * N_PERIODS, 0, N_PERIODS - 1).astype(int)
         kept = column[item] >= 0
         index = period[kept], column[item[kept]]
         events = events + csr_array((own[kept], index), shape=events.shape)

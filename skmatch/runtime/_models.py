@@ -10,7 +10,7 @@ import numpy as np
 
 from skmatch._arrays import PADDING, RaggedArray, concatenate_ranges
 from skmatch._item_filter import ItemFilter
-from skmatch._over_time import CountsOverTime, shares_of, trend_of
+from skmatch._over_time import CountsOverTime, shares_of
 from skmatch._quantised import Int8Vectors, n_to_rescore, rescored
 from skmatch._ranking import LEAST_PRIOR, merge_lists, positive_shares, top_k, weighted_events
 from skmatch.runtime._files import Files
@@ -41,7 +41,9 @@ class Model(ABC):
 
     def trend(self, counts: np.ndarray | None) -> np.ndarray | None:
         """Return the logarithm of what scores are multiplied by; without counts, that of now."""
-        return self.trend_now if counts is None else trend_of(counts, self.popularity)
+        if counts is None or self.over_time is None:
+            return self.trend_now
+        return self.over_time.trend(counts, self.popularity)
 
     def popularity_with(self, counts: np.ndarray | None) -> np.ndarray:
         """Return the popularity of items given the counts of late; without counts, that of now."""
