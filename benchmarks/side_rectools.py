@@ -82,7 +82,7 @@ def evaluation(clock: Clock, inputs: Path, seed: int) -> dict[str, float]:
     )
     held_out = pd.DataFrame({Columns.User: users, Columns.Item: data["test_item"]})
     metrics = {
-        f"{name}@{k}": CLASSES[name](k, divide_by_achievable=True)
+        f"{name}_at_{k}": CLASSES[name](k, divide_by_achievable=True)
         if name == "ndcg"
         else CLASSES[name](k)
         for name in METRICS

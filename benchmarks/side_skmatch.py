@@ -210,7 +210,7 @@ def evaluation_functions(clock: Clock, inputs: Path, seed: int) -> dict[str, flo
 
     def call() -> dict[str, float]:
         return {
-            f"{name}@{k}": getattr(skmatch_metrics, f"{name}_at_k")(held_out, ranking, k)
+            f"{name}_at_{k}": getattr(skmatch_metrics, f"{name}_at_k")(held_out, ranking, k)
             for name in METRICS
             for k in CUTOFFS
         }
