@@ -564,6 +564,9 @@ def test_wrong_exclude_seen(fitted, exclude_seen):
             call(exclude_seen=exclude_seen)
 
 
+@pytest.mark.skipif(
+    pd.Series(["text"]).dtype == object, reason="before pandas 3 texts are objects, as any id is"
+)
 def test_items_observed_in_another_dtype(fitted):
     with says(r"'item_id' holds 5, but the fitted values have dtype \w+: convert the column"):
         fitted.observe(EVENTS.assign(item_id=5))
