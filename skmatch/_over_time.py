@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -11,10 +12,10 @@ import numpy as np
 PERIODS_PER_HALF_LIFE = 8
 MIN_PERIODS = 16  # that events span, so that counts as of an earlier time have most events before
 NEGLIGIBLE = 100  # half-lives after which an event no longer counts
-# Both were chosen by the worst of 16 validation splits, see benchmarks/NOTES.md.
+# Chosen by the worst of the validation splits in benchmarks/NOTES.md.
 POWER = 0.5  # of the ratio of shares by which scores change
-PRIOR = 0.5  # of the mean share, added to shares: a single event makes no trend
-FEW = 0.1  # of the usual counts, added to counts by popularity
+PRIOR = 0.5  # of the mean share, added to both shares
+FEW = 0.1  # of the usual counts, added to counts by popularity: a single event makes no trend
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,13 @@ class CountsOverTime:
         """Return how many periods have ended before each time: all, after the latest event."""
         n_ended = np.searchsorted(self.end, time, side="left")
         return np.where(time > self.latest, len(self.end), n_ended)
+
+    def by_time(self, time: np.ndarray) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
+        """Yield the counts as of each distinct time, None for now, and the rows of that time."""
+        n_ended = self.n_ended(time)
+        for number in np.unique(n_ended):
+            counts = None if number == len(self.end) else self.after(number)
+            yield counts, np.flatnonzero(n_ended == number)
 
     def after(self, n_ended: int) -> np.ndarray:
         """Return the counts of items once so many periods have ended, (n_items,)."""

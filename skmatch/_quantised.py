@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skmatch._ranking import top_k
+from skmatch._ranking import best_found
 
 _BLOCK = 2**18  # numbers that are converted at a time: 1 MiB, which stays in the cache
 _MARGIN = 100  # further items that are scored exactly, at least as many as are wanted
@@ -51,10 +51,4 @@ def rescored(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the best `k` of the positions found, (n_queries, n_found), by their exact scores."""
     found = np.sort(found, axis=1)  # of equal scores, the first item first
-    scores = np.einsum("qd,qfd->qf", queries, vectors[found]).astype(np.float32)
-    if bias is not None:
-        scores += bias[found]
-    scores[found < 0] = -np.inf
-    best, best_scores = top_k(scores, k)
-    positions = np.take_along_axis(found, np.maximum(best, 0), axis=1)
-    return np.where(best < 0, -1, positions), best_scores
+    return best_found(found, found >= 0, queries, vectors, k, bias)

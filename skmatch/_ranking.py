@@ -61,6 +61,24 @@ def _top_k_of_blocks(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray
     return np.where(best < 0, -1, found), best_scores
 
 
+def best_found(
+    found: np.ndarray,
+    is_allowed: np.ndarray,
+    queries: np.ndarray,
+    vectors: np.ndarray,
+    k: int,
+    bias: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best `k` of the allowed positions, (n_queries, n_found), padded with -1."""
+    scores = np.einsum("qd,qfd->qf", queries, vectors[found]).astype(np.float32)
+    if bias is not None:
+        scores += bias[found]
+    scores[~is_allowed] = -np.inf
+    best, best_scores = top_k(scores, k)
+    positions = np.take_along_axis(found, np.maximum(best, 0), axis=1)
+    return np.where(best < 0, -1, positions), best_scores
+
+
 def merge_lists(
     lists: list[tuple[np.ndarray, np.ndarray]], k: int, weights: np.ndarray, by_rank: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

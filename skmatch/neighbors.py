@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from skmatch._arrays import FIRST_KNOWN, is_in
 from skmatch._item_filter import ItemFilter, ItemLists
 from skmatch._quantised import Int8Vectors, n_to_rescore, rescored
-from skmatch._ranking import top_k
+from skmatch._ranking import best_found, top_k
 from skmatch._sklearn import n_threads
 from skmatch._validation import check_choice, check_k
 
@@ -253,13 +253,8 @@ class ItemIndex:
         bias: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the best `k` of the positions found for each query, padded with -1."""
-        scores = np.einsum("qd,qfd->qf", queries, self.vectors_[found]).astype(np.float32)
-        if bias is not None:
-            scores += bias[found]
-        scores[(found < 0) | ~allowed._permits(found, len(self.vectors_))] = -np.inf
-        best, best_scores = top_k(scores, k)
-        positions = np.take_along_axis(found, np.maximum(best, 0), axis=1)
-        return np.where(best < 0, -1, positions), best_scores
+        is_allowed = (found >= 0) & allowed._permits(found, len(self.vectors_))
+        return best_found(found, is_allowed, queries, self.vectors_, k, bias)
 
     def _search_all(
         self, queries: np.ndarray, k: int, allowed: ItemFilter, bias: np.ndarray | None

@@ -193,11 +193,24 @@ class BaseRetriever(
         self, samples: Samples, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return positions and scores of the most popular items, (n_queries, k)."""
-        return rank_alike(self.popularity_, len(samples), k, allowed)
+        positions = np.empty((len(samples), k), dtype=np.int64)
+        scores = np.empty((len(samples), k), dtype=np.float32)
+        for popularity, rows in self._popularity_over_time(samples):
+            index = ItemIndex().fit(popularity[:, None])
+            alike = np.ones((len(rows), 1), dtype=np.float32)
+            positions[rows], scores[rows] = index.search(alike, k, allowed.gather(rows))
+        return positions, scores
 
     def _popularity_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
         """Return the popularity of items, (n_queries, n_wanted)."""
-        return self.popularity_[positions]
+        scores = np.empty(positions.shape, dtype=np.float32)
+        for popularity, rows in self._popularity_over_time(samples):
+            scores[rows] = popularity[positions[rows]]
+        return scores
+
+    def _popularity_over_time(self, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the popularity of all items at each time of queries, and the queries of it."""
+        yield self.popularity_, np.arange(len(samples))
 
     def _score_items(
         self, samples: Samples, positions: np.ndarray, allowed: ItemFilter
@@ -365,14 +378,6 @@ def training_weight(
 def count_items(samples: Samples, weight: np.ndarray | None) -> np.ndarray:
     """Return the number of events of each item, or the sum of their weights."""
     return count_codes(samples.item, len(samples.schema.items), weight)[FIRST_KNOWN:].astype(float)
-
-
-def rank_alike(
-    scores: np.ndarray, n_queries: int, k: int, allowed: ItemFilter
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions and scores of the best items, whose scores are those for all queries."""
-    index = ItemIndex().fit(scores[:, None])
-    return index.search(np.ones((n_queries, 1), dtype=np.float32), k, allowed)
 
 
 def popularity_of(counts: np.ndarray) -> dict[str, np.ndarray]:

@@ -255,12 +255,16 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
         return positions, scores
 
     def _scores_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
-        scores = super()._scores_of(samples, positions)
+        return super()._scores_of(samples, positions) + self._trend_part(samples, positions)
+
+    def _trend_part(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
+        """Return what the trend adds to the scores of items, (n_queries, n_wanted)."""
+        added = np.zeros(positions.shape, dtype=np.float32)
         for trend, rows in self._trends(samples):
             bias = self._bias(trend)
             if bias is not None:
-                scores[rows] += bias[positions[rows]]
-        return scores
+                added[rows] = bias[positions[rows]]
+        return added
 
     def _reasons(self, samples: Samples, positions: np.ndarray) -> Reasons:
         reasons = super()._reasons(samples, positions)
@@ -268,11 +272,7 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
             reasons = joined(reasons, self._item_feature_reasons(samples, positions))
         if self.trend_ is None:
             return reasons
-        added = np.zeros(positions.shape, dtype=np.float32)
-        for trend, rows in self._trends(samples):
-            bias = self._bias(trend)
-            if bias is not None:
-                added[rows] = bias[positions[rows]]
+        added = self._trend_part(samples, positions)
         return joined(reasons, reasons_without_label("trend", added, np.arange(len(samples))))
 
     def _item_feature_reasons(self, samples: Samples, positions: np.ndarray) -> Reasons:

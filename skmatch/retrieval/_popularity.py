@@ -12,8 +12,8 @@ from skmatch._data import CatalogueRows, Samples
 from skmatch._over_time import CountsOverTime, shares_of
 from skmatch._sklearn import Interval
 from skmatch._typing import Duration
-from skmatch.neighbors import ItemFilter, ItemIndex
-from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of, rank_alike
+from skmatch.neighbors import ItemIndex
+from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import POPULARITY
 from skmatch.retrieval._shared_docs import with_shared_docs
@@ -101,24 +101,7 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         own = {"counts_over_time_": over_time, "item_vectors_": vectors, "index_": index}
         return learnt | own
 
-    def _most_popular(
-        self, samples: Samples, k: int, allowed: ItemFilter
-    ) -> tuple[np.ndarray, np.ndarray]:
-        positions = np.empty((len(samples), k), dtype=np.int64)
-        scores = np.empty((len(samples), k), dtype=np.float32)
-        for popularity, rows in self._over_time(samples):
-            found = rank_alike(popularity, len(rows), k, allowed.gather(rows))
-            positions[rows], scores[rows] = found
-        return positions, scores
-
-    def _popularity_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
-        scores = np.empty(positions.shape, dtype=np.float32)
-        for popularity, rows in self._over_time(samples):
-            scores[rows] = popularity[positions[rows]]
-        return scores
-
-    def _over_time(self, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Return the popularity of items at each time of queries, and the queries of that time."""
+    def _popularity_over_time(self, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for counts, rows in counts_at(self.counts_over_time_, samples):
             yield self.popularity_ if counts is None else shares_of(counts), rows
 

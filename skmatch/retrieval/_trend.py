@@ -14,8 +14,7 @@ from skmatch._durations import read_duration
 from skmatch._over_time import CountsOverTime, period_width, shares_of
 from skmatch._ranking import top_k
 from skmatch._typing import Duration
-from skmatch.neighbors import ItemFilter
-from skmatch.retrieval._base import count_items, rank_alike
+from skmatch.retrieval._base import count_items
 
 BLOCK_ROWS = 2**18  # events that are counted at a time
 N_PERIODS = 512  # in which half-lives are compared
@@ -53,34 +52,17 @@ class TrendMixin:
         return _as_learnt(over_time and over_time.resized(len(counts)), counts)
 
     def _trends(self, samples: Samples) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
-        """Return the trend at each time of queries, (n_items,), and the queries of that time."""
+        """Yield the trend at each time of queries, (n_items,), and the queries of that time."""
         over_time = self.counts_over_time_
         for counts, rows in counts_at(over_time, samples):
-            yield (
-                self.trend_
-                if counts is None or over_time is None
-                else over_time.trend(counts, self.popularity_),
-                rows,
-            )
+            if counts is None or over_time is None:
+                yield self.trend_, rows
+            else:
+                yield over_time.trend(counts, self.popularity_), rows
 
-    def _most_popular(
-        self, samples: Samples, k: int, allowed: ItemFilter
-    ) -> tuple[np.ndarray, np.ndarray]:
-        positions = np.empty((len(samples), k), dtype=np.int64)
-        scores = np.empty((len(samples), k), dtype=np.float32)
+    def _popularity_over_time(self, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for trend, rows in self._trends(samples):
-            own = self._popularity_with(trend), len(rows), k, allowed.gather(rows)
-            positions[rows], scores[rows] = rank_alike(*own)
-        return positions, scores
-
-    def _popularity_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
-        scores = np.empty(positions.shape, dtype=np.float32)
-        for trend, rows in self._trends(samples):
-            scores[rows] = self._popularity_with(trend)[positions[rows]]
-        return scores
-
-    def _popularity_with(self, trend: np.ndarray | None) -> np.ndarray:
-        return self.popularity_ if trend is None else self.popularity_ * np.exp(trend)
+            yield self.popularity_ if trend is None else self.popularity_ * np.exp(trend), rows
 
 
 def _as_learnt(over_time: CountsOverTime | None, counts: np.ndarray) -> dict[str, Any]:
@@ -91,14 +73,11 @@ def _as_learnt(over_time: CountsOverTime | None, counts: np.ndarray) -> dict[str
 def counts_at(
     over_time: CountsOverTime | None, samples: Samples
 ) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
-    """Return the counts at each time of queries, None for now, and the queries of that time."""
+    """Yield the counts at each time of queries, None for now, and the queries of that time."""
     if over_time is None or samples.time is None:
         yield None, np.arange(len(samples))
-        return
-    n_ended = over_time.n_ended(samples.time)
-    for number in np.unique(n_ended):
-        counts = None if number == len(over_time.end) else over_time.after(number)
-        yield counts, np.flatnonzero(n_ended == number)
+    else:
+        yield from over_time.by_time(samples.time)
 
 
 def count_over_time(

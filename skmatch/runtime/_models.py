@@ -67,10 +67,7 @@ class Model(ABC):
             return find(queries, k, allowed, None)
         positions = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        n_ended = self.over_time.n_ended(queries.time)
-        for number in np.unique(n_ended):
-            rows = np.flatnonzero(n_ended == number)
-            counts = None if number == len(self.over_time.end) else self.over_time.after(number)
+        for counts, rows in self.over_time.by_time(queries.time):
             found = find(queries.gather(rows), k, allowed.gather(rows), counts)
             positions[rows], scores[rows] = found
         return positions, scores

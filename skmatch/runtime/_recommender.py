@@ -122,11 +122,10 @@ class Recommender:
             )
         queries = self._reader.read(X)
         exclude_seen = self.manifest_["exclude_seen"] if exclude_seen is None else exclude_seen
-        leave_out = check_exclude_seen(exclude_seen)
         allowed = read_filter(
             candidates,
             exclude,
-            check_exclude_seen(leave_out),
+            check_exclude_seen(exclude_seen),
             queries,
             self._reader.users,
             self._items,
