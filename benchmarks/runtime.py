@@ -58,8 +58,8 @@ def cpu_seconds(who: int = resource.RUSAGE_SELF) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def time_first_answer(folder: Path, user: str) -> None:
-    """Print what a fresh process takes to its first answer."""
+def time_first_response(folder: Path, user: str) -> None:
+    """Print what a fresh process takes to its first response."""
     command = [sys.executable, "-c", FIRST_ANSWER, str(folder), user]
     walls, cpus = [], []
     for _ in range(5):
@@ -68,7 +68,7 @@ def time_first_answer(folder: Path, user: str) -> None:
         walls.append(time.perf_counter() - start)
         cpus.append(cpu_seconds(resource.RUSAGE_CHILDREN) - cpu)
     print(
-        f"  fresh process to the first answer: {np.median(walls):.2f} s, of CPU "
+        f"  fresh process to the first response: {np.median(walls):.2f} s, of CPU "
         f"{np.median(cpus):.2f} s; {float(done.stdout):.0f} MiB, of which at most "
         f"{size_of(folder) / 2**20:.0f} MiB are the files"
     )
@@ -93,7 +93,7 @@ def measure(n_items: int, n_queries: int, parent: Path) -> None:
             f"  runtime, {quantize or 'float32':8} {taken}; in one call of {MANY} {cpu:.3f} ms of "
             "CPU each"
         )
-        time_first_answer(folder, users[0])
+        time_first_response(folder, users[0])
 
 
 def measure_recall(path: str, parent: Path) -> None:

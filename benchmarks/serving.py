@@ -124,7 +124,7 @@ class Client(asyncio.Protocol):
 
 
 class Load:
-    """The answers that clients got."""
+    """The responses that clients got."""
 
     def __init__(self, n_clients: int):
         self.n_open, self.is_over = n_clients, False
@@ -139,9 +139,9 @@ class Load:
             self.failed[str(status)] += 1
         elif start >= self.begin:
             self.seconds.append(now - start)
-            answer = json.loads(body)
-            assert len(answer["items"]) == len(answer["scores"])
-            self.models.add(answer.get("model", ""))
+            response = json.loads(body)
+            assert len(response["items"]) == len(response["scores"])
+            self.models.add(response.get("model", ""))
 
 
 async def run_load(port: int, n_clients: int, seconds: float, during: Any = None) -> Load:
@@ -199,7 +199,7 @@ def measure_reloads(command: list[str], models: list[Path], options: argparse.Na
         before = sum(server.cpu_times()[:2])
         load = asyncio.run(run_load(port, options.clients, options.seconds, reload))
         cpu = sum(server.cpu_times()[:2]) - before
-        report(f"10 reloads, answers of {len(load.models)} models", load, server, cpu,
+        report(f"10 reloads, responses of {len(load.models)} models", load, server, cpu,
                options.seconds)  # fmt: skip
 
 

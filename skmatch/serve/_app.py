@@ -172,12 +172,12 @@ class Service:
     def make_app(self, hosts: Sequence[str] = ("127.0.0.1", "localhost")) -> Starlette:
         """Return the application, for requests to the given host names."""
         endpoints = [
-            ("POST", "/recommend", self._answer_recommend),
-            ("GET", "/health", self._answer_health),
-            ("GET", "/metrics", self._answer_metrics),
+            ("POST", "/recommend", self._handle_recommend),
+            ("GET", "/health", self._handle_health),
+            ("GET", "/metrics", self._handle_metrics),
         ]
         if self._observes:
-            endpoints.append(("POST", "/observe", self._answer_observe))
+            endpoints.append(("POST", "/observe", self._handle_observe))
         paths = ", ".join(f"{method} {path}" for method, path, _ in endpoints)
 
         async def unknown(request: Request, error: Exception) -> Response:
@@ -217,19 +217,19 @@ class Service:
 
         return Route(path, endpoint, methods=[method])
 
-    async def _answer_recommend(self, request: Request) -> Response:
+    async def _handle_recommend(self, request: Request) -> Response:
         query = read_query(await _read_body(request))
         return _json(await self._queries.submit(query))
 
-    async def _answer_observe(self, request: Request) -> Response:
+    async def _handle_observe(self, request: Request) -> Response:
         events = read_events(await _read_body(request))
         return _json(await self._writes.submit(events))
 
-    async def _answer_health(self, request: Request) -> Response:
+    async def _handle_health(self, request: Request) -> Response:
         loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._loaded_at))
         return _json({"status": "ok", "model": self.model.version, "loaded": loaded})
 
-    async def _answer_metrics(self, request: Request) -> Response:
+    async def _handle_metrics(self, request: Request) -> Response:
         return Response(self.metrics.to_text(), headers={"Content-Type": Metrics.content_type})
 
 

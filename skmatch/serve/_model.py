@@ -1,4 +1,4 @@
-"""`Model`: answers batches of queries, each as if it were alone."""
+"""`Model`: responds to batches of queries, each as if it were alone."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ class Model(ABC):
                     f"The ids of {role} are of a type that JSON does not have: convert them to "
                     "text or integers before fit."
                 )
-        (answer,) = self.recommend([Query(user=users[0] if users else None)])
-        if isinstance(answer, Exception):
-            raise ValueError(f"The model cannot recommend: {answer}") from answer
+        (response,) = self.recommend([Query(user=users[0] if users else None)])
+        if isinstance(response, Exception):
+            raise ValueError(f"The model cannot recommend: {response}") from response
 
     def recommend(self, queries: Sequence[Query]) -> list[dict[str, Any] | Exception]:
-        """Return the answer or the error of each query; those with the same `k` share a search."""
-        answers: dict[int, dict[str, Any] | Exception] = {}
+        """Return the response or error of each query; those with the same `k` share a search."""
+        responses: dict[int, dict[str, Any] | Exception] = {}
         groups = defaultdict(list)
         for number, query in enumerate(queries):
             try:
                 self._check(query)
             except RequestError as error:
-                answers[number] = error
+                responses[number] = error
             else:
                 k = self.k if query.k is None else query.k
                 leave_out = self.exclude_seen if query.exclude_seen is None else query.exclude_seen
@@ -78,19 +78,19 @@ class Model(ABC):
         for (k, exclude_seen, _), numbers in groups.items():
             respond = partial(self._recommend, k, exclude_seen)
             found = _each([queries[number] for number in numbers], respond)
-            answers.update(zip(numbers, found, strict=True))
-        return [answers[number] for number in range(len(queries))]
+            responses.update(zip(numbers, found, strict=True))
+        return [responses[number] for number in range(len(queries))]
 
     def observe(self, requests: Sequence[list[Event]]) -> list[dict[str, Any] | Exception]:
-        """Add the events of requests to the histories; return the answer or error of each."""
-        answers: dict[int, dict[str, Any] | Exception] = {}
+        """Add the events of requests to the histories; return the response or error of each."""
+        responses: dict[int, dict[str, Any] | Exception] = {}
         valid = []
         for number, events in enumerate(requests):
             try:
                 for row, event in enumerate(events):
                     self._check_event(f"events[{row}]", event)
             except RequestError as error:
-                answers[number] = error
+                responses[number] = error
             else:
                 valid.append(number)
 
@@ -99,8 +99,8 @@ class Model(ABC):
             return [{"observed": len(events), "model": self.version} for events in requests]
 
         found = _each([requests[number] for number in valid], respond)
-        answers.update(zip(valid, found, strict=True))
-        return [answers[number] for number in range(len(requests))]
+        responses.update(zip(valid, found, strict=True))
+        return [responses[number] for number in range(len(requests))]
 
     def _check(self, query: Query) -> None:
         """Raise if the model does not know a feature, or the type of a value."""
@@ -158,20 +158,20 @@ class Model(ABC):
         positions, scores, source = coded.search(k, allowed)
         found = positions >= 0
         items, values = coded.decode(positions[found]), scores[found].tolist()
-        answers, start = [], 0
+        responses, start = [], 0
         stops = np.cumsum(found.sum(1)).tolist()
         for own_source, end, own_unknown in zip(source.tolist(), stops, unknown, strict=True):
-            answer = {
+            response = {
                 "items": items[start:end],
                 "scores": values[start:end],
                 "source": own_source if end > start else None,
                 "model": self.version,
             }
             if own_unknown:
-                answer["unknown"] = own_unknown
-            answers.append(answer)
+                response["unknown"] = own_unknown
+            responses.append(response)
             start = end
-        return answers
+        return responses
 
     def _columns(self, queries: list[Query]) -> dict[Any, list]:
         """Return the columns of features and histories; None stands for what is stored."""
@@ -222,7 +222,7 @@ def _each(requests: list[Any], respond: Callable[[list], list]) -> list[Any]:
         return respond(requests)
     except Exception as error:
         if len(requests) > 1:
-            return [answer for one in requests for answer in _each([one], respond)]
+            return [response for one in requests for response in _each([one], respond)]
         # The messages of ValueErrors name the remedy; other errors are faults of the service.
         return [invalid(None, str(error)) if isinstance(error, ValueError) else error]
 
