@@ -188,6 +188,8 @@ class Samples(CodedRows):
     visit : ndarray of shape (n_rows,) or None
         Index in the log where the visit of each row began; `stop` for rows that begin a visit. None
         without visits.
+    begins_visit : ndarray of shape (n_rows,), bool, or None
+        Whether each row begins a visit; None without visits.
     gap_rate : float
         As in `SequenceSampler`.
 
@@ -225,6 +227,10 @@ class Samples(CodedRows):
         "event_stop": "event_stop",
     }
     _SHARED = ("log", "sampling", "max_length", "min_history", "gap_rate")  # by all rows
+
+    @property
+    def begins_visit(self) -> np.ndarray | None:
+        return None if self.visit is None else self.visit >= self.stop
 
     def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
         return super()._gathered(rows) | {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -13,7 +13,9 @@ PERIODS_PER_HALF_LIFE = 8
 MIN_PERIODS = 16  # that events span, so that counts as of an earlier time have most events before
 NEGLIGIBLE = 100  # half-lives after which an event no longer counts
 # Chosen by the worst of the validation splits in benchmarks/NOTES.md.
-POWER = 0.5  # of the ratio of shares by which scores change
+# Powers of the ratio of shares by which scores change: within a visit what the user does in it
+# decides, at its start what is popular now.
+WITHIN_VISIT, NEXT_VISIT, WITHOUT_VISITS = 0.25, 0.75, 0.5
 PRIOR = 0.5  # of the mean share, added to both shares
 FEW = 0.1  # of the usual counts, added to counts by popularity: a single event makes no trend
 
@@ -114,15 +116,14 @@ class CountsOverTime:
         return counts * 0.5 ** ((self.latest - self.end[-1]) / self.half_life)
 
     def trend(self, counts: np.ndarray, popularity: np.ndarray) -> np.ndarray:
-        """Return the logarithm of what scores are multiplied by, (n_items,), float32.
+        """Return the logarithm of shares of counts over popularity, (n_items,), float32.
 
-        That is the ratio of the items' shares of counts to their popularity, to the power of 0.5.
         Times with hardly any events, such as after a wrong date, have no trend.
         """
         few = FEW * self._usual_count
         share = (counts + few * popularity) / max(counts.sum() + few, np.finfo(float).tiny)
         prior = PRIOR / len(counts)
-        return (POWER * np.log((share + prior) / (popularity + prior))).astype(np.float32)
+        return np.log((share + prior) / (popularity + prior)).astype(np.float32)
 
     @cached_property
     def _usual_count(self) -> float:
@@ -134,6 +135,35 @@ class CountsOverTime:
         first, last = np.searchsorted(np.cumsum(counts), [0.01 * total, 0.99 * total])
         span = self.end[min(last, len(self.end) - 1)] - self.end[first]
         return total * min(1.0, self.half_life / np.log(2) / max(span, np.finfo(float).tiny))
+
+
+class Moment(NamedTuple):
+    """What scores of queries with a trend depend on, besides the query."""
+
+    counts: np.ndarray | None  # of late; None: as of now
+    power: float  # of the ratio of shares by which scores change
+
+
+def moments(
+    over_time: CountsOverTime | None,
+    time: np.ndarray | None,
+    begins_visit: np.ndarray | None,
+    n_queries: int,
+) -> Iterator[tuple[Moment, np.ndarray]]:
+    """Yield each moment of queries, and the queries of that moment.
+
+    Queries without counts over time are all of one moment, which changes no score.
+    """
+    power = np.full(n_queries, WITHOUT_VISITS)
+    if over_time is not None and begins_visit is not None:
+        power = np.where(begins_visit, NEXT_VISIT, WITHIN_VISIT)
+    if over_time is None or time is None:
+        by_time: Iterable = [(None, np.arange(n_queries))]
+    else:
+        by_time = over_time.by_time(time)
+    for counts, rows in by_time:
+        for own in np.unique(power[rows]):
+            yield Moment(counts, float(own)), rows[power[rows] == own]
 
 
 def period_width(half_life: float, span: float) -> float:

@@ -61,6 +61,12 @@ EXPECTED_FAILURES = {
 }
 
 
+def power_of_trend(pipe, query):
+    """Return the power of the ratio of shares by which the scores of a query change."""
+    begins = pipe[:-1].transform(query).begins_visit
+    return 0.5 if begins is None else np.where(begins, 0.75, 0.25)[0]
+
+
 class RetrieverContract:
     """What every retriever keeps."""
 
@@ -105,7 +111,8 @@ class RetrieverContract:
         retriever = pipe[-1]
         members = getattr(retriever, "retrievers_", [retriever])
         trends = [getattr(one, "trend_", None) for one in members]
-        factor = 1 if trends[0] is None else np.exp(trends[0])
+        power = power_of_trend(pipe, pd.DataFrame({"user_id": ["nobody"]}))
+        factor = 1 if trends[0] is None else np.exp(power * trends[0])
         top = pd.Series(retriever.popularity_ * factor, index=retriever.item_ids_).nlargest(3)
         found = pipe.recommend(["nobody"], k=3)
         assert found["user_id"].tolist() == ["nobody"] * 3
@@ -276,7 +283,8 @@ class VectorsContract(SimilarItemsContract):
         expected = [pipe.transform(query)[0] @ vectors[item] for item in found["item_id"]]
         if getattr(pipe[-1], "trend_", None) is not None:
             trend = pd.Series(pipe[-1].trend_, index=pipe[-1].item_ids_)
-            expected += pipe[-1].temperature * trend[found["item_id"]].to_numpy()
+            power = power_of_trend(pipe, query)
+            expected += pipe[-1].temperature * power * trend[found["item_id"]].to_numpy()
         if found["source"][0] != "popularity":
             np.testing.assert_allclose(found["score"], expected, atol=1e-5)
 

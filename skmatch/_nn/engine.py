@@ -296,8 +296,8 @@ class Engine:
                 )
             features.append(FeatureSource(source, by_code=own is None))
         recency = np.ones(len(rows), dtype=np.int8)
-        if samples.visit is not None:
-            recency[samples.visit[rows] >= samples.stop[rows]] = 0
+        if samples.begins_visit is not None:
+            recency[samples.begins_visit[rows]] = 0
         return Rows(
             user=self._to_device(samples.user[rows]),
             recency=self._to_device(recency),

@@ -290,8 +290,8 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
     def _history(self, samples: Samples) -> csr_array:
         """Return the weight of each item in the histories, (n_queries, n_items)."""
         half_life = np.full(len(samples), self.half_life)
-        if samples.visit is not None:
-            half_life[samples.visit >= samples.stop] = self.visit_half_life
+        if samples.begins_visit is not None:
+            half_life[samples.begins_visit] = self.visit_half_life
         row, item, values = weighted_events(
             samples.log.items, samples.start, samples.stop, half_life
         )

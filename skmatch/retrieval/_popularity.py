@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from skmatch._data import CatalogueRows, Samples
-from skmatch._over_time import CountsOverTime, shares_of
+from skmatch._over_time import CountsOverTime, moments, shares_of
 from skmatch._sklearn import Interval
 from skmatch._typing import Duration
 from skmatch.neighbors import ItemIndex
@@ -17,7 +17,7 @@ from skmatch.retrieval._base import BaseRetriever, count_items, popularity_of
 from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._queries import POPULARITY
 from skmatch.retrieval._shared_docs import with_shared_docs
-from skmatch.retrieval._trend import count_further, count_over_time, counts_at
+from skmatch.retrieval._trend import count_further, count_over_time
 from skmatch.retrieval._vectors import VectorsMixin
 
 
@@ -102,7 +102,8 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         return learnt | own
 
     def _popularity_over_time(self, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for counts, rows in counts_at(self.counts_over_time_, samples):
+        for moment, rows in moments(self.counts_over_time_, samples.time, None, len(samples)):
+            counts = moment.counts
             yield self.popularity_ if counts is None else shares_of(counts), rows
 
     def _encode(self, samples: Samples) -> np.ndarray:

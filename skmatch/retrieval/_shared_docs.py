@@ -30,14 +30,17 @@ exclude_seen : bool, default=True
 TREND = """\
 trend : duration, "auto" or None, default="auto"
     Half-life of the popularity that scores follow, in the unit of the times or as a timedelta for
-    datetimes: an item whose share of the events of late, before the time of the query, is twice its
-    share of all events becomes 1.4 times as likely. "auto" takes the half-life by which popularity
-    ranks the next events best, see `PopularityRetriever`. None, or events without times: no trend.
-    Queries without a time are as of the latest event that was trained on."""
+    datetimes: the likelihood of an item is multiplied by the ratio of its share of the events of
+    late, before the time of the query, to its share of all events, to the power of 0.75 where the
+    query begins a visit, of 0.25 within a visit, and of 0.5 where the `SequenceSampler` has found
+    no visits. "auto" takes the half-life by which popularity ranks the next events best, see
+    `PopularityRetriever`. None, or events without times: no trend. Queries without a time are as of
+    the latest event that was trained on."""
 
 TREND_ATTRIBUTES = """\
 trend_ : ndarray of shape (n_items,), float32, or None
-    Logarithm of the factor by which the likelihood of each item changes as of the latest event.
+    Logarithm of the ratio of each item's shares of the events, of late and of all, as of the latest
+    event.
 counts_over_time_ : object or None
     Counts of items as of any time; ``counts_over_time_.half_life`` is the half-life, in the unit of
     the times (nanoseconds for datetimes)."""

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from skmatch._data import FIRST_KNOWN, Samples
 from skmatch._durations import read_duration
-from skmatch._over_time import CountsOverTime, period_width, shares_of
+from skmatch._over_time import CountsOverTime, moments, period_width, shares_of
 from skmatch._ranking import top_k
 from skmatch._typing import Duration
 from skmatch.retrieval._base import count_items
@@ -27,8 +27,9 @@ OUTLIERS = 0.005, 0.995  # quantiles of times beyond which events may have wrong
 class TrendMixin:
     """Scores that follow what is popular at the time of the query.
 
-    The score of an item, as a likelihood, is multiplied by the square root of its share of the
-    events of late over its share of all events. A subclass has the parameter `trend`, includes
+    The score of an item, as a likelihood, is multiplied by the ratio of its share of the events of
+    late to its share of all events, to a power that depends on the query: see
+    `skmatch._over_time.moments`. A subclass has the parameter `trend`, includes
     `_learn_trend`, `_update_trend` and `_resize_trend` in what it learns, and applies `_trends`.
     """
 
@@ -52,13 +53,14 @@ class TrendMixin:
         return _as_learnt(over_time and over_time.resized(len(counts)), counts)
 
     def _trends(self, samples: Samples) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
-        """Yield the trend at each time of queries, (n_items,), and the queries of that time."""
+        """Yield the logarithm of what scores are multiplied by, (n_items,), and the queries."""
         over_time = self.counts_over_time_
-        for counts, rows in counts_at(over_time, samples):
-            if counts is None or over_time is None:
-                yield self.trend_, rows
+        for moment, rows in moments(over_time, samples.time, samples.begins_visit, len(samples)):
+            if over_time is None or moment.counts is None:
+                trend = self.trend_
             else:
-                yield over_time.trend(counts, self.popularity_), rows
+                trend = over_time.trend(moment.counts, self.popularity_)
+            yield None if trend is None else moment.power * trend, rows
 
     def _popularity_over_time(self, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for trend, rows in self._trends(samples):
@@ -68,16 +70,6 @@ class TrendMixin:
 def _as_learnt(over_time: CountsOverTime | None, counts: np.ndarray) -> dict[str, Any]:
     trend = None if over_time is None else over_time.trend(over_time.now(), shares_of(counts))
     return {"counts_over_time_": over_time, "trend_": trend}
-
-
-def counts_at(
-    over_time: CountsOverTime | None, samples: Samples
-) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
-    """Yield the counts at each time of queries, None for now, and the queries of that time."""
-    if over_time is None or samples.time is None:
-        yield None, np.arange(len(samples))
-    else:
-        yield from over_time.by_time(samples.time)
 
 
 def count_over_time(

@@ -10,7 +10,7 @@ import numpy as np
 
 from skmatch._arrays import PADDING, RaggedArray, concatenate_ranges
 from skmatch._item_filter import ItemFilter
-from skmatch._over_time import CountsOverTime, shares_of
+from skmatch._over_time import CountsOverTime, Moment, moments, shares_of
 from skmatch._quantised import Int8Vectors, n_to_rescore, rescored
 from skmatch._ranking import LEAST_PRIOR, merge_lists, positive_shares, top_k, weighted_events
 from skmatch.runtime._files import Files
@@ -39,36 +39,34 @@ class Model(ABC):
             if counts["trend"] is not None:
                 self.trend_now = files.array(counts["trend"])
 
-    def trend(self, counts: np.ndarray | None) -> np.ndarray | None:
-        """Return the logarithm of what scores are multiplied by; without counts, that of now."""
-        if counts is None or self.over_time is None:
-            return self.trend_now
-        return self.over_time.trend(counts, self.popularity)
+    def trend(self, moment: Moment) -> np.ndarray | None:
+        """Return the logarithm of what scores are multiplied by, (n_items,)."""
+        if self.over_time is None or moment.counts is None:
+            trend = self.trend_now
+        else:
+            trend = self.over_time.trend(moment.counts, self.popularity)
+        return None if trend is None else moment.power * trend
 
-    def popularity_with(self, counts: np.ndarray | None) -> np.ndarray:
-        """Return the popularity of items given the counts of late; without counts, that of now."""
-        trend = self.trend(counts)
+    def popularity_at(self, moment: Moment) -> np.ndarray:
+        """Return the popularity of items, (n_items,)."""
+        trend = self.trend(moment)
         return self.popularity if trend is None else self.popularity * np.exp(trend)
 
     @abstractmethod
     def top_k(
-        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
+        self, queries: Queries, k: int, allowed: ItemFilter, moment: Moment
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions, -1 for none, and scores of the best items of each query.
+        """Return positions, -1 for none, and scores of the best items of queries of a moment."""
 
-        All queries have the same time, with these counts of late; without counts, it is now.
-        """
-
-    def at_each_time(
+    def at_each_moment(
         self, find: Find, queries: Queries, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the positions and scores that `find` returns for the queries of each time."""
-        if self.over_time is None or queries.time is None:
-            return find(queries, k, allowed, None)
+        """Return the positions and scores that `find` returns for the queries of each moment."""
         positions = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        for counts, rows in self.over_time.by_time(queries.time):
-            found = find(queries.gather(rows), k, allowed.gather(rows), counts)
+        over_time, begins = self.over_time, queries.begins_visit
+        for moment, rows in moments(over_time, queries.time, begins, len(queries)):
+            found = find(queries.gather(rows), k, allowed.gather(rows), moment)
             positions[rows], scores[rows] = found
         return positions, scores
 
@@ -93,14 +91,14 @@ class Model(ABC):
             for a in range(0, len(all_rows), BATCH_SIZE):
                 rows = all_rows[a : a + BATCH_SIZE]
                 find = self.most_popular if is_popular else self.top_k
-                found = self.at_each_time(find, queries.gather(rows), k, allowed.gather(rows))
+                found = self.at_each_moment(find, queries.gather(rows), k, allowed.gather(rows))
                 positions[rows], scores[rows] = found
         return positions, scores, source, None
 
     def most_popular(
-        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
+        self, queries: Queries, k: int, allowed: ItemFilter, moment: Moment
     ) -> tuple[np.ndarray, np.ndarray]:
-        popularity = self.popularity_with(counts)
+        popularity = self.popularity_at(moment)
 
         def scores(a: int, b: int) -> np.ndarray:
             return np.tile(popularity, (b - a, 1))
@@ -127,12 +125,12 @@ class PopularityModel(Model):
     """The most frequent items."""
 
     def top_k(
-        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
+        self, queries: Queries, k: int, allowed: ItemFilter, moment: Moment
     ) -> tuple[np.ndarray, np.ndarray]:
-        return self.most_popular(queries, k, allowed, counts)
+        return self.most_popular(queries, k, allowed, moment)
 
-    def popularity_with(self, counts: np.ndarray | None) -> np.ndarray:
-        return self.popularity if counts is None else shares_of(counts)
+    def popularity_at(self, moment: Moment) -> np.ndarray:
+        return self.popularity if moment.counts is None else shares_of(moment.counts)
 
     def source(self, queries: Queries) -> np.ndarray:
         return np.full(len(queries), POPULARITY)
@@ -164,11 +162,11 @@ class TwoTowerModel(Model):
         self.user_inputs, self.event_inputs = entry["user_inputs"], entry["event_inputs"]
 
     def top_k(
-        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
+        self, queries: Queries, k: int, allowed: ItemFilter, moment: Moment
     ) -> tuple[np.ndarray, np.ndarray]:
         users, n_items = self.encode(queries), len(self.vectors)
         codes = self.quantised
-        trend = self.trend(counts)
+        trend = self.trend(moment)
         bias = None if trend is None else np.float32(self.temperature) * trend
 
         def scores(a: int, b: int) -> np.ndarray:
@@ -259,9 +257,9 @@ class ItemToItemModel(Model):
         self.half_life, self.visit_half_life = entry["half_life"], entry["visit_half_life"]
 
     def top_k(
-        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
+        self, queries: Queries, k: int, allowed: ItemFilter, moment: Moment
     ) -> tuple[np.ndarray, np.ndarray]:
-        trend = self.trend(counts)
+        trend = self.trend(moment)
 
         def scores(a: int, b: int) -> np.ndarray:
             found = self._scores(queries.gather(np.arange(a, b)))
@@ -306,7 +304,7 @@ class FusionModel(Model):
         return np.select([(sources == name).any(0) for name in names], names, POPULARITY)
 
     def top_k(
-        self, queries: Queries, k: int, allowed: ItemFilter, counts: np.ndarray | None
+        self, queries: Queries, k: int, allowed: ItemFilter, moment: Moment
     ) -> tuple[np.ndarray, np.ndarray]:
         positions, scores, _ = self._fuse(queries, k, allowed)
         return positions, scores

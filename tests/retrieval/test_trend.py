@@ -10,7 +10,10 @@ from skmatch import (
     DSSMRetriever,
     ItemToItemRetriever,
     LeaveLastOut,
+    MatchEncoder,
+    MatchPipeline,
     PopularityRetriever,
+    SequenceSampler,
     TemporalSplit,
     YoutubeDNNRetriever,
 )
@@ -135,23 +138,33 @@ def test_without_times_there_is_no_trend():
 
 
 @ALL
-def test_scores_are_those_without_a_trend_and_its_factor(name):
-    retriever = RETRIEVERS[name]().fit(EVENTS)
-    without = RETRIEVERS[name](trend=None).fit(EVENTS)
-    assert without.trend_ is None
-    assert retriever.trend_.argmax() >= 180 > retriever.trend_.argmin()  # items of the last days
-    pairs = pd.DataFrame({"user_id": [1, 2]}).merge(
-        pd.DataFrame({"item_id": retriever.item_ids_}), how="cross"
+@pytest.mark.parametrize("gap", [None, 2.0])
+def test_scores_are_those_without_a_trend_and_its_factor(name, gap):
+    pipe, without = (
+        MatchPipeline(
+            [("encode", MatchEncoder()), ("sample", SequenceSampler(gap=gap)), ("rank", retriever)]
+        ).fit(EVENTS)
+        for retriever in (RETRIEVERS[name](), RETRIEVERS[name](trend=None))
     )
-    scores = retriever.score_pairs(pairs)["score"].to_numpy().reshape(2, -1)
-    plain = without.score_pairs(pairs)["score"].to_numpy().reshape(2, -1)
-    if name == "items":
-        np.testing.assert_allclose(scores, plain * np.exp(retriever.trend_), rtol=1e-5)
-    else:
-        np.testing.assert_allclose(
-            scores - plain, 0.05 * np.tile(retriever.trend_, (2, 1)), atol=1e-6
-        )
+    retriever = pipe[-1]
+    assert without[-1].trend_ is None
+    assert retriever.trend_.argmax() >= 180 > retriever.trend_.argmin()  # items of the last days
     np.testing.assert_allclose(retriever.trend_, by_hand(retriever, EVENTS), rtol=0.01, atol=2e-3)
+
+    user, last = EVENTS[["user_id", "timestamp"]].iloc[-1]
+    # Without a time, within the last visit, after it, and a user of whom nothing is known.
+    queries = pd.DataFrame(
+        {"user_id": [user, user, user, -1], "timestamp": [None, last + 1, last + 3, last + 1]}
+    )
+    power = np.full(4, 0.5) if gap is None else np.array([0.75, 0.25, 0.75, 0.75])
+    pairs = queries.merge(pd.DataFrame({"item_id": retriever.item_ids_}), how="cross")
+    scores, plain = (
+        one.score_pairs(pairs)["score"].to_numpy().reshape(4, -1) for one in (pipe, without)
+    )
+    added = power[:, None] * retriever.trend_
+    is_product = np.array([name == "items"] * 3 + [True])[:, None]
+    expected = np.where(is_product, plain * np.exp(added), plain + 0.05 * added)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
 
 
 def by_hand(retriever, events):
@@ -164,7 +177,7 @@ def by_hand(retriever, events):
     overall = np.bincount(code, minlength=n_items) / len(events)
     usual = len(events) * half_life / np.log(2) / 98  # days that hold 98% of the events
     share = (now + 0.1 * usual * overall) / (now.sum() + 0.1 * usual)
-    return np.log((share + 0.5 / n_items) / (overall + 0.5 / n_items)) / 2
+    return np.log((share + 0.5 / n_items) / (overall + 0.5 / n_items))
 
 
 @ALL
@@ -259,7 +272,7 @@ def test_the_trend_is_a_reason(name):
     reasons = retriever.explain([1], items=items, n_reasons=None)
     own = reasons[reasons["kind"] == "trend"].set_index("item_id")["contribution"]
     trend = pd.Series(retriever.trend_, index=retriever.item_ids_)[items]
-    np.testing.assert_allclose(own[items], 0.05 * trend, rtol=1e-5)
+    np.testing.assert_allclose(own[items], 0.05 * 0.5 * trend, rtol=1e-5)  # without visits
     # What lowers a score is no reason for it.
     few = retriever.explain([1], items=items)
     assert items[0] in few.loc[few["kind"] == "trend", "item_id"].tolist()
