@@ -153,3 +153,15 @@ def any_known(codes: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndar
     index, offsets = concatenate_ranges(start[unsure], stop[unsure])
     found[unsure] = np.logical_or.reduceat(codes[index] >= FIRST_KNOWN, offsets[:-1])
     return found
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a cell is None, NaN or NaT."""
+    if value is None:
+        return True
+    if getattr(value, "ndim", 0):
+        return False
+    try:
+        return bool(value != value)
+    except TypeError:  # pandas.NA
+        return type(value).__name__ == "NAType"

@@ -19,7 +19,10 @@ ARROWS = {
     "_ranking": {"_arrays"},
     "_over_time": set(),
     "_quantised": {"_ranking"},
-    "runtime": {"_arrays", "_item_filter", "_over_time", "_quantised", "_ranking", "runtime"},
+    "runtime": {
+        "_arrays", "_filter_rules", "_item_filter", "_over_time", "_quantised", "_ranking",
+        "runtime",
+    },
     "export": {
         "_arrays", "_columns", "_over_time", "_quantised", "_schema", "_validation", "_version",
         "export", "preprocessing", "retrieval", "runtime",
@@ -35,6 +38,7 @@ ARROWS = {
     "_nn": {"_nn", "_columns", "_data", "_schema"},
     "persistence": {"_sklearn", "_version"},
     "_item_filter": {"_arrays", "_data"},  # _data only for the types
+    "_filter_rules": {"_arrays", "_item_filter"},
     "neighbors": {
         "_arrays", "_item_filter", "_quantised", "_ranking", "_sklearn", "_validation",
     },
@@ -47,8 +51,8 @@ ARROWS = {
     "datasets": {"_docs", "datasets"},
     "callbacks": {"_sklearn", "_validation", "persistence"},
     "retrieval": {
-        "_nn", "_arrays", "_columns", "_data", "_docs", "_durations", "_growth", "_over_time",
-        "_ranking", "_schema", "_sklearn", "_typing", "_validation",
+        "_nn", "_arrays", "_columns", "_data", "_docs", "_durations", "_filter_rules", "_growth",
+        "_over_time", "_ranking", "_schema", "_sklearn", "_typing", "_validation",
         "neighbors", "persistence", "preprocessing", "metrics", "retrieval",
     },
     "__main__": set(),

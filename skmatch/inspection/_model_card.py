@@ -42,8 +42,8 @@ def model_card(estimator: Any, X: Table, *, k: int = 10, random_state: int | Non
     Returns
     -------
     card : str
-        Write it with ``Path("README.md").write_text(card)``. The guide shows how its sections get into a
-        ``skops.card.Card``.
+        Write it with ``Path("README.md").write_text(card)``. The guide shows how to put
+        its sections into a ``skops.card.Card``.
 
     Examples
     --------

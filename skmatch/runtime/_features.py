@@ -15,10 +15,11 @@ from skmatch._arrays import (
     RaggedArray,
     count_before,
     gather_rows,
+    is_missing,
     where_rows,
 )
 from skmatch.runtime._files import Files
-from skmatch.runtime._vocabulary import Vocabulary, is_missing
+from skmatch.runtime._vocabulary import Vocabulary
 
 MISSING_ROW = 0  # of a timeline: the row of the missing value
 MAX_NUMBER, MAX_STANDARDISED = 1e150, 1e6  # as at fit

@@ -18,10 +18,11 @@ from skmatch._arrays import (
     count_before,
     gather_rows,
     is_known,
+    is_missing,
 )
 from skmatch.runtime._features import Feature, Timeline, split_cell
 from skmatch.runtime._files import Files
-from skmatch.runtime._vocabulary import Vocabulary, is_missing, nanoseconds, object_array
+from skmatch.runtime._vocabulary import Vocabulary, nanoseconds, object_array
 
 HISTORY, FEATURES, POPULARITY = "history", "features", "popularity"  # sources of recommendations
 

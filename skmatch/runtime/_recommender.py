@@ -122,14 +122,8 @@ class Recommender:
             )
         queries = self._reader.read(X)
         exclude_seen = self.manifest_["exclude_seen"] if exclude_seen is None else exclude_seen
-        allowed = read_filter(
-            candidates,
-            exclude,
-            check_exclude_seen(exclude_seen),
-            queries,
-            self._reader.users,
-            self._items,
-        )
+        exclude_seen = check_exclude_seen(exclude_seen)
+        allowed = read_filter(candidates, exclude, exclude_seen, queries, self._reader)
         positions, scores, source, named = self._model.search(queries, int(k), allowed)
         found = positions >= 0
         row, rank = np.nonzero(found)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 
-from skmatch._arrays import FIRST_KNOWN, UNKNOWN
+from skmatch._arrays import FIRST_KNOWN, UNKNOWN, is_missing
 
 _EPOCH = datetime.datetime(1970, 1, 1)
 
@@ -93,18 +93,6 @@ def object_array(values: list) -> np.ndarray:
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a cell is None, NaN or NaT."""
-    if value is None:
-        return True
-    if isinstance(value, np.ndarray):
-        return False
-    try:
-        return bool(value != value)
-    except TypeError:  # pandas.NA
-        return type(value).__name__ == "NAType"
 
 
 def nanoseconds(value: Any) -> Any:

@@ -383,3 +383,27 @@ def test_unknown_ids_of_filters_and_ids_of_another_type_warn(folder):
         recommender.recommend(["u1"], exclude={"nobody": [int(ITEMS[0])]})
     with pytest.warns(UserWarning, match=r"all its values are unknown. Convert it to int"):
         recommender.recommend({"user_id": ["new"], "history": [[str(ITEMS[0])]]})
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [[True, False], np.array([True, False]), {"u1": [np.True_, np.False_]}, [[True], None]],
+    ids=["list", "array", "mapping", "lists"],
+)
+def test_a_mask_of_booleans_raises_as_retrievers_do(rule, tmp_path):
+    # Python finds True in a dict of ids as 1.
+    events = pd.DataFrame({"user_id": ["u1", "u1", "u2"], "item_id": [0, 1, 2]})
+    retriever = PopularityRetriever().fit(events)
+    to_onnx(retriever, tmp_path / "model")
+    for model in (retriever, load(tmp_path / "model")):
+        for parameter in ("candidates", "exclude"):
+            message = rf"{parameter} holds True: a mask .*{parameter}=items.loc\[items\['stock'\]"
+            with pytest.raises(ValueError, match=message):
+                model.recommend(["u1", "u2"], **{parameter: rule})
+
+
+def test_items_may_be_booleans(tmp_path):
+    events = pd.DataFrame({"user_id": [1, 1, 2], "item_id": [True, False, True]})
+    to_onnx(PopularityRetriever().fit(events), tmp_path / "model")
+    found = load(tmp_path / "model").recommend([3], k=2, candidates=[False])
+    assert found["item_id"].tolist() == [False]
