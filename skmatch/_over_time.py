@@ -18,6 +18,7 @@ NEGLIGIBLE = 100  # half-lives after which an event no longer counts
 WITHIN_VISIT, NEXT_VISIT, WITHOUT_VISITS = 0.25, 0.75, 0.5
 PRIOR = 0.5  # of the mean share, added to both shares
 FEW = 0.1  # of the usual counts, added to counts by popularity: a single event makes no trend
+HARDLY_ANY = 0.01  # of the usual counts: fewer are no evidence of what is popular now
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +110,18 @@ class CountsOverTime:
         return np.bincount(self.items[own], factor * self.counts[own], minlength=self.n_items)
 
     def now(self) -> np.ndarray:
-        """Return the counts of items as of the latest event, (n_items,)."""
+        """Return the counts of items as of the latest event, (n_items,).
+
+        A few events long after all others, such as one with a wrong date, are ignored.
+        """
         counts = self.after(len(self.end))
-        if not len(self.end):
-            return counts
-        return counts * 0.5 ** ((self.latest - self.end[-1]) / self.half_life)
+        if len(self.end):
+            counts *= 0.5 ** ((self.latest - self.end[-1]) / self.half_life)
+        for n_ended in range(len(self.end) - 1, 0, -1):
+            if counts.sum() >= HARDLY_ANY * self._usual_count:
+                break
+            counts = self.after(n_ended)
+        return counts
 
     def trend(self, counts: np.ndarray, popularity: np.ndarray) -> np.ndarray:
         """Return the logarithm of shares of counts over popularity, (n_items,), float32.

@@ -101,3 +101,18 @@ def test_popular_now_wins_where_fashions_change():
     retrievers = PopularityRetriever(), PopularityRetriever(half_life=2.0)
     ndcg = [retriever.fit(train).score(test) for retriever in retrievers]
     assert ndcg[1] > 3 * ndcg[0]
+
+
+def test_one_wrong_date_does_not_change_what_is_popular_now():
+    events = make_events(n_users=60, n_items=30, n_events=2000, random_state=0)
+    first, last = events["timestamp"].min(), events["timestamp"].max()
+    half_life = float(last - first) / 4
+    rare = events["item_id"].value_counts().index[-1]
+    wrong = events.iloc[:1].assign(item_id=rare, timestamp=last + 20 * (last - first))
+    expected = PopularityRetriever(half_life).fit(events).recommend(["new"])
+    retriever = PopularityRetriever(half_life).fit(pd.concat([events, wrong]))
+    found = retriever.recommend(["new"])
+    assert found["item_id"].tolist() == expected["item_id"].tolist()
+    # Many events at that time are what is popular then.
+    retriever.partial_fit(pd.concat([wrong] * 100))
+    assert retriever.recommend(["new"], k=1)["item_id"].tolist() == [rare]
