@@ -170,7 +170,7 @@ class Explorer:
         session = self._read_who(user, session)
         allowed = self._allowed(filter)
         history: list[str] = []
-        answers: list[dict[str, Any]] = []
+        recommendations: list[dict[str, Any]] = []
         for model in self._models:
             samples = model.read(self._users.get(user or ""), session)
             history = history or [str(item) for item in samples.decode()[HISTORY].iloc[0]]
@@ -183,17 +183,17 @@ class Explorer:
                     row["n_events"] = model.n_events[item]
             else:
                 source, rows = None, []
-            answers.append({"model": model.name, "source": source, "items": rows})
+            recommendations.append({"model": model.name, "source": source, "items": rows})
         following = self._next.of(user) if self._next is not None else []
-        for row in (row for answer in answers for row in answer["items"] if following):
+        for row in (row for one in recommendations for row in one["items"] if following):
             row["is_hit"] = row["id"] in following
-        listed = [{row["id"] for row in answer["items"]} for answer in answers]
-        for row in (row for answer in answers for row in answer["items"] if len(answers) > 1):
+        listed = [{row["id"] for row in one["items"]} for one in recommendations]
+        for row in (row for one in recommendations for row in one["items"] if len(listed) > 1):
             row["in_all"] = all(row["id"] in items for items in listed)
         return {
             "history": [self._describe(item) for item in history[::-1]],
             "next": [self._describe(item) for item in following],
-            "answers": answers,
+            "recommendations": recommendations,
         }
 
     def explain(
@@ -204,7 +204,7 @@ class Explorer:
             raise ParameterError("item", "item is missing; pass an item id.")
         self._require_item("item", item)
         session = self._read_who(user, session)
-        answers = []
+        explanations = []
         for model in self._models:
             reasons = []
             if item in model.items:
@@ -217,8 +217,8 @@ class Explorer:
                     reasons.append(
                         {"kind": row.kind, "reason": named, "contribution": row.contribution}
                     )
-            answers.append({"model": model.name, "reasons": reasons})
-        return {"item": self._describe(item), "answers": answers}
+            explanations.append({"model": model.name, "reasons": reasons})
+        return {"item": self._describe(item), "explanations": explanations}
 
     def _read_who(self, user: str | None, session: Iterable[str]) -> list[str]:
         """Return the session; raise if a user or an item is unknown, or both are given."""
@@ -236,15 +236,15 @@ class Explorer:
             raise ParameterError("item", "item is missing; pass an item id.")
         self._require_item("item", item)
         allowed = self._allowed(filter)
-        answers = []
+        neighbours = []
         for model in self._models:
             found, rows = _among(model, allowed), []
             has_neighbours = hasattr(model.retriever, "similar_items")
             if has_neighbours and item in model.items and (found is None or found):
                 table = model.retriever.similar_items([model.items[item]], k, candidates=found)
                 rows = self._rows(table, "similar")
-            answers.append({"model": model.name, "items": rows})
-        return {"item": self._describe(item), "answers": answers}
+            neighbours.append({"model": model.name, "items": rows})
+        return {"item": self._describe(item), "neighbours": neighbours}
 
     def _require_item(self, parameter: str, item: str) -> None:
         if item not in self._items:

@@ -56,7 +56,7 @@ class NextEvents:
 
     def _figures(self) -> dict:
         """Return what `evaluate` returns for each model, over the users it knows."""
-        answers = []
+        metrics = []
         for model in self._models:
             user, item = self._pairs.columns
             pairs = self._pairs[self._pairs[user].isin(set(model.users))]
@@ -73,5 +73,5 @@ class NextEvents:
                 for name, value in zip(table["metric"], table["value"].tolist(), strict=True):
                     figures.append({"name": f"{name}@{K}", "value": value})
             n_users = int(events[model.schema.user].nunique())
-            answers.append({"model": model.name, "n_users": n_users, "figures": figures})
-        return {"answers": answers}
+            metrics.append({"model": model.name, "n_users": n_users, "figures": figures})
+        return {"metrics": metrics}

@@ -111,8 +111,8 @@ def refusal(ask):
     return run
 
 
-def ids(answer):
-    return [item["id"] for item in answer["items"]]
+def ids(response):
+    return [item["id"] for item in response["items"]]
 
 
 def test_overview_lists_models_and_filters(ask):
@@ -146,10 +146,10 @@ def test_items_are_searched_by_label_and_id(ask):
 
 
 def test_recommendations_are_those_of_the_models(ask, files):
-    answer = ask("recommend", user="3", k=4)
+    response = ask("recommend", user="3", k=4)
     seen = EVENTS.loc[EVENTS["user_id"] == 3].sort_values("timestamp", kind="stable")["item_id"]
-    assert [item["id"] for item in answer["history"]] == [str(i) for i in seen[-5:][::-1]]
-    for name, one in zip(["dssm", "popular"], answer["answers"], strict=True):
+    assert [item["id"] for item in response["history"]] == [str(i) for i in seen[-5:][::-1]]
+    for name, one in zip(["dssm", "popular"], response["recommendations"], strict=True):
         table = load(files / f"{name}.joblib").recommend([3], k=4)
         assert one["model"] == name
         assert ids(one) == table["item_id"].astype(str).tolist()
@@ -158,33 +158,33 @@ def test_recommendations_are_those_of_the_models(ask, files):
 
 
 def test_a_session_replaces_a_user(ask, files):
-    answer = ask("recommend", ("session", "5"), ("session", "9"), k=3)
-    assert [item["id"] for item in answer["history"]] == ["9", "5"]
+    response = ask("recommend", ("session", "5"), ("session", "9"), k=3)
+    assert [item["id"] for item in response["history"]] == ["9", "5"]
     query = pd.DataFrame({"user_id": [None], "history": [[5, 9]]}, dtype=object)
     expected = load(files / "dssm.joblib").recommend(query, k=3)["item_id"]
-    assert ids(answer["answers"][0]) == expected.astype(str).tolist()
-    assert answer["answers"][0]["source"] == "history"
+    assert ids(response["recommendations"][0]) == expected.astype(str).tolist()
+    assert response["recommendations"][0]["source"] == "history"
 
 
 def test_lists_say_how_popular_items_are_and_what_they_share(ask):
-    answers = ask("recommend", user="3", k=8)["answers"]
-    both = set(ids(answers[0])) & set(ids(answers[1]))
+    responses = ask("recommend", user="3", k=8)["recommendations"]
+    both = set(ids(responses[0])) & set(ids(responses[1]))
     counts = EVENTS["item_id"].astype(str).value_counts()
-    for item in (item for answer in answers for item in answer["items"]):
+    for item in (item for response in responses for item in response["items"]):
         assert item["n_events"] == counts[item["id"]]
         assert item["in_all"] == (item["id"] in both)
 
 
 def test_reasons_are_those_of_the_models(ask, files, refusal):
-    answer = ask("explain", user="3", item="5")
+    response = ask("explain", user="3", item="5")
     expected = load(files / "dssm.joblib").explain([3], [5])
-    found = answer["answers"][0]["reasons"]
+    found = response["explanations"][0]["reasons"]
     assert [one["reason"] for one in found] == [
         f"<b>Item & {reason}</b>" if kind == "history" else kind if kind == "trend" else reason
         for kind, reason in zip(expected["kind"], expected["reason"], strict=True)
     ]
     assert [one["contribution"] for one in found] == expected["contribution"].tolist()
-    assert answer["answers"][1]["reasons"][0]["kind"] == "popularity"
+    assert response["explanations"][1]["reasons"][0]["kind"] == "popularity"
     assert refusal("explain", user="3") == ("item", "item is missing; pass an item id.")
 
 
@@ -197,10 +197,10 @@ def test_of_equal_matches_the_shortest_label_comes_first():
 
 
 def test_neighbours_are_those_of_the_models(ask, files):
-    answer = ask("similar", item="5", k=3)
-    assert answer["item"]["label"] == "<b>Item & 5</b>"
+    response = ask("similar", item="5", k=3)
+    assert response["item"]["label"] == "<b>Item & 5</b>"
     expected = load(files / "dssm.joblib").similar_items([5], k=3)["similar"]
-    assert ids(answer["answers"][0]) == expected.astype(str).tolist()
+    assert ids(response["neighbours"][0]) == expected.astype(str).tolist()
 
 
 @pytest.mark.parametrize(
@@ -218,18 +218,18 @@ def test_values_of_a_feature_are_alternatives_and_features_narrow_each_other(ask
     texts = {str(item) for item in allowed}
     chosen = [("filter", text) for text in filters]
     seen = set(EVENTS.loc[EVENTS["user_id"] == 3, "item_id"].astype(str))
-    for answer in ask("recommend", *chosen, user="3", k=30)["answers"]:
-        assert set(ids(answer)) == texts - seen
-    for answer in ask("similar", *chosen, item="5", k=30)["answers"]:
-        assert set(ids(answer)) == texts - {"5"}
+    for response in ask("recommend", *chosen, user="3", k=30)["recommendations"]:
+        assert set(ids(response)) == texts - seen
+    for response in ask("similar", *chosen, item="5", k=30)["neighbours"]:
+        assert set(ids(response)) == texts - {"5"}
 
 
 def test_a_feature_of_the_model_is_a_filter_too(ask):
     category = EVENTS["category"].iloc[0]
     latest = EVENTS.groupby("item_id")["category"].last()
-    answer = ask("similar", item="5", k=30, filter=f"category:{category}")["answers"][0]
+    response = ask("similar", item="5", k=30, filter=f"category:{category}")["neighbours"][0]
     expected = set(latest.index[latest == category].astype(str)) - {"5"}
-    assert set(ids(answer)) == expected
+    assert set(ids(response)) == expected
 
 
 @pytest.mark.parametrize(
@@ -292,10 +292,10 @@ def test_ids_of_any_type_and_models_of_different_catalogues():
     )
     explorer = Explorer({"first": first, "second": second})
     assert explorer.overview()["n_items"] == 2
-    one, other = explorer.recommend(user="bob")["answers"]
+    one, other = explorer.recommend(user="bob")["recommendations"]
     assert (ids(one), ids(other)) == (["2024-05-02 00:00:00"], [])
-    answers = explorer.similar("2024-05-02 00:00:00")["answers"]
-    assert [ids(answer) for answer in answers] == [["2024-05-01 00:00:00"], []]
+    responses = explorer.similar("2024-05-02 00:00:00")["neighbours"]
+    assert [ids(response) for response in responses] == [["2024-05-01 00:00:00"], []]
 
 
 def test_ids_with_the_same_text_raise():
@@ -306,8 +306,8 @@ def test_ids_with_the_same_text_raise():
 
 def test_a_retriever_that_was_fitted_on_plain_events_needs_no_pipeline():
     retriever = PopularityRetriever().fit(EVENTS)
-    answer = Explorer({"one": retriever}).recommend(user="3", k=2)["answers"][0]
-    assert ids(answer) == retriever.recommend([3], k=2)["item_id"].astype(str).tolist()
+    response = Explorer({"one": retriever}).recommend(user="3", k=2)["recommendations"][0]
+    assert ids(response) == retriever.recommend([3], k=2)["item_id"].astype(str).tolist()
 
 
 def test_infinite_numbers_of_items_pass_the_filters_that_they_fit(files, tmp_path):
@@ -319,8 +319,8 @@ def test_infinite_numbers_of_items_pass_the_filters_that_they_fit(files, tmp_pat
         assert features["price"] == {"min": 0, "max": 25}
 
         def similar(prices):
-            answer = ask_at(address, "similar", item="9", k=30, filter=f"price:{prices}")
-            return set(ids(answer["answers"][0]))
+            response = ask_at(address, "similar", item="9", k=30, filter=f"price:{prices}")
+            return set(ids(response["neighbours"][0]))
 
         assert similar("24..") == {"1", "3", "29", "30"}
         assert similar("..1") == {"2", "5", "6"}
@@ -408,9 +408,9 @@ def address_with_events(files):
 
 def test_next_events_stand_beside_the_lists_and_mark_hits(address_with_events, files):
     ask = partial(ask_at, address_with_events)
-    answer = ask("recommend", user="3", k=30)
-    assert [item["id"] for item in answer["next"]] == ["2", "9"]  # in the order of time
-    for one in answer["answers"]:
+    response = ask("recommend", user="3", k=30)
+    assert [item["id"] for item in response["next"]] == ["2", "9"]  # in the order of time
+    for one in response["recommendations"]:
         hits = {item["id"] for item in one["items"] if item["is_hit"]}
         assert hits == {"2", "9"} & {item["id"] for item in one["items"]}
     assert [item["id"] for item in ask("recommend", user="4")["next"]] == ["99"]
@@ -419,9 +419,9 @@ def test_next_events_stand_beside_the_lists_and_mark_hits(address_with_events, f
 
 
 def test_figures_are_those_of_evaluate(address_with_events, files):
-    answers = ask_at(address_with_events, "metrics")["answers"]
+    responses = ask_at(address_with_events, "metrics")["metrics"]
     known = TEST[TEST["user_id"] != 77].sort_values("timestamp", kind="stable")
-    for one in answers:
+    for one in responses:
         pipe = load(files / f"{one['model']}.joblib")
         names = [figure["name"].removesuffix("@10") for figure in one["figures"]]
         table = evaluate(pipe, known[["user_id", "item_id"]], names, k=10)
@@ -449,8 +449,8 @@ def test_page_shows_what_came_next_figures_and_images(browser, address_with_even
     page.goto(f"{address_with_events}?user=3&k=30")
     page.get_by_role("status").get_by_text("of dssm").wait_for()
     assert labels(page, "What came next") == ["<b>Item & 2</b>", "<b>Item & 9</b>"]
-    answer = ask_at(address_with_events, "recommend", user="3", k=30)["answers"][0]
-    n_hits = sum(item["is_hit"] for item in answer["items"])
+    response = ask_at(address_with_events, "recommend", user="3", k=30)["recommendations"][0]
+    n_hits = sum(item["is_hit"] for item in response["items"])
     assert page.get_by_role("region", name="dssm").get_by_text("came next").count() == n_hits
     image = page.get_by_role("region", name="dssm").locator("img").first
     properties = [image.get_attribute(name) for name in ("loading", "referrerpolicy", "alt")]
@@ -465,8 +465,8 @@ def labels(page, region):
     return page.get_by_role("region", name=region).locator(".label").all_inner_texts()
 
 
-def titles(answer):
-    return [item["label"] for item in answer]
+def titles(response):
+    return [item["label"] for item in response]
 
 
 def test_page_shows_a_user_by_keyboard_alone(page, ask):
@@ -474,16 +474,16 @@ def test_page_shows_a_user_by_keyboard_alone(page, ask):
     page.keyboard.type("3")
     page.keyboard.press("Enter")
     page.get_by_role("status").get_by_text("10 of dssm").wait_for()
-    answer = ask("recommend", user="3")
-    assert labels(page, "History") == titles(answer["history"])
-    for one in answer["answers"]:
+    response = ask("recommend", user="3")
+    assert labels(page, "History") == titles(response["history"])
+    for one in response["recommendations"]:
         assert labels(page, one["model"]) == titles(one["items"])  # markup in data is text
     page.get_by_role("region", name="dssm").get_by_role("button").first.focus()
     page.keyboard.press("Enter")
-    best = answer["answers"][0]["items"][0]
+    best = response["recommendations"][0]["items"][0]
     dialog = page.get_by_role("dialog", name=f"Neighbours of {best['label']}")
     dialog.get_by_role("region", name="dssm").wait_for()
-    neighbours = ask("similar", item=best["id"])["answers"][0]["items"]
+    neighbours = ask("similar", item=best["id"])["neighbours"][0]["items"]
     shown = dialog.get_by_role("region", name="dssm").locator(".label").all_inner_texts()
     assert shown == titles(neighbours)
     assert page.evaluate("document.activeElement.id") == "neighbours-title"
@@ -502,8 +502,8 @@ def test_page_shows_a_filtered_session(page, ask):
     page.get_by_role("button", name="Show").click()
     page.get_by_role("status").get_by_text("of dssm").wait_for()
     assert labels(page, "History") == ["<b>Item & 7</b>", "<b>Item & 12</b>"]
-    answer = ask("recommend", ("session", "12"), ("session", "7"), filter="colour:blue")
-    assert labels(page, "dssm") == titles(answer["answers"][0]["items"])
+    response = ask("recommend", ("session", "12"), ("session", "7"), filter="colour:blue")
+    assert labels(page, "dssm") == titles(response["recommendations"][0]["items"])
 
 
 def test_page_filters_by_several_values_with_the_keyboard_and_in_a_link(page, ask):
@@ -519,7 +519,7 @@ def test_page_filters_by_several_values_with_the_keyboard_and_in_a_link(page, as
     page.keyboard.press("Enter")
     page.get_by_role("status").get_by_text("of dssm").wait_for()
     filters = [("filter", text) for text in ("colour:blue", "colour:green", "year:2010..")]
-    expected = titles(ask("recommend", *filters, user="3")["answers"][0]["items"])
+    expected = titles(ask("recommend", *filters, user="3")["recommendations"][0]["items"])
     assert labels(page, "dssm") == expected
     page.reload()
     page.get_by_role("status").get_by_text("of dssm").wait_for()
@@ -531,7 +531,7 @@ def test_page_filters_by_several_values_with_the_keyboard_and_in_a_link(page, as
     page.get_by_role("button", name="Show", exact=True).click()
     page.get_by_role("status").get_by_text("10 of dssm").wait_for()
     assert "filter" not in page.url
-    assert labels(page, "dssm") == titles(ask("recommend", user="3")["answers"][0]["items"])
+    assert labels(page, "dssm") == titles(ask("recommend", user="3")["recommendations"][0]["items"])
 
 
 def test_page_searches_the_values_of_a_feature_with_many(page, ask):
@@ -547,7 +547,9 @@ def test_page_searches_the_values_of_a_feature_with_many(page, ask):
     page.get_by_label("User id").fill("3")
     page.get_by_role("button", name="Show", exact=True).click()
     page.get_by_role("status").get_by_text("of dssm").wait_for()
-    expected = ask("recommend", user="3", filter=f"category:{values[-1]}")["answers"][0]["items"]
+    expected = ask("recommend", user="3", filter=f"category:{values[-1]}")["recommendations"][0][
+        "items"
+    ]
     assert labels(page, "dssm") == titles(expected)
 
 
@@ -659,7 +661,7 @@ def test_page_shows_no_older_recommendations_over_newer_ones(page, ask, hold):
 def test_page_shows_no_older_neighbours_over_newer_ones(page, ask, hold):
     page.get_by_label("User id").fill("3")
     page.keyboard.press("Enter")
-    first, second = ask("recommend", user="3")["answers"][0]["items"][:2]
+    first, second = ask("recommend", user="3")["recommendations"][0]["items"][:2]
     older = hold("similar", item=first["id"], k="10")
     buttons = page.get_by_role("region", name="dssm").get_by_role("button")
     buttons.nth(0).click()
@@ -670,7 +672,7 @@ def test_page_shows_no_older_neighbours_over_newer_ones(page, ask, hold):
     dialog.get_by_role("region", name="dssm").wait_for()
     release(page, older)
     shown = dialog.get_by_role("region", name="dssm").locator(".label").all_inner_texts()
-    assert shown == titles(ask("similar", item=second["id"])["answers"][0]["items"])
+    assert shown == titles(ask("similar", item=second["id"])["neighbours"][0]["items"])
     assert dialog.get_by_role("region").count() == 2
 
 
