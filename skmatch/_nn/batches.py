@@ -23,8 +23,7 @@ BLOCK_SIZE = 32  # events of a user that share their histories' tokens
 class Rows:
     """Rows to train on or to encode; a row's history is ``log[start:stop]``.
 
-    Histories may be given twice: rows n ... 2n - 1 are those of 0 ... n - 1 with the history before
-    their visit.
+    Rows may come twice: rows n ... 2n - 1 are rows 0 ... n - 1 with the history before their visit.
     """
 
     user: Tensor  # (n,) codes, int32
@@ -49,14 +48,14 @@ class Targets:
 
 
 class Batch(NamedTuple):
-    """What a step trains on: R rows in B blocks of neighbours."""
+    """The rows that a step trains on: R rows in B blocks of neighbours."""
 
     users: UserBatch
     positive: Tensor  # (R,) codes of items
     weight: Tensor | None  # (R,)
 
     def of_history(self, values: Tensor) -> Tensor:
-        """Turn a value per token, (B, S), into those of each row's history, (R, L)."""
+        """Turn values of tokens, (B, S), into the values of each row's history, (R, L)."""
         windows = values.unfold(1, self.users.max_length, 1)  # (B, C, L), a view
         n_windows = windows.shape[1]
         return windows[self.users.window // n_windows, self.users.window % n_windows]
@@ -92,9 +91,9 @@ class Batches:
         return -(-len(self.rows) // self.batch_size)
 
     def _cut_blocks(self) -> None:
-        """Cut the rows into blocks of one user's events that lie within BLOCK_SIZE of the first.
+        """Cut the rows into blocks: events of a user that lie within BLOCK_SIZE of the first.
 
-        Rows share tokens only if each history is the one before it, shifted by an event.
+        Rows share tokens only if each history is the previous row's, shifted by an event.
         """
         user, start, stop = (
             column.cpu().numpy() for column in (self.rows.user, self.rows.start, self.rows.stop)
@@ -103,11 +102,11 @@ class Batches:
         is_first = np.ones(n_histories, dtype=bool)
         for half in range(0, n_histories, n_rows):
             is_first[half + 1 : half + n_rows] = user[1:] != user[:-1]
-        moved_on = stop[1:] - self.rows.max_length
-        is_first[1:] |= start[1:] != np.maximum(start[:-1], moved_on, out=moved_on)
-        first = np.flatnonzero(is_first)
-        # In place of `stop`, since a fit's memory peaks here.
-        grid = stop - np.repeat(stop[first], np.diff(first, append=n_histories))
+        window_start = stop[1:] - self.rows.max_length
+        is_first[1:] |= start[1:] != np.maximum(start[:-1], window_start, out=window_start)
+        first_rows = np.flatnonzero(is_first)
+        # A fit's memory peaks here: the grid is computed in place.
+        grid = stop - np.repeat(stop[first_rows], np.diff(first_rows, append=n_histories))
         grid //= BLOCK_SIZE
         is_first[1:] |= grid[1:] != grid[:-1]
         self.block = np.cumsum(is_first, dtype=np.int32) - 1  # of each row
@@ -115,7 +114,7 @@ class Batches:
         self.has_gap = np.zeros(0, dtype=bool)
         if n_histories > n_rows:
             self.has_gap = (stop[n_rows:] < stop[:n_rows]) & (start[n_rows:] < stop[n_rows:])
-        # Most features of users do not change within a block, which then reads them once.
+        # Features that do not change within a block are read once per block, as most are.
         self.is_of_block = [
             source.by_code
             or all(
@@ -140,7 +139,7 @@ class Batches:
         return rows, is_first
 
     def epoch(self) -> Iterator[Batch]:
-        """Read the batches of an epoch; those of a process without rows in them are empty."""
+        """Read the batches of an epoch; a process without rows in a batch gets an empty batch."""
         rows, is_first = self.draw()
         part = np.cumsum(is_first) - 1
         batch = np.arange(len(rows)) // self.batch_size
@@ -150,18 +149,24 @@ class Batches:
             rows, is_first, batch = rows[is_own], is_first[is_own], batch[is_own]
             part = np.cumsum(is_first) - 1
         bounds = np.searchsorted(batch, np.arange(self.n_steps + 1))
-        # Brought to the device once per epoch: a copy per step would wait for the step before.
+        # Copied to the device once per epoch: a copy per step would wait for the step before.
         firsts = rows[is_first]
-        row, of_row, first = torch.as_tensor(
+        row, part_of_row, first_row = torch.as_tensor(
             np.concatenate([rows, part.astype(rows.dtype), firsts]), device=self.rows.user.device
         ).split([len(rows), len(rows), len(firsts)])
         n_parts = np.append(0, np.cumsum(is_first))[bounds]
-        for (a, b), (c, d) in zip(pairwise(bounds), pairwise(n_parts), strict=True):
-            yield self._read(first[c:d].long(), row[a:b].long(), of_row[a:b].long() - c)
+        for (start, stop), (part_start, part_stop) in zip(
+            pairwise(bounds), pairwise(n_parts), strict=True
+        ):
+            yield self._read(
+                first_row[part_start:part_stop].long(),
+                row[start:stop].long(),
+                part_of_row[start:stop].long() - part_start,
+            )
 
-    def _read(self, first: Tensor, row: Tensor, block: Tensor) -> Batch:
+    def _read(self, first_row: Tensor, row: Tensor, block: Tensor) -> Batch:
         rows, n_rows = self.rows, len(self.rows)
-        first_event, event = first % n_rows, row % n_rows
+        first_event, event = first_row % n_rows, row % n_rows
         user = rows.user[first_event].long()
         features = [
             source.gather(first_event if is_of_block else event, user)
@@ -169,7 +174,7 @@ class Batches:
         ]
         weight = self.targets.weight
         return Batch(
-            read_users(rows, user, features, first, row, block, BLOCK_SIZE),
+            read_users(rows, user, features, first_row, row, block, BLOCK_SIZE),
             self.targets.item[event].long(),
             None if weight is None else weight[event],
         )
@@ -179,17 +184,17 @@ def read_users(
     rows: Rows,
     user: Tensor,
     features: list[FeatureTensor],
-    first: Tensor,  # (B,), the first row of each block
+    first_row: Tensor,  # (B,), the first row of each block
     row: Tensor,  # (R,)
     block: Tensor,  # (R,), the block of each row
     block_size: int,
 ) -> UserBatch:
     """Read the histories of rows as windows into the tokens of their blocks."""
     max_length = rows.max_length
-    first_stop, stop = rows.stop[first], rows.stop[row]
-    offset = torch.arange(max_length + block_size - 1, device=first.device)
+    first_stop, stop = rows.stop[first_row], rows.stop[row]
+    offset = torch.arange(max_length + block_size - 1, device=first_row.device)
     index = (first_stop - max_length)[:, None] + offset
-    inside = (index >= rows.start[first, None]) & (index < len(rows.log))
+    inside = (index >= rows.start[first_row, None]) & (index < len(rows.log))
     tokens = torch.zeros_like(index)
     if len(rows.log):
         index = torch.where(inside, index, 0)

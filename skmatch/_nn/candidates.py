@@ -15,8 +15,8 @@ from skmatch._nn.embedding import distinct, gather
 from skmatch._nn.scorer import CosineScorer
 
 POWER = 0.75  # of word2vec
-SHARED_ROWS = 256  # a step draws negatives for so many rows, and all of its rows share them
-MAX_DRAWS = 4  # draws per item of the catalogue: more find nothing new
+SHARED_ROWS = 256  # a step draws negatives for at most this many rows; all rows share them
+MAX_DRAWS = 4  # draws per item of the catalogue: further draws hardly find new items
 
 
 class SharedCandidates(NamedTuple):
@@ -24,7 +24,7 @@ class SharedCandidates(NamedTuple):
 
     items: Tensor  # (N,) codes, sorted
     log_weight: Tensor  # (N,), added to the scores
-    masked: Tensor  # (R, M), indices of those that are not a row's negatives; -1 counts for nothing
+    masked: Tensor  # (R, M), indices of items that are not a row's negatives; -1 is padding
 
     def score(self, scorer: CosineScorer, users: Tensor, items: Tensor) -> Tensor:
         """Return the scores of users (R, V) against items (N, V), (R, N); -inf where masked."""
@@ -34,7 +34,7 @@ class SharedCandidates(NamedTuple):
 
 
 class RowCandidates(NamedTuple):
-    """Candidates of each row's own, picked from few that are encoded."""
+    """Candidates that differ between rows, picked from a few items, which are encoded."""
 
     items: Tensor  # (N,) codes
     picked: Tensor  # (R, K), indices into `items`
@@ -55,7 +55,7 @@ class CandidateSampler:
         A way of drawing, by its name in `SequenceSampler`.
     counts : ndarray of shape (n_items,)
         Number of the events of each item, weighted events counted in units of the smallest weight;
-        an item without any counts as if it had one. For "in_batch", of the rows that are trained.
+        an item without events counts as if it had one. For "in_batch", of the training rows only.
     neg_ratio : int
         Number of negatives per positive.
     exclude_history : bool
@@ -110,7 +110,7 @@ class CandidateSampler:
             if weight is None:
                 weight = torch.ones(len(drawn), device=self.device, dtype=torch.float32)
             items, index = distinct(drawn)
-            # Repeats that are left count 0 times: their weight is log 0.
+            # On a GPU `distinct` leaves repeats: they have count 0 and weight log 0.
             count = torch.zeros_like(items, dtype=torch.float32).index_add_(0, index, weight)
             share = count / weight.sum().clamp(min=torch.finfo(torch.float32).tiny)
             log_weight = torch.log(share) - self.log_probability[items - FIRST_KNOWN]
@@ -120,7 +120,7 @@ class CandidateSampler:
         return SharedCandidates(items, log_weight, torch.cat(masked, 1))
 
     def per_row(self, batch: Batch) -> RowCandidates:
-        """Draw candidates of each row's own; rows pick them from few, which are encoded."""
+        """Draw candidates for each row; rows pick them from a few items, which are encoded."""
         n_rows = len(batch.positive)
         n_picked = min(self.neg_ratio, self.n_items)
         if self.negatives == "in_batch":
@@ -135,8 +135,10 @@ class CandidateSampler:
         masked = codes == batch.positive[:, None]
         if self.exclude_history:
             history = batch.of_history(batch.users.tokens)
-            for column, own in enumerate(codes.T):  # (R, K, L) at once takes K times the memory
-                masked[:, column] |= (history == own[:, None]).any(1)
+            for column, candidate in enumerate(
+                codes.T
+            ):  # (R, K, L) at once takes K times the memory
+                masked[:, column] |= (history == candidate[:, None]).any(1)
         return RowCandidates(items, picked, masked)
 
     def _pick_positives(self, batch: Batch, n_rows: int, n_picked: int) -> Tensor:
@@ -152,7 +154,7 @@ class CandidateSampler:
         return drawn.view(n_rows, n_picked)
 
     def _n_draws(self, n_rows: int) -> int:
-        """Return the draws for some rows, which the catalogue bounds."""
+        """Return the number of draws for some rows, bounded by the size of the catalogue."""
         return min(self.neg_ratio * n_rows, max(MAX_DRAWS * self.n_items, 4 * SHARED_ROWS))
 
     def draw(self, n_draws: int) -> Tensor:
@@ -201,6 +203,6 @@ def popularity_order(counts: np.ndarray) -> np.ndarray:
 
 
 def indices_among(ordered: Tensor, codes: Tensor) -> Tensor:
-    """Return the index of codes among sorted ones, and -1 where a code is not there."""
+    """Return the index of each code in a sorted array, -1 where the array has no such code."""
     index = torch.searchsorted(ordered, codes).clamp_(max=len(ordered) - 1)
     return index.masked_fill_(ordered[index] != codes, -1)

@@ -92,17 +92,17 @@ def _sum_nearby(
         stop = min(start + CHUNK_SIZE, len(items))
         low, high = max(start - WINDOW, 0), min(stop + WINDOW, len(items))
         nearby = items[low:high]
-        own = vectors[nearby]
-        own *= weights[nearby] * event_weights[low:high]
-        sums = np.zeros((high - low + 1, own.shape[1]), dtype=np.float32)
-        np.cumsum(own, axis=0, out=sums[1:])
+        weighted = vectors[nearby]
+        weighted *= weights[nearby] * event_weights[low:high]
+        sums = np.zeros((high - low + 1, weighted.shape[1]), dtype=np.float32)
+        np.cumsum(weighted, axis=0, out=sums[1:])
         event = np.arange(start, stop) - low
         is_bound = np.r_[True, users[low + 1 : high] != users[low : high - 1], True]
         bounds = np.flatnonzero(is_bound)
         of_user = np.searchsorted(bounds, event, side="right")
-        first = np.maximum(event - WINDOW, bounds[of_user - 1])
-        last = np.minimum(event + WINDOW + 1, bounds[of_user])
-        sum_of_event = (sums[last] - sums[first]) - own[event]
+        window_start = np.maximum(event - WINDOW, bounds[of_user - 1])
+        window_stop = np.minimum(event + WINDOW + 1, bounds[of_user])
+        sum_of_event = (sums[window_stop] - sums[window_start]) - weighted[event]
         present, column = np.unique(items[start:stop], return_inverse=True)
         weight = event_weights[start:stop, 0]
         events_of_items = csr_array((weight, (column, np.arange(len(column)))))

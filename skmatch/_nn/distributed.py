@@ -64,12 +64,13 @@ def check_same(setting: dict[str, Any]) -> None:
         return
     settings: list[dict[str, Any]] = [{}] * size()
     dist.all_gather_object(settings, setting)
-    for other, its_setting in enumerate(settings):
-        for name, value in its_setting.items():
+    for process, process_setting in enumerate(settings):
+        for name, value in process_setting.items():
             if value != settings[0][name]:
                 raise ValueError(
-                    f"Process {other} of the group fits with {name}={value!r}, and process 0 with "
-                    f"{settings[0][name]!r}: all need the same events, parameters and checkpoint."
+                    f"Process {process} of the group fits with {name}={value!r}, and process 0 "
+                    f"with {settings[0][name]!r}: all need the same events, parameters and "
+                    "checkpoint."
                 )
 
 
@@ -91,17 +92,17 @@ def sum_rows(codes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         codes, rows = codes[is_kept], rows[is_kept]
     counts = [int(count) for count in _gather(torch.tensor([len(codes)], device=codes.device))]
     padded = rows.new_zeros(max(counts), rows.shape[1]), codes.new_zeros(max(counts))
-    for whole, own in zip(padded, (rows, codes), strict=True):
-        whole[: len(own)] = own
+    for buffer, values in zip(padded, (rows, codes), strict=True):
+        buffer[: len(values)] = values
     all_rows, all_codes = (
-        [part[:n] for part, n in zip(_gather(whole), counts, strict=True)] for whole in padded
+        [part[:n] for part, n in zip(_gather(buffer), counts, strict=True)] for buffer in padded
     )
     # In rank order, so that the sums are the same in all processes.
     return sum_by_code(list(zip(all_codes, all_rows, strict=True)))
 
 
 def _gather(values: Tensor) -> list[Tensor]:
-    """Return the values of every process, all of one shape."""
+    """Return the values of every process; they have equal shapes."""
     parts = [torch.empty_like(values) for _ in range(size())]
     dist.all_gather(parts, values)
     return parts

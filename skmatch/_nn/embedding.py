@@ -1,7 +1,7 @@
-"""Embedding tables, whose training costs what a step touches and not what the table holds.
+"""Embedding tables, whose training cost depends on the rows of a step, not on the table's size.
 
 A large table gathers the distinct rows of a step into a leaf of the graph: gradients are as large
-as that leaf. Small tables learn as any other weight does.
+as that leaf. Small tables train like any other weight.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SMALL = 1024  # rows; updating all of them costs less than finding out which wer
 
 
 class EmbeddingTable(nn.Module):
-    """One vector per code; that of padding is zero, and the optimizer keeps it so.
+    """One vector per code; the vector of padding is zero, and the optimizer keeps it zero.
 
     Parameters
     ----------
     size, dim : int
         Number of codes, and width of a vector.
     entity : {"user", "item", "value"}
-        What the codes stand for: users, items, or values of a feature.
+        The kind of the codes: users, items, or values of a feature.
     is_sole_input : bool
         Whether the embedding is the only input that distinguishes the codes. Then new and untrained
         rows keep random values; otherwise they equal the row of the unknown code.
@@ -69,20 +69,20 @@ class EmbeddingTable(nn.Module):
         return parts[0] if len(parts) == 1 else sum_by_code(parts)
 
     def extend(self, saved: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return saved rows with those of codes that were added since."""
+        """Return saved rows and, after them, rows of the codes that were added since."""
         added = np.repeat(saved[[UNKNOWN]], len(self.weight) - len(saved), axis=0)
         if self.is_sole_input:
             added += rng.normal(0, INITIAL_STD, added.shape).astype(added.dtype)
         return np.concatenate([saved, added])
 
     def untrained(self) -> np.ndarray:
-        """Return the codes whose rows equal that of the unknown code."""
+        """Return the codes whose rows equal the row of the unknown code."""
         is_equal = (self.weight[FIRST_KNOWN:] == self.weight[UNKNOWN]).all(1)
         return FIRST_KNOWN + np.flatnonzero(is_equal.cpu())
 
     @torch.no_grad()
     def reset_to_unknown(self, codes: np.ndarray) -> None:
-        """Set the rows of untrained codes to that of the unknown code."""
+        """Set the rows of untrained codes to the row of the unknown code."""
         if not self.is_sole_input:
             rows = torch.as_tensor(codes, device=self.weight.device)
             self.weight[rows] = self.weight[UNKNOWN].clone()

@@ -1,4 +1,4 @@
-"""The two encoders: one maps items to vectors, one maps users and their histories to vectors."""
+"""The item encoder, and the user encoder, which maps users and their histories to vectors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from skmatch._nn.layers import Dropout, Linear, Tower
 from skmatch._nn.pooling import History, make_pooling
 
 FEATURES = ("user_features", "item_features", "event_features")
-MAX_COUNTED_LENGTH = 16  # shorter histories have an embedding per length, all others share one
+MAX_COUNTED_LENGTH = (
+    16  # each length below has an embedding; all longer histories share an embedding
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class NetworkConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetworkConfig:
-        """Read what `to_dict` returned."""
+        """Return the config of a dict that `to_dict` returned."""
         features = {side: tuple(FeatureSpec(*spec) for spec in values[side]) for side in FEATURES}
         return cls(**{**values, **features})
 
@@ -80,7 +82,7 @@ class NetworkConfig:
 
 
 class UserBatch(NamedTuple):
-    """What a user encoder reads of R rows, in B blocks; users and features of blocks come once."""
+    """Inputs of a user encoder: R rows in B blocks; users and features of blocks come once."""
 
     user: Tensor  # (B,) codes
     features: list[FeatureTensor]  # (B, ...) or (R, ...)
@@ -130,10 +132,10 @@ class EventEncoder(nn.Module):
         self.weight = nn.Parameter(torch.zeros(shape, dtype=torch.float32, device="cpu"))
 
     def forward(self, tokens: Tensor, batch: UserBatch) -> Tensor:
-        """Return the encodings of tokens, (B, S, D); those of padding stay zero."""
+        """Return the encodings of tokens, (B, S, D); padding stays zero."""
         if not batch.events:  # no events at all
             return tokens
-        features = torch.cat(self.features([one.flatten() for one in batch.events]), 1)
+        features = torch.cat(self.features([column.flatten() for column in batch.events]), 1)
         scale, shift = (features @ self.weight).view(*tokens.shape[:2], -1).chunk(2, 2)
         return tokens * (1 + scale) + shift * (batch.tokens != PADDING)[:, :, None]
 
@@ -154,7 +156,7 @@ class UserEncoder(nn.Module):
         shape = MAX_COUNTED_LENGTH + 1, min(dim, MAX_FEATURE_DIM)
         lengths = torch.zeros(shape, dtype=torch.float32, device="cpu")
         self.length_embedding = nn.Parameter(lengths)
-        # What a user does next in a visit differs from what the next visit begins with.
+        # The next event of a visit differs from the first event of the next visit.
         scales = torch.zeros((2, width), dtype=torch.float32, device="cpu")
         self.recency_scale = nn.Parameter(scales)
         recencies = torch.zeros((2, shape[1]), dtype=torch.float32, device="cpu")
@@ -198,7 +200,7 @@ class TwoTower(nn.Module):
         return not isinstance(self.config.pooling, str)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw the weights anew, except those of modules of the caller."""
+        """Draw the weights anew, except the weights of the caller's modules."""
         for module in self.modules():
             if isinstance(module, (EmbeddingTable, Linear)):
                 module.initialise(generator)

@@ -35,7 +35,7 @@ ROWS_BLOCK = 2**23  # numbers of the histories that are encoded at a time
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train; the names are those of the retrievers' parameters."""
+    """How to train; the fields are named as the retrievers' parameters."""
 
     loss: str
     temperature: float
@@ -173,13 +173,13 @@ class Engine:
         return users.untrained(), items.untrained()
 
     def reset_to_unknown(self, users: np.ndarray, items: np.ndarray) -> None:
-        """Set the embeddings of untrained users and items to those of the unknown code."""
+        """Set the embeddings of untrained users and items to the embedding of the unknown code."""
         for entity, codes in (("user", users), ("item", items)):
             for _, table in self._tables(entity):
                 table.reset_to_unknown(codes)
 
     def _tables(self, entity: str | None = None) -> Iterator[tuple[str, EmbeddingTable]]:
-        """Yield embedding tables, of all entities or of one, with the names of their weights."""
+        """Yield embedding tables, of all entities or of `entity`, and their weights' names."""
         for name, module in self.network.named_modules():
             if isinstance(module, EmbeddingTable) and entity in (None, module.entity):
                 yield f"{name}.weight", module
@@ -195,7 +195,7 @@ class Engine:
         item_features = self._item_features(samples.schema)
         size = max(1, ROWS_BLOCK // (rows.max_length * self.network.config.embedding_dim))
         vectors = []
-        # One query is too small for several threads; those of many callers would compete.
+        # A single query is too small for several threads, and threads of many callers compete.
         one_thread = _THREADS.limit(limits=1, user_api="openmp") if len(rows) == 1 else None
         with one_thread or nullcontext():
             for row in torch.arange(len(rows), device=self.device).split(size):
@@ -223,19 +223,19 @@ class Engine:
         if codes is None:
             codes = np.arange(FIRST_KNOWN, len(schema.items))
         width, encode = self.network.config.width, self.network.encode_items
-        return self._of_items(schema, codes, width, encode, left_out)
+        return self._encode_in_blocks(schema, codes, width, encode, left_out)
 
     @isolated()
     @torch.no_grad()
     def item_encodings(self, schema: Schema) -> list[np.ndarray]:
-        """Return what each network reads of the items of histories, (n_codes, D), of all codes."""
+        """Return the encodings, (n_codes, D), of items in histories, for each network."""
         codes, dim = np.arange(len(schema.items)), self.network.config.embedding_dim
         return [
-            self._of_items(schema, codes, dim, member.item_encoder)
+            self._encode_in_blocks(schema, codes, dim, member.item_encoder)
             for member in self.network.members
         ]
 
-    def _of_items(
+    def _encode_in_blocks(
         self,
         schema: Schema,
         codes: np.ndarray,
@@ -249,11 +249,11 @@ class Engine:
         unknown = [feature.name in left_out for feature in schema.item_features]
         vectors = torch.empty(len(items), width, dtype=torch.float32, device=self.device)
         blocks = zip(items.split(CATALOGUE_BLOCK), vectors.split(CATALOGUE_BLOCK), strict=True)
-        for part, own in blocks:
-            features = [source.gather(part, part) for source in sources]
+        for block, block_vectors in blocks:
+            features = [source.gather(block, block) for source in sources]
             for number in np.flatnonzero(unknown):
                 features[number] = unknown_like(features[number])
-            own.copy_(encode(part, features))
+            block_vectors.copy_(encode(block, features))
         return vectors.cpu().numpy()
 
     # Data
@@ -279,22 +279,24 @@ class Engine:
     def _rows(self, samples: Samples, rows: np.ndarray, cut: bool = True) -> Rows:
         """Copy rows to the device, with the log or, if `cut`, only the events that they need."""
         start, stop, log = samples.start[rows], samples.stop[rows], samples.log.items
-        of_events = [samples.log.features[one.name] for one in samples.schema.event_features]
+        event_features = [
+            samples.log.features[feature.name] for feature in samples.schema.event_features
+        ]
         longest = int((stop - start).max(initial=1))
         if cut and len(rows) * 4 < len(log):
             index, offsets = concatenate_ranges(start, stop)
             log, start, stop = log[index], offsets[:-1], offsets[1:]
-            of_events = [column[index] for column in of_events]
+            event_features = [column[index] for column in event_features]
         features = []
         for feature in samples.schema.user_features:
-            own = samples.features.get(feature.name)
-            if own is None:
+            values = samples.features.get(feature.name)
+            if values is None:
                 source = self._column(samples.schema.user_table[feature.name])
             else:
                 source = self._column(
-                    own.gather(rows) if isinstance(own, RaggedArray) else own[rows]
+                    values.gather(rows) if isinstance(values, RaggedArray) else values[rows]
                 )
-            features.append(FeatureSource(source, by_code=own is None))
+            features.append(FeatureSource(source, by_code=values is None))
         recency = np.ones(len(rows), dtype=np.int8)
         if samples.begins_visit is not None:
             recency[samples.begins_visit[rows]] = 0
@@ -306,7 +308,7 @@ class Engine:
             log=self._to_device(log),
             features=features,
             max_length=max(1, min(longest, self.network.config.max_length)),
-            event_features=tuple(map(self._to_device, of_events)),
+            event_features=tuple(map(self._to_device, event_features)),
         )
 
     def _with_gaps(self, rows: Rows, samples: Samples, training: np.ndarray) -> Rows:

@@ -1,4 +1,4 @@
-"""An ensemble: networks that train apart and are served as one.
+"""An ensemble: networks that train apart and are served as a single network.
 
 Averaging models with uncorrelated errors improves ranking (Lakshminarayanan et al., NeurIPS 2017).
 """
@@ -28,7 +28,9 @@ class Ensemble(nn.Module):
         super().__init__()
         self.config = config
         members = nn.ModuleList(TwoTower(config, seed + i) for i in range(config.n_estimators))
-        self.members = cast(Sequence[TwoTower], members)  # torch does not type what it holds
+        self.members = cast(
+            Sequence[TwoTower], members
+        )  # torch does not type the modules of a list
 
     def initialise(self, generator: torch.Generator) -> None:
         for member in self.members:
@@ -36,10 +38,10 @@ class Ensemble(nn.Module):
 
     def encode_users(self, batch: UserBatch, token_features: list[FeatureTensor]) -> Tensor:
         """Return the vectors of users, (R, V), given the item features of all tokens."""
-        return concatenate([one.encode_users(batch, token_features) for one in self.members])
+        return concatenate([member.encode_users(batch, token_features) for member in self.members])
 
     def encode_items(self, items: Tensor, features: list[FeatureTensor]) -> Tensor:
-        return concatenate([one.encode_items(items, features) for one in self.members])
+        return concatenate([member.encode_items(items, features) for member in self.members])
 
 
 def concatenate(vectors: list[Tensor]) -> Tensor:
@@ -48,7 +50,7 @@ def concatenate(vectors: list[Tensor]) -> Tensor:
 
 
 class EnsembleTrainer:
-    """Train one member after the other, an epoch at a time; each has a `Trainer` of its own."""
+    """Train the members in turn, an epoch at a time; each member has its own `Trainer`."""
 
     def __init__(self, members: list[Trainer]):
         self.members = members
@@ -62,11 +64,11 @@ class EnsembleTrainer:
         return [member.state() for member in self.members]
 
     def load(self, states: list[dict[str, Any]]) -> None:
-        """Load what `state` returned."""
+        """Load a state that `state` returned."""
         for member, state in zip(self.members, states, strict=True):
             member.load(state)
 
     def close(self) -> None:
-        """Free what only further epochs would need."""
+        """Free the memory that only further epochs would need."""
         for member in self.members:
             member.close()

@@ -102,7 +102,7 @@ class IdDropout(nn.Module):
 
 
 class FeatureEncoder(nn.Module):
-    """Encode the features of one side: embeddings, and numbers with a flag for missing ones.
+    """Encode the features of users or of items: embeddings, and numbers with a flag if missing.
 
     The linear map that reads the encodings projects vectors.
     """

@@ -30,7 +30,7 @@ class Linear(nn.Linear):
 
 
 class Dropout(nn.Module):
-    """Dropout from a generator of its own: torch's global one stays untouched."""
+    """Dropout from its own generator: torch's global generator stays untouched."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -41,7 +41,7 @@ class Dropout(nn.Module):
         """Return values of any shape with some set to zero and the others scaled up."""
         if not self.training or self.rate == 0:
             return x
-        # One random byte per element: eight times cheaper than one random number each.
+        # A random byte per element is eight times cheaper than a random float.
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None, generator=self.generator)
         n_dropped = min(round(self.rate * 256), 255)  # of the 256 values of a byte
@@ -93,7 +93,7 @@ class Tower(nn.Module):
         if self.skip is None:
             vectors = self.others(linear(parts, self.first.weight, self.first.bias, block))
             return normalize(vectors.float())
-        # One product for both maps.
+        # A single product for both maps.
         weight = torch.cat([self.first.weight, self.skip.weight])
         bias = torch.cat([self.first.bias, self.skip.bias])
         hidden, skipped = linear(parts, weight, bias, block).split(
@@ -113,7 +113,7 @@ def linear(
     def is_of_blocks(part: Tensor) -> bool:
         return block is not None and len(part) < len(block)
 
-    # Neighbouring parts in one product.
+    # A single product for neighbouring parts.
     runs = [(shared, torch.cat(list(run), 1)) for shared, run in groupby(parts, is_of_blocks)]
     columns = weight.T.split([run.shape[1] for _, run in runs])
     of_blocks, of_rows = (

@@ -33,29 +33,29 @@ def softmax(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 class _Softmax(torch.autograd.Function):
-    """Softmax cross-entropy that keeps one matrix of the scores' size.
+    """Softmax cross-entropy that keeps a single matrix of the scores' size.
 
-    torch's own would copy the scores to put the positive beside them, which takes a tenth of a
+    torch's function would copy the scores to put the positive beside them, which takes a tenth of a
     step.
     """
 
     @staticmethod
     def forward(ctx: Any, positive: Tensor, negative: Tensor) -> Tensor:
         top = torch.maximum(positive, negative.amax(1))
-        shares = (negative - top[:, None]).clamp_(min=MIN_EXPONENT).exp_()
-        own = torch.exp(positive - top)
-        total = own + shares.sum(1)
-        ctx.save_for_backward(shares, own, total)
+        exp_negative = (negative - top[:, None]).clamp_(min=MIN_EXPONENT).exp_()
+        exp_positive = torch.exp(positive - top)
+        total = exp_positive + exp_negative.sum(1)
+        ctx.save_for_backward(exp_negative, exp_positive, total)
         return total.log() + (top - positive)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        shares, own, total = ctx.saved_tensors
+        exp_negative, exp_positive, total = ctx.saved_tensors
         (gradient,) = gradients
-        return (own / total - 1) * gradient, shares * (gradient / total)[:, None]
+        return (exp_positive / total - 1) * gradient, exp_negative * (gradient / total)[:, None]
 
 
-# List-wise losses read candidates that all rows share, pair losses those of each row's own.
+# List-wise losses read candidates that all rows share, pair losses the candidates of each row.
 LIST_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"softmax": softmax}
 PAIR_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": bce, "bpr": bpr}
 LOSSES = (*PAIR_LOSSES, *LIST_LOSSES)

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter, 2019) with one step for all weights, and tables by their rows.
+"""AdamW (Loshchilov and Hutter, 2019) with a single step for all weights, and tables by row.
 
 torch's own optimizers update whole tables, and import torch's compiler, which takes about a second
 in every process that fits.
@@ -22,21 +22,23 @@ EPS = 1e-8
 
 
 class AdamW:
-    """Update the weights of a network by the gradients of a step, and discard these.
+    """Update the weights of a network by the gradients of a step, and discard the gradients.
 
     Processes that train together sum their gradients, and take the same step. Rows of large tables
-    have one second moment each, and change in the steps that touch them. Matrices and tables decay;
-    biases, scales of normalisations and half-lives do not.
+    have a second moment per row, and change in the steps that touch them. Matrices and tables
+    decay; biases, scales of normalisations and half-lives do not.
     """
 
     def __init__(self, network: nn.Module, weight_decay: float):
         self.weight_decay = weight_decay
-        named = [(name, one) for name, one in network.named_parameters() if one.requires_grad]
-        decays = {name: one.dim() > 1 and not name.endswith("bias") for name, one in named}
-        named.sort(key=lambda pair: not decays[pair[0]])  # those that decay come first
+        named = [
+            (name, weight) for name, weight in network.named_parameters() if weight.requires_grad
+        ]
+        decays = {name: weight.dim() > 1 and not name.endswith("bias") for name, weight in named}
+        named.sort(key=lambda pair: not decays[pair[0]])  # weights that decay come first
         self.weights = [weight for _, weight in named]
         self.n_decaying = sum(weight.numel() for name, weight in named if decays[name])
-        # The weights become views of one array, so that a step takes few calls.
+        # The weights become views of a single array, so that a step takes few calls.
         self.values = torch.cat([weight.detach().flatten() for weight in self.weights])
         parts = self.values.split([weight.numel() for weight in self.weights])
         for weight, part in zip(self.weights, parts, strict=True):
@@ -54,18 +56,21 @@ class AdamW:
         return {"moments": arrays, "n_steps": self.n_steps}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Load what `state` returned."""
+        """Load a state that `state` returned."""
         for moments, arrays in zip(self._moments(), state["moments"], strict=True):
             for moment, array in zip(moments, arrays, strict=True):
                 moment.copy_(torch.from_numpy(np.array(array)))
         self.n_steps = state["n_steps"]
 
     def _moments(self) -> list[list[Tensor]]:
-        return [[self.first, self.second], *([one.first, one.second] for one in self.tables)]
+        return [
+            [self.first, self.second],
+            *([table_moments.first, table_moments.second] for table_moments in self.tables),
+        ]
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Update what the last step's gradients reach, at this learning rate."""
+        """Update the weights that have gradients, at this learning rate."""
         self.n_steps += 1
         bias1, bias2 = (1 - beta**self.n_steps for beta in BETAS)
         # Correcting the bias in step size and epsilon avoids a division of the whole moment.
@@ -104,8 +109,8 @@ class RowMoments:
         square.lerp_(gradient.square().mean(1, keepdim=True), 1 - BETAS[1])
         scale = torch.sqrt(square).add_(eps)
         rows.mul_(decay).addcdiv_(mean, scale, value=-size)
-        for array, new in zip(arrays, (mean, square, rows), strict=True):
-            array.index_copy_(0, index, new)
+        for array, values in zip(arrays, (mean, square, rows), strict=True):
+            array.index_copy_(0, index, values)
         self.table.weight[PADDING].zero_()
 
 

@@ -35,7 +35,7 @@ class History(NamedTuple):
     tokens: Tensor  # (B, S, D)
     window: Tensor  # (R,), index of each row's window among the B * C windows
     length: Tensor  # (R,), number of events
-    max_length: int  # L, of these rows: at most the one that a pooling is made for
+    max_length: int  # L, of these rows: at most the `max_length` that the pooling is made for
 
     def unfold(self) -> Tensor:
         """Return the windows of all rows, (R, D, L)."""
@@ -175,7 +175,7 @@ POOLINGS: dict[str, Callable[[int, int], nn.Module]] = {
 
 
 def make_pooling(pooling: str | Callable, dim: int, max_length: int) -> tuple[nn.Module, int]:
-    """Return a pooling and the width of what it returns, found by an empty history."""
+    """Return a pooling and the width of its vectors, found with an empty history."""
     module = POOLINGS[pooling](dim, max_length) if isinstance(pooling, str) else None
     if module is None:
         assert callable(pooling)
@@ -210,7 +210,7 @@ def _weighted_sum(history: History, rates: Tensor) -> Tensor:
     inside = (lag >= 0) & (lag < history.max_length)
     exponent = (-rates[:, None] * lag[:, None]).clamp(min=MIN_EXPONENT, max=0.0)
     weight = torch.exp(exponent) * inside[:, None]
-    # One product for all windows of a block; torch.matmul would copy tokens and result for it.
+    # A single product for all windows of a block; torch.matmul would copy tokens and result for it.
     weight = weight.flatten(0, 1).expand(len(tokens), -1, -1)  # (B, C * K, S), a view
     summed = torch.bmm(weight, tokens)
     return gather(summed.view(-1, len(rates) * tokens.shape[2]), history.window)

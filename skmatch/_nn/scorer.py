@@ -15,7 +15,7 @@ class CosineScorer(NamedTuple):
     product_dtype: torch.dtype = torch.float32  # of the large matrix product
 
     def pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the scores of users and items of one shape, (..., V), without the last axis."""
+        """Return the scores of pairs of users and items, (..., V) each, without the last axis."""
         return (users / self.temperature * items).sum(-1)
 
     def matrix(self, users: Tensor, items: Tensor, bias: Tensor) -> Tensor:

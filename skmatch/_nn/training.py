@@ -130,7 +130,7 @@ class Trainer:
         return torch.stack([loss.detach(), weight.sum()])
 
     def _autocast(self) -> AbstractContextManager:
-        """Run matrix products in the precision asked for; weights and losses are float32."""
+        """Run matrix products in the chosen precision; weights and losses are float32."""
         if self.precision == torch.float32:
             return nullcontext()
         return torch.autocast(self.batches.rows.user.device.type, self.precision)
@@ -144,7 +144,7 @@ class Trainer:
                 generator.manual_seed(int(seed))
 
     def state(self) -> dict[str, Any]:
-        """Return what later epochs depend on besides the weights; until the next, no copies."""
+        """Return all state of later epochs but the weights, without copies until the next epoch."""
         return {
             "step": self.step,
             "rng": self.batches.rng.bit_generator.state,
@@ -153,7 +153,7 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Load what `state` returned."""
+        """Load a state that `state` returned."""
         self.step = state["step"]
         self.batches.rng.bit_generator.state = state["rng"]
         for generator, values in zip(self.generators, state["generators"], strict=True):
@@ -161,7 +161,7 @@ class Trainer:
         self.optimizer.load(state["optimizer"])
 
     def close(self) -> None:
-        """Free what only further epochs would need: moments take as much as the tables."""
+        """Free the memory that only further epochs need: moments are as large as the tables."""
         del self.optimizer, self.batches, self.objective
 
 
