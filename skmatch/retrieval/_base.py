@@ -1,4 +1,4 @@
-"""`BaseRetriever`: what every retriever has, given how it fits and how it ranks."""
+"""`BaseRetriever`: methods of every retriever, given how it fits and how it ranks."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class BaseRetriever(
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return positions and scores of the best items of each query, (n_queries, k).
 
-        Positions are those of `item_ids_`, -1 where fewer items remain; scores are float32. Only
+        Positions index `item_ids_`, -1 where fewer items remain; scores are float32. Only
         queries of which something is known arrive here; all others get the most popular items.
         """
 
@@ -217,37 +217,37 @@ class BaseRetriever(
     ) -> np.ndarray:
         """Return the scores of items, (n_queries, n_wanted); NaN at position -1 and without score.
 
-        Scores that depend on what else may be recommended are those under the filter.
+        Scores that depend on the other items, such as shares, are computed under the filter.
         """
         scores = np.full(positions.shape, np.nan, dtype=np.float32)
         is_popular = self._source_of(samples) == POPULARITY
         rows = np.flatnonzero(is_popular)
         scores[rows] = self._popularity_of(samples.gather(rows), positions[rows])
-        known = np.flatnonzero(~is_popular)
-        for batch in batches(len(known), positions.shape[1]):
-            rows = known[batch]
+        known_rows = np.flatnonzero(~is_popular)
+        for batch in batches(len(known_rows), positions.shape[1]):
+            rows = known_rows[batch]
             scores[rows] = self._scores_of(samples.gather(rows), positions[rows])
         scores[positions < 0] = np.nan
         return scores
 
     def _scores_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
-        """Return the scores of items for queries of which something is known."""
+        """Return the scores of items for queries with a known history or feature."""
         n_items, k = len(self.popularity_), min(positions.shape[1], len(self.popularity_))
-        found, found_scores = self._top_k(samples, k, only(positions))
-        row, rank = np.nonzero(found >= 0)
-        key = row * n_items + found[row, rank]
+        candidates, candidate_scores = self._top_k(samples, k, only(positions))
+        row, rank = np.nonzero(candidates >= 0)
+        key = row * n_items + candidates[row, rank]
         order = np.argsort(key)
-        wanted = np.arange(len(positions))[:, None] * n_items + positions
-        index = np.minimum(np.searchsorted(key[order], wanted), len(key) - 1)
+        wanted_key = np.arange(len(positions))[:, None] * n_items + positions
+        index = np.minimum(np.searchsorted(key[order], wanted_key), len(key) - 1)
         if not len(key):
             return np.full(positions.shape, np.nan, dtype=np.float32)
-        scores = found_scores[row, rank][order][index]
-        return np.where(key[order][index] == wanted, scores, np.nan)
+        scores = candidate_scores[row, rank][order][index]
+        return np.where(key[order][index] == wanted_key, scores, np.nan)
 
     def _contributions(
         self, samples: Samples, positions: np.ndarray, allowed: ItemFilter
     ) -> Reasons:
-        """Return what the scores of items, (n_queries, n_wanted), are made of."""
+        """Return the reasons of the scores of items, (n_queries, n_wanted)."""
         is_popular = self._source_of(samples) == POPULARITY
         rows = np.flatnonzero(is_popular)
         scores = self._score_items(samples.gather(rows), positions[rows], allowed.gather(rows))
@@ -255,11 +255,11 @@ class BaseRetriever(
         rows = np.flatnonzero(~is_popular)
         if not len(rows):
             return reasons
-        known = self._reasons(samples.gather(rows), positions[rows])
-        return joined(reasons, known._replace(query=rows[known.query]))
+        reasons_of_known = self._reasons(samples.gather(rows), positions[rows])
+        return joined(reasons, reasons_of_known._replace(query=rows[reasons_of_known.query]))
 
     def _reasons(self, samples: Samples, positions: np.ndarray) -> Reasons:
-        """Return what the scores of queries of which something is known are made of."""
+        """Return the reasons of scores for queries with a known history or feature."""
         return leave_one_out(self, samples, positions)
 
     def _rank_all(
@@ -277,31 +277,31 @@ class BaseRetriever(
     def _recommend(
         self, samples: Samples, k: int | None, allowed: ItemFilter, batch_size: int
     ) -> Iterator[pd.DataFrame]:
-        """Return frames of the recommendations of so many queries each."""
-        for a in range(0, max(len(samples), 1), batch_size):
-            part, own = samples, allowed
+        """Yield frames of recommendations, each for `batch_size` queries."""
+        for start in range(0, max(len(samples), 1), batch_size):
+            batch, batch_allowed = samples, allowed
             if len(samples) > batch_size:
-                rows = np.arange(a, min(a + batch_size, len(samples)))
-                part, own = samples.gather(rows), allowed.gather(rows)
-            yield self._as_frame(part, *self._search(part, k, own))
+                rows = np.arange(start, min(start + batch_size, len(samples)))
+                batch, batch_allowed = samples.gather(rows), allowed.gather(rows)
+            yield self._as_frame(batch, *self._search(batch, k, batch_allowed))
 
     def _as_frame(
         self, samples: Samples, positions: np.ndarray, scores: np.ndarray, source: np.ndarray
     ) -> pd.DataFrame:
-        found = positions >= 0
-        row, rank = np.nonzero(found)
+        is_item = positions >= 0
+        row, rank = np.nonzero(is_item)
         return pd.DataFrame(
             {
                 self.schema_.user: samples.original_users().iloc[row].reset_index(drop=True),
-                self.schema_.item: self.schema_.items.decode(positions[found] + FIRST_KNOWN),
-                "score": scores[found],
+                self.schema_.item: self.schema_.items.decode(positions[is_item] + FIRST_KNOWN),
+                "score": scores[is_item],
                 "rank": rank + 1,
                 "source": source[row],
             }
         )
 
     def _source_of(self, samples: Samples) -> np.ndarray:
-        """Return what the recommendations to each query are based on."""
+        """Return the source of each query's recommendations."""
         return source_of(samples)
 
     def _shares(self, scores: np.ndarray) -> np.ndarray:
@@ -321,7 +321,7 @@ class BaseRetriever(
     def _read_training(
         self, X: Any, users: Any, items: Any, sample_weight: ArrayLike | None
     ) -> tuple[Samples, np.ndarray | None, dict[str, Any]]:
-        """Return training rows, their weights, and what a fit on plain events sets."""
+        """Return training rows, their weights, and attributes set by encoding plain events."""
         encoding: dict[str, Any] = {}
         samples = as_coded(X, Samples)
         if samples is None:
@@ -366,7 +366,7 @@ class BaseRetriever(
 def training_weight(
     samples: Samples, sample_weight: ArrayLike | None, allow_zeros: bool = False
 ) -> np.ndarray | None:
-    """Return the product of the weights of a column and those passed; None without any."""
+    """Return the encoder's weights times `sample_weight`; None without any."""
     if samples.weight is None:
         is_none = sample_weight is None
         return None if is_none else check_weights(sample_weight, len(samples), allow_zeros)

@@ -16,7 +16,7 @@ from skmatch._validation import check_k, fitted_retriever, in_frame_of, read_fra
 from skmatch.metrics._content import read_content
 
 BLOCK_SIZE = 2**21  # numbers of candidates that are held at a time
-MAX_DENSE = 128  # values of a feature: of more, codes are compared
+MAX_DENSE = 128  # values of a feature; with more values, codes are compared
 
 
 def diversify(
@@ -126,20 +126,23 @@ def diversify(
     is_new = retriever.counts_ == 0
     score = columns[1].to_numpy(dtype=np.float32)
     query = np.cumsum(columns[2].to_numpy() == 1) - 1
-    start = np.searchsorted(query, np.arange(query.max(initial=-1) + 2))
-    width = int(np.diff(start).max(initial=0))
+    starts = np.searchsorted(query, np.arange(query.max(initial=-1) + 2))
+    width = int(np.diff(starts).max(initial=0))
     size = max(1, BLOCK_SIZE // max(1, width * content.shape[1]))
     chosen = []
-    for a in range(0, len(start) - 1, size):
-        first, last = start[a : a + size + 1][:-1], start[a : a + size + 1][1:]
-        rows = first[:, None] + np.arange(width)
-        exists = rows < last[:, None]
+    for first in range(0, len(starts) - 1, size):
+        bounds = starts[first : first + size + 1]
+        list_start, list_stop = bounds[:-1], bounds[1:]
+        rows = list_start[:, None] + np.arange(width)
+        exists = rows < list_stop[:, None]
         rows = np.where(exists, rows, 0)
-        own = np.where(exists, score[rows], np.nan)
+        list_scores = np.where(exists, score[rows], np.nan)
         candidates = items[rows]
         capped = None if codes is None or max_per_value is None else codes[candidates]
         rules = (k, weight, max_per_value, n_new)
-        chosen.append(_choose(rows, own, content[candidates], capped, is_new[candidates], *rules))
+        chosen.append(
+            _choose(rows, list_scores, content[candidates], capped, is_new[candidates], *rules)
+        )
     index = np.concatenate(chosen) if chosen else np.empty((0, k), dtype=np.int64)
     row, rank = np.nonzero(index >= 0)
     result = table.iloc[index[row, rank]].reset_index(drop=True)
@@ -156,13 +159,13 @@ def _codes(content: Any) -> np.ndarray:
     return codes
 
 
-def _similarity(content: np.ndarray, one: np.ndarray) -> np.ndarray:
-    """Return the cosines of candidates, (n_lists, width, d), to one item of each list."""
+def _similarity(content: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the cosines of candidates, (n_lists, width, d), to a chosen item of each list."""
     if content.dtype.kind == "f":
-        return np.matmul(content, one[:, :, None])[:, :, 0]
-    known, is_own = content >= 0, one >= 0
-    shared = (content[:, :, :, None] == one[:, None, None, :]) & known[:, :, :, None]
-    sizes = known.sum(2) * is_own.sum(1)[:, None]
+        return np.matmul(content, chosen[:, :, None])[:, :, 0]
+    has_value, is_chosen_value = content >= 0, chosen >= 0
+    shared = (content[:, :, :, None] == chosen[:, None, None, :]) & has_value[:, :, :, None]
+    sizes = has_value.sum(2) * is_chosen_value.sum(1)[:, None]
     return shared.sum((2, 3)) / np.sqrt(np.maximum(sizes, 1))
 
 
@@ -193,19 +196,19 @@ def _choose(
         must_be_new = k - step <= n_wanted
         value[must_be_new[:, None] & ~is_new] = -np.inf
         best = value.argmax(1)
-        found = np.isfinite(value[lists, best])
-        chosen[found, step] = rows[lists, best][found]
-        open_[lists, best] &= ~found
-        n_wanted -= found & is_new[lists, best]
+        has_item = np.isfinite(value[lists, best])
+        chosen[has_item, step] = rows[lists, best][has_item]
+        open_[lists, best] &= ~has_item
+        n_wanted -= has_item & is_new[lists, best]
         if weight:
             similar = _similarity(content, content[lists, best])
-            nearest = np.where(found[:, None], np.maximum(nearest, similar), nearest)
+            nearest = np.where(has_item[:, None], np.maximum(nearest, similar), nearest)
         if codes is not None:
-            own = codes[lists, best]
-            row, column = np.nonzero((own >= 0) & found[:, None])
-            np.add.at(counts, (row, own[row, column]), 1)
-            is_full = counts[row, own[row, column]] == max_per_value
-            row, code = row[is_full], own[row, column][is_full]
+            best_codes = codes[lists, best]
+            row, column = np.nonzero((best_codes >= 0) & has_item[:, None])
+            np.add.at(counts, (row, best_codes[row, column]), 1)
+            is_full = counts[row, best_codes[row, column]] == max_per_value
+            row, code = row[is_full], best_codes[row, column][is_full]
             closed, item = np.nonzero((codes[row] == code[:, None, None]).any(2))
             open_[row[closed], item] = False
     return chosen

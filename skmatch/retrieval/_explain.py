@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from skmatch.retrieval._base import BaseRetriever
 
 BLOCK_SCORES = 2**22  # scores of the catalogue that `trace` holds at a time
-BLOCK_QUERIES = 10_000  # queries, each with one reason left out, that are encoded at a time
+BLOCK_QUERIES = 10_000  # queries, each without one of its reasons, that are encoded at a time
 
 
 class Reasons(NamedTuple):
-    """What scores are made of: one entry per query, item and reason."""
+    """Parts of scores: one entry per query, item and reason."""
 
     query: np.ndarray
-    column: np.ndarray  # index of the item among those of the query
+    column: np.ndarray  # index of the item in the row of its query
     reason: np.ndarray  # position of an item of the history, or -1 - i for labels[i]
     contribution: np.ndarray
     labels: list[tuple[str, Hashable]]  # kind and reason
@@ -109,24 +109,24 @@ class ExplainMixin(ABC):
         retriever, samples = self._read(X)
         allowed = retriever._read_filter(samples, exclude_seen, candidates, exclude)
         n_reasons = None if n_reasons is None else check_k(n_reasons, "n_reasons", "reasons")
-        given = None
+        given_positions = None
         if items is not None:
             if k is not None:
                 raise ValueError(f"k={k!r} has no effect on given items: set k or items to None.")
-            given = known_items(items, retriever.schema_)[1] - FIRST_KNOWN
+            given_positions = known_items(items, retriever.schema_)[1] - FIRST_KNOWN
         frames = []
-        for a in range(0, max(len(samples), 1), BLOCK_QUERIES):
-            rows = np.arange(a, min(a + BLOCK_QUERIES, len(samples)))
-            part, own = samples.gather(rows), allowed.gather(rows)
-            if given is None:
-                positions = retriever._search(part, k, own)[0]
+        for start in range(0, max(len(samples), 1), BLOCK_QUERIES):
+            rows = np.arange(start, min(start + BLOCK_QUERIES, len(samples)))
+            batch, batch_allowed = samples.gather(rows), allowed.gather(rows)
+            if given_positions is None:
+                positions = retriever._search(batch, k, batch_allowed)[0]
             else:
-                positions = np.tile(given, (len(part), 1))
-            reasons = retriever._contributions(part, positions, own)
-            frames.append(_as_frame(retriever, part, positions, reasons, n_reasons))
+                positions = np.tile(given_positions, (len(batch), 1))
+            reasons = retriever._contributions(batch, positions, batch_allowed)
+            frames.append(_as_frame(retriever, batch, positions, reasons, n_reasons))
         table = pd.concat(frames, ignore_index=True)
         if not isinstance(in_frame_of(table[:0], X), pd.DataFrame):
-            # Only pandas has columns of ids beside labels.
+            # Only pandas has columns that mix ids and labels.
             table["reason"] = table["reason"].map(str, na_action="ignore")
         return in_frame_of(table, X)
 
@@ -188,23 +188,25 @@ class ExplainMixin(ABC):
         allowed = retriever._read_filter(samples, exclude_seen, candidates, exclude)
         frames = []
         size = max(1, BLOCK_SCORES // len(retriever.popularity_))
-        for a in range(0, max(len(samples), 1), size):
-            rows = np.arange(a, min(a + size, len(samples)))
-            part, own = samples.gather(rows), allowed.gather(rows)
-            found = np.tile(np.where(positions < 0, -1, positions), (len(rows), 1))
-            scores = retriever._score_items(part, found, own)
-            ranking, ranked = retriever._rank_all(part, k, own)
-            rank = ranks_of(found, scores, ranking, ranked)
+        for start in range(0, max(len(samples), 1), size):
+            rows = np.arange(start, min(start + size, len(samples)))
+            batch, batch_allowed = samples.gather(rows), allowed.gather(rows)
+            batch_positions = np.tile(np.where(positions < 0, -1, positions), (len(rows), 1))
+            scores = retriever._score_items(batch, batch_positions, batch_allowed)
+            ranking, ranking_scores = retriever._rank_all(batch, k, batch_allowed)
+            rank = ranks_of(batch_positions, scores, ranking, ranking_scores)
             outcome = np.where(rank <= k, "recommended", "beyond k").astype(object)
             outcome[np.isnan(scores)] = "not retrieved"
             for name, rule in reversed(filters.items()):
                 outcome[
-                    ~rule.gather(rows)._permits(np.maximum(found, 0), len(retriever.popularity_))
+                    ~rule.gather(rows)._permits(
+                        np.maximum(batch_positions, 0), len(retriever.popularity_)
+                    )
                 ] = name
-            outcome[found < 0] = "unknown item"
+            outcome[batch_positions < 0] = "unknown item"
             frame = pd.DataFrame(
                 {
-                    schema.user: np.repeat(part.original_users().array, len(ids)),
+                    schema.user: np.repeat(batch.original_users().array, len(ids)),
                     schema.item: pd.concat([ids] * len(rows), ignore_index=True),
                     "score": scores.ravel(),
                     "rank": pd.array(rank.ravel(), dtype="Int64"),
@@ -212,19 +214,21 @@ class ExplainMixin(ABC):
                 }
             )
             frame.loc[np.isnan(scores.ravel()), "rank"] = pd.NA
-            frames.append(frame.assign(**retriever._trace_columns(part, found, own)))
+            frames.append(
+                frame.assign(**retriever._trace_columns(batch, batch_positions, batch_allowed))
+            )
         return in_frame_of(pd.concat(frames, ignore_index=True), X)
 
 
 def ranks_of(
-    items: np.ndarray, scores: np.ndarray, ranking: np.ndarray, ranked: np.ndarray
+    items: np.ndarray, scores: np.ndarray, ranking: np.ndarray, ranking_scores: np.ndarray
 ) -> np.ndarray:
     """Return the rank of items in rankings, or the rank that their scores would have."""
     ranks = np.empty(items.shape, dtype=np.int64)
-    for row, wanted in enumerate(items):
-        is_it = ranking[row] == wanted[:, None]
-        better = np.searchsorted(-ranked[row], -scores[row])
-        ranks[row] = 1 + np.where(is_it.any(1), is_it.argmax(1), better)
+    for row, positions in enumerate(items):
+        is_item = ranking[row] == positions[:, None]
+        better = np.searchsorted(-ranking_scores[row], -scores[row])
+        ranks[row] = 1 + np.where(is_item.any(1), is_item.argmax(1), better)
     return ranks
 
 
@@ -237,10 +241,10 @@ def _as_frame(
 ) -> pd.DataFrame:
     schema = retriever.schema_
     query, column, reason, contribution, labels = reasons
-    kept = positions[query, column] >= 0
+    is_shown = positions[query, column] >= 0
     if n_reasons is not None:
-        kept &= contribution > 0
-    index = np.flatnonzero(kept)
+        is_shown &= contribution > 0
+    index = np.flatnonzero(is_shown)
     order = index[np.lexsort((-contribution[index], column[index], query[index]))]
     if n_reasons is not None:
         key = query[order] * positions.shape[1] + column[order]
@@ -266,20 +270,20 @@ def _as_frame(
 
 
 def leave_one_out(retriever: BaseRetriever, samples: Samples, positions: np.ndarray) -> Reasons:
-    """Return the scores of items less those without each item of the history or feature."""
+    """Return how much each item of the history and each feature adds to the scores of items."""
     every = ItemFilter()
     scores = retriever._score_items(samples, positions, every)
     longest = int((samples.stop - samples.start).max(initial=0))
     features = [feature.name for feature in samples.schema.user_features]
     size = max(1, BLOCK_QUERIES // (longest + len(features) + 1))
     parts = []
-    for a in range(0, len(samples), size):
-        rows = np.arange(a, min(a + size, len(samples)))
+    for start in range(0, len(samples), size):
+        rows = np.arange(start, min(start + size, len(samples)))
         query, reason, without = _without_each(samples.gather(rows))
         query = rows[query]
-        left = retriever._score_items(without, positions[query], every)
-        left[retriever._source_of(without) == POPULARITY] = 0
-        parts.append((query, reason, scores[query] - left))
+        score_without = retriever._score_items(without, positions[query], every)
+        score_without[retriever._source_of(without) == POPULARITY] = 0
+        parts.append((query, reason, scores[query] - score_without))
     query, reason, contribution = (np.concatenate(part) for part in zip(*parts, strict=True))
     row, column = np.indices(contribution.shape).reshape(2, -1)
     labels: list[tuple[str, Hashable]] = [("feature", name) for name in features]
@@ -287,7 +291,7 @@ def leave_one_out(retriever: BaseRetriever, samples: Samples, positions: np.ndar
 
 
 def _without_each(samples: Samples) -> tuple[np.ndarray, np.ndarray, Samples]:
-    """Return the queries with one reason left out each, their indices, and the reasons."""
+    """Return for each query and reason the query's index, the reason, and the query without it."""
     index, offsets = concatenate_ranges(samples.start, samples.stop)
     events = pd.DataFrame(
         {
@@ -298,25 +302,27 @@ def _without_each(samples: Samples) -> tuple[np.ndarray, np.ndarray, Samples]:
     pairs = [events[events["reason"] >= 0].drop_duplicates().to_numpy()]
     columns = samples.user_columns()
     for number, column in enumerate(columns.values()):
-        known = np.flatnonzero(is_known(column))
-        pairs.append(np.stack([known, np.full(len(known), -1 - number)], axis=1))
+        rows_with_value = np.flatnonzero(is_known(column))
+        pairs.append(
+            np.stack([rows_with_value, np.full(len(rows_with_value), -1 - number)], axis=1)
+        )
     query, reason = np.concatenate(pairs).T
 
     index, offsets = concatenate_ranges(samples.start[query], samples.stop[query])
     items = samples.log.items[index]
-    kept = items != np.repeat(np.where(reason < 0, -1, reason + FIRST_KNOWN), np.diff(offsets))
-    bounds = np.concatenate([[0], np.cumsum(kept)])[offsets]
+    is_kept = items != np.repeat(np.where(reason < 0, -1, reason + FIRST_KNOWN), np.diff(offsets))
+    bounds = np.concatenate([[0], np.cumsum(is_kept)])[offsets]
     start, stop = bounds[:-1], bounds[1:]
     features = {}
     for number, (name, column) in enumerate(columns.items()):
-        own = gather_rows(column, query)
-        features[name] = where_rows(reason == -1 - number, _unknown_like(own), own)
+        values = gather_rows(column, query)
+        features[name] = where_rows(reason == -1 - number, _unknown_like(values), values)
     visit = None
     if samples.visit is not None:  # whether the query begins a visit stays as it is
         visit = stop - (samples.visit < samples.stop)[query]
     without = replace(
         samples.gather(query),
-        log=samples.log.gather(index[kept]), seen=start, start=start, stop=stop, visit=visit,
+        log=samples.log.gather(index[is_kept]), seen=start, start=start, stop=stop, visit=visit,
         event_stop=None, features=features,
     )  # fmt: skip
     return query, reason, without
@@ -335,15 +341,15 @@ def reasons_without_label(kind: str, scores: np.ndarray, rows: np.ndarray) -> Re
     return Reasons(rows[query], column, reason, scores.ravel(), [(kind, None)])
 
 
-def joined(first: Reasons, second: Reasons) -> Reasons:
-    """Return the reasons of both."""
-    reason = np.where(second.reason < 0, second.reason - len(first.labels), second.reason)
+def joined(reasons: Reasons, further: Reasons) -> Reasons:
+    """Return the reasons with further reasons after them."""
+    reason = np.where(further.reason < 0, further.reason - len(reasons.labels), further.reason)
     return Reasons(
-        np.concatenate([first.query, second.query]),
-        np.concatenate([first.column, second.column]),
-        np.concatenate([first.reason, reason]),
-        np.concatenate([first.contribution, second.contribution]),
-        first.labels + second.labels,
+        np.concatenate([reasons.query, further.query]),
+        np.concatenate([reasons.column, further.column]),
+        np.concatenate([reasons.reason, reason]),
+        np.concatenate([reasons.contribution, further.contribution]),
+        reasons.labels + further.labels,
     )
 
 

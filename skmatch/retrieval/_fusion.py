@@ -1,4 +1,4 @@
-"""`FusionRetriever`: several retrievers, one list."""
+"""`FusionRetriever`: several retrievers whose lists are merged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ N_VALIDATED = 50  # items of each member that weights are learnt from
 
 def _all_have(method: str) -> Callable[[Any], bool]:
     """Return a check that all members have a method."""
-    return lambda fusion: all(hasattr(one, method) for _, one in fusion._members())
+    return lambda fusion: all(hasattr(member, method) for _, member in fusion._members())
 
 
 @with_shared_docs
@@ -163,15 +163,15 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
 
     def _learn_weights(self, members: list[Any], held_out: list[Samples]) -> np.ndarray:
         """Add to equal weights, step by step, the member that ranks held-out events best."""
-        asked = []
+        validation = []
         for rows in held_out:
             queries, query, item = rows.by_user()
             allowed = members[0]._read_filter(queries, self.exclude_seen, None, None)
-            asked.append((self._lists(members, queries, N_VALIDATED, allowed), query, item))
+            validation.append((self._lists(members, queries, N_VALIDATED, allowed), query, item))
 
         def ndcg(weights: np.ndarray) -> float:
             total = 0.0
-            for lists, query, item in asked:
+            for lists, query, item in validation:
                 positions = self._merge(lists, 10, weights)[0]
                 total += METRICS["ndcg"](*find_hits(query, item, positions, None), 10).sum()
             return total
@@ -179,7 +179,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         weights = best = np.ones(len(members))
         best_score = ndcg(weights)
         for _ in range(N_ADDITIONS):
-            steps = [weights + one for one in np.eye(len(members))]
+            steps = [weights + unit for unit in np.eye(len(members))]
             scores = [ndcg(step) for step in steps]
             weights = steps[int(np.argmax(scores))]
             if max(scores) > best_score:
@@ -196,15 +196,15 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
             from skmatch.retrieval import DSSMRetriever, ItemToItemRetriever
 
             retrievers = [("dssm", DSSMRetriever()), ("items", ItemToItemRetriever())]
-        return [(name, one) for name, one in retrievers if not isinstance(one, str)]
+        return [(name, member) for name, member in retrievers if not isinstance(member, str)]
 
     def _check_members(self) -> list[tuple[str, Any]]:
         retrievers = self.retrievers
         if retrievers is not None:
-            for one in retrievers:
-                if not isinstance(one, (tuple, list)) or len(one) != 2:
+            for entry in retrievers:
+                if not isinstance(entry, (tuple, list)) or len(entry) != 2:
                     raise TypeError(
-                        f"retrievers holds {one!r}: pass tuples of a name and a retriever."
+                        f"retrievers holds {entry!r}: pass tuples of a name and a retriever."
                     )
             self._validate_names([name for name, _ in retrievers])
             for name, member in retrievers:
@@ -236,7 +236,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
                 f"weights={self.weights!r} does not weigh {len(retrievers)} retrievers: give each "
                 "a number of at least 0, not all of them 0."
             )
-        is_used = [not isinstance(one, str) for _, one in retrievers]
+        is_used = [not isinstance(member, str) for _, member in retrievers]
         return weights[is_used].astype(float)
 
     def _search(
@@ -252,7 +252,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         return positions, scores, self._source_of(samples)
 
     def _source_of(self, samples: Samples) -> np.ndarray:
-        sources = np.array([one._source_of(samples) for one in self.retrievers_])
+        sources = np.array([member._source_of(samples) for member in self.retrievers_])
         names = (HISTORY, FEATURES, POPULARITY)
         return np.select([(sources == name).any(0) for name in names], names, POPULARITY)
 
@@ -266,14 +266,14 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         self, samples: Samples, k: int | None, allowed: ItemFilter, batch_size: int
     ) -> Iterator[pd.DataFrame]:
         names = np.array(list(self.named_retrievers_), dtype=object)
-        for a in range(0, max(len(samples), 1), batch_size):
-            rows = np.arange(a, min(a + batch_size, len(samples)))
-            part = samples.gather(rows)
-            positions, scores, is_named = self._fuse(part, k, allowed.gather(rows))
-            frame = self._as_frame(part, positions, scores, self._source_of(part))
+        for start in range(0, max(len(samples), 1), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(samples)))
+            batch = samples.gather(rows)
+            positions, scores, is_named = self._fuse(batch, k, allowed.gather(rows))
+            frame = self._as_frame(batch, positions, scores, self._source_of(batch))
             by_item = is_named[positions >= 0]
             named, index = np.unique(by_item, axis=0, return_inverse=True)
-            texts = np.array([", ".join(names[own]) for own in named], dtype=str)
+            texts = np.array([", ".join(names[is_naming]) for is_naming in named], dtype=str)
             frame["retrievers"] = texts[index.ravel()]
             yield frame
 
@@ -290,9 +290,9 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return positions and values of each member's candidates."""
         lists = []
-        for one in members:
-            positions, scores, source = one._search(samples, n_candidates, allowed)
-            lists.append((positions, self._values(one, scores, source)))
+        for member in members:
+            positions, scores, source = member._search(samples, n_candidates, allowed)
+            lists.append((positions, self._values(member, scores, source)))
         return lists
 
     def _values(self, member: Any, scores: np.ndarray, source: np.ndarray) -> np.ndarray:
@@ -303,28 +303,30 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         return np.where(is_popular, positive_shares(scores), member._shares(scores))
 
     def _parts(self, samples: Samples, positions: np.ndarray, allowed: ItemFilter) -> np.ndarray:
-        """Return what each member adds to the scores of items, (n_queries, n_wanted, M).
+        """Return each member's part of the scores of items, (n_queries, n_wanted, M).
 
-        An item that the filter removes is valued as if it were the only one allowed besides.
+        The value of an item that the filter removes is computed as if the filter allowed it, too.
         """
         n_candidates = max(positions.shape[1], self.n_candidates)
         parts = np.zeros((*positions.shape, len(self.retrievers_)))
-        for member, (one, weight) in enumerate(zip(self.retrievers_, self.weights_, strict=True)):
-            found, scores, source = one._search(samples, n_candidates, allowed)
-            own = one._score_items(samples, positions, allowed)
-            rank = ranks_of(positions, own, found, scores)
+        for number, (member, weight) in enumerate(
+            zip(self.retrievers_, self.weights_, strict=True)
+        ):
+            list_positions, list_scores, source = member._search(samples, n_candidates, allowed)
+            member_scores = member._score_items(samples, positions, allowed)
+            rank = ranks_of(positions, member_scores, list_positions, list_scores)
             value = 1.0 / (RANK_OFFSET + rank)
             if self.rule == "shares":
-                for column, score in enumerate(own.T):
-                    with_it = np.column_stack([scores, score])
-                    # An item of the list takes the place of the last, which weighs least.
-                    listed = (found == positions[:, column, None]).any(1)
-                    with_it[listed, -1] = -np.inf
-                    shares = self._values(one, with_it, source)
-                    place = np.where(listed, rank[:, column] - 1, -1)
-                    value[:, column] = np.take_along_axis(shares, place[:, None], axis=1)[:, 0]
-            is_candidate = (rank <= n_candidates) & ~np.isnan(own)
-            parts[:, :, member] = np.where(is_candidate, weight * value, 0)
+                for column, score in enumerate(member_scores.T):
+                    with_item = np.column_stack([list_scores, score])
+                    # A listed item has its share at its rank: the appended score counts for nothing.
+                    is_listed = (list_positions == positions[:, column, None]).any(1)
+                    with_item[is_listed, -1] = -np.inf
+                    shares = self._values(member, with_item, source)
+                    index = np.where(is_listed, rank[:, column] - 1, -1)
+                    value[:, column] = np.take_along_axis(shares, index[:, None], axis=1)[:, 0]
+            is_candidate = (rank <= n_candidates) & ~np.isnan(member_scores)
+            parts[:, :, number] = np.where(is_candidate, weight * value, 0)
         return parts
 
     def _score_items(
@@ -355,7 +357,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     ) -> dict[str, Any]:
         names = np.array(list(self.named_retrievers_), dtype=object)
         parts = self._parts(samples, positions, allowed).reshape(-1, len(names))
-        return {"retrievers": [", ".join(names[own]) for own in parts > 0]}
+        return {"retrievers": [", ".join(names[is_naming]) for is_naming in parts > 0]}
 
     def _merge(
         self, lists: list[tuple[np.ndarray, np.ndarray]], k: int, weights: np.ndarray
@@ -367,10 +369,12 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         self, positions: np.ndarray, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
         n_candidates = max(k, self.n_candidates)
-        lists = [one._nearest_items(positions, n_candidates, allowed) for one in self.retrievers_]
+        lists = [
+            member._nearest_items(positions, n_candidates, allowed) for member in self.retrievers_
+        ]
         if self.rule == "shares":
             members = zip(self.retrievers_, lists, strict=True)
-            lists = [(found, one._shares(scores)) for one, (found, scores) in members]
+            lists = [(items, member._shares(scores)) for member, (items, scores) in members]
         return self._merge(lists, k, self.weights_)[:2]
 
     def _partial_fit(
@@ -384,7 +388,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         return copy._with_members("_add_items", rows), rows
 
     def _with_members(self, verb: str, *args: Any) -> FusionRetriever:
-        grown = [getattr(one, verb)(*args)[0] for one in self.retrievers_]
+        grown = [getattr(member, verb)(*args)[0] for member in self.retrievers_]
         return replaced(self, **self._fitted(list(self.named_retrievers_), grown))
 
     def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:

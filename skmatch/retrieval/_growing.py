@@ -37,18 +37,18 @@ class GrowthMixin(GrowingMixin):
         """Return the fitted attributes with new items in the catalogue."""
 
     def _partial_fit(self, X: Any, train: bool, sample_weight: Any = None) -> tuple[Self, Samples]:
-        """Return a copy that knows further events, and those events as samples."""
-        rows, own = self._propagated("_partial_fit", X, train)  # type: ignore[attr-defined]
+        """Return a copy that knows further events, and the events as samples."""
+        rows, fitted = self._propagated("_partial_fit", X, train)  # type: ignore[attr-defined]
         samples = cast(Samples, as_coded(rows, Samples))
         self._check_codes(samples.schema, grown=True)  # type: ignore[attr-defined]
         weight = training_weight(samples, sample_weight, allow_zeros=True)
         learnt = self._learn_more(samples, weight) if train else {}
-        return replaced(self, **own, schema_=samples.schema, **learnt), samples
+        return replaced(self, **fitted, schema_=samples.schema, **learnt), samples
 
     def _add_items(self, X: Any) -> tuple[Self, CatalogueRows]:
         """Return a copy with new items in the catalogue."""
-        rows, own = self._propagated("_add_items", X)  # type: ignore[attr-defined]
+        rows, fitted = self._propagated("_add_items", X)  # type: ignore[attr-defined]
         n_new = len(rows.schema.items.values) - len(self.counts_)
         counts = popularity_of(np.pad(self.counts_, (0, n_new)))
         learnt = counts | self._learn_items(rows)
-        return replaced(self, **own, schema_=rows.schema, **learnt), rows
+        return replaced(self, **fitted, schema_=rows.schema, **learnt), rows

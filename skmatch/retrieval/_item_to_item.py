@@ -169,17 +169,17 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
         indices = np.empty(len(data), dtype=transitions.indices.dtype)
         indptr = np.zeros(n_items + 1, dtype=np.int64)
         prior = np.empty(n_items, dtype=np.float32)
-        for a in range(0, n_items, BLOCK_ITEMS):
-            b = min(a + BLOCK_ITEMS, n_items)
-            both = transitions[a:b] + backwards[a:b]
+        for start in range(0, n_items, BLOCK_ITEMS):
+            stop = min(start + BLOCK_ITEMS, n_items)
+            block = transitions[start:stop] + backwards[start:stop]
             if self.n_neighbors is not None:
-                both = _strongest(both, self.n_neighbors)
-            total = np.maximum(both.sum(1) + self.smoothing, np.finfo(float).tiny)
-            indptr[a + 1 : b + 1] = indptr[a] + both.indptr[1:]
-            own = slice(indptr[a], indptr[b])
-            data[own] = both.data / np.repeat(total, np.diff(both.indptr))
-            indices[own] = both.indices
-            prior[a:b] = self.smoothing / total
+                block = _strongest(block, self.n_neighbors)
+            total = np.maximum(block.sum(1) + self.smoothing, np.finfo(float).tiny)
+            indptr[start + 1 : stop + 1] = indptr[start] + block.indptr[1:]
+            filled_block = slice(indptr[start], indptr[stop])
+            data[filled_block] = block.data / np.repeat(total, np.diff(block.indptr))
+            indices[filled_block] = block.indices
+            prior[start:stop] = self.smoothing / total
         filled = slice(int(indptr[-1]))
         shares = csr_array((data[filled], indices[filled], indptr), shape=transitions.shape)
         return popularity_of(counts) | {
@@ -204,17 +204,17 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
     def _count_block(self, samples: Samples, weight: np.ndarray | None, rows: slice) -> csr_array:
         n_items, log = len(samples.schema.items.values), samples.log.items
         item, start, stop = samples.item[rows], samples.start[rows], samples.stop[rows]
-        own = np.ones(len(item)) if weight is None else weight[rows]
-        used = (item >= FIRST_KNOWN) & (own > 0)
+        weights = np.ones(len(item)) if weight is None else weight[rows]
+        is_counted = (item >= FIRST_KNOWN) & (weights > 0)
         pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for distance in range(1, self.window + 1):
             count = np.round(self.decay ** (distance - 1) / COUNT_UNIT) * COUNT_UNIT
-            used &= stop - distance >= start
-            if not count or not used.any():
+            is_counted &= stop - distance >= start
+            if not count or not is_counted.any():
                 break
-            before, after = log[stop[used] - distance], item[used]
+            before, after = log[stop[is_counted] - distance], item[is_counted]
             is_known = before >= FIRST_KNOWN
-            pairs.append((before[is_known], after[is_known], own[used][is_known] * count))
+            pairs.append((before[is_known], after[is_known], weights[is_counted][is_known] * count))
         if not pairs:
             return csr_array((n_items, n_items), dtype=np.float64)
         before, after, value = (np.concatenate(column) for column in zip(*pairs, strict=True))
@@ -232,8 +232,8 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
         """Return positions and scores of the items that most often follow each item."""
 
         def scores(rows: np.ndarray) -> np.ndarray:
-            found = self.shares_[positions[rows]].toarray()
-            return np.where(found == 0, np.float32(-np.inf), found)
+            shares = self.shares_[positions[rows]].toarray()
+            return np.where(shares == 0, np.float32(-np.inf), shares)
 
         return self._best(scores, len(positions), min(k, len(self.popularity_)), allowed)
 
@@ -244,11 +244,11 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
         positions = np.empty((n_rows, k), dtype=np.int64)
         best = np.empty((n_rows, k), dtype=np.float32)
         size = max(1, BLOCK_SCORES // len(self.popularity_))
-        for a in range(0, n_rows, size):
-            rows = np.arange(a, min(a + size, n_rows))
-            found = scores(rows)
-            allowed.apply(found, a)
-            positions[rows], best[rows] = top_k(found, k)
+        for start in range(0, n_rows, size):
+            rows = np.arange(start, min(start + size, n_rows))
+            block_scores = scores(rows)
+            allowed.apply(block_scores, start)
+            positions[rows], best[rows] = top_k(block_scores, k)
         return positions, best
 
     def _reasons(self, samples: Samples, positions: np.ndarray) -> Reasons:
@@ -284,7 +284,7 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
         return scores
 
     def _prior(self, history: csr_array) -> np.ndarray:
-        # Items that never followed any of the history are ranked by their popularity.
+        # Items that never followed an item of the history are ranked by their popularity.
         return np.maximum(history @ self.prior_, LEAST_PRIOR)
 
     def _history(self, samples: Samples) -> csr_array:
@@ -311,5 +311,7 @@ def _strongest(matrix: csr_array, n_kept: int) -> csr_array:
     row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     order = np.lexsort((matrix.indices, -matrix.data, row))
     rank = np.arange(len(order)) - matrix.indptr[row]
-    kept = np.sort(order[rank < n_kept])
-    return csr_array((matrix.data[kept], (row[kept], matrix.indices[kept])), shape=matrix.shape)
+    strongest = np.sort(order[rank < n_kept])
+    return csr_array(
+        (matrix.data[strongest], (row[strongest], matrix.indices[strongest])), shape=matrix.shape
+    )

@@ -1,4 +1,4 @@
-"""`NeuralRetriever`: what the retrievers with towers share."""
+"""`NeuralRetriever`: the base class of the retrievers with towers."""
 
 from __future__ import annotations
 
@@ -250,15 +250,15 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
         positions = np.empty((len(samples), k), dtype=np.int64)
         scores = np.empty((len(samples), k), dtype=np.float32)
         for trend, rows in self._trends(samples):
-            own = vectors[rows], k, allowed.gather(rows), self._bias(trend)
-            positions[rows], scores[rows] = self.index_.search(*own)
+            search_args = vectors[rows], k, allowed.gather(rows), self._bias(trend)
+            positions[rows], scores[rows] = self.index_.search(*search_args)
         return positions, scores
 
     def _scores_of(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
         return super()._scores_of(samples, positions) + self._trend_part(samples, positions)
 
     def _trend_part(self, samples: Samples, positions: np.ndarray) -> np.ndarray:
-        """Return what the trend adds to the scores of items, (n_queries, n_wanted)."""
+        """Return the trend's part of the scores of items, (n_queries, n_wanted)."""
         added = np.zeros(positions.shape, dtype=np.float32)
         for trend, rows in self._trends(samples):
             bias = self._bias(trend)
@@ -276,7 +276,7 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
         return joined(reasons, reasons_without_label("trend", added, np.arange(len(samples))))
 
     def _item_feature_reasons(self, samples: Samples, positions: np.ndarray) -> Reasons:
-        """Return the scores of items less those without each of the items' features."""
+        """Return how much each feature of the items adds to their scores."""
         schema, engine = self.schema_, self._serving_engine()
         items, index = np.unique(positions, return_inverse=True)
         index, codes = index.reshape(positions.shape), items + FIRST_KNOWN
@@ -287,9 +287,9 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
             change = self.item_vectors_[items] - without
             has_value = is_known(gather_rows(schema.item_table[feature.name], codes))
             for rows in batches(len(samples), positions.shape[1]):
-                own = index[rows]
-                query, column = np.nonzero(has_value[own])
-                contribution = np.einsum("qd,qid->qi", users[rows], change[own])[query, column]
+                item = index[rows]
+                query, column = np.nonzero(has_value[item])
+                contribution = np.einsum("qd,qid->qi", users[rows], change[item])[query, column]
                 reason = np.full(len(query), -1 - number)
                 parts.append((rows[query], column, reason, contribution))
         labels = [("item feature", feature.name) for feature in schema.item_features]
@@ -297,7 +297,7 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
         return Reasons(query, column, reason, contribution, labels)
 
     def _bias(self, trend: np.ndarray | None) -> np.ndarray | None:
-        """Return what is added to cosines: as logits, they are divided by the temperature."""
+        """Return the trend in units of cosines, which the temperature divides to logits."""
         return None if trend is None else np.float32(self.temperature_) * trend
 
     def _shares(self, scores: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`NeuralFit`: one fit of a neural retriever, from samples to fitted attributes."""
+"""`NeuralFit`: a fit of a neural retriever, from samples to fitted attributes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from skmatch.retrieval._training_state import TrainingState, settings_of
 # Steps per epoch of batch_size="auto": with fewer steps, small data sets are underfitted.
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
 AUTO_ID_DROPOUT = (0.02, 0.2)  # without and with item features
-# Share of `lr` at which `partial_fit` trains: the full rate overwrites what was learnt before.
+# Share of `lr` at which `partial_fit` trains: the full rate overwrites the earlier training.
 UPDATE_RATE = 0.15
-# More items than are shown: retrieval hands candidates on, and a score at few items is noisier.
+# Larger than `k`: retrieval hands candidates on, and a score at few items is noisier.
 VALIDATION_K = 100
 TOLERANCE = 0.01  # of max_epochs="auto": smaller differences of scores are noise
 FULL_SOFTMAX_BYTES = 2**28  # scores of a step; negatives="all" warns above
@@ -42,7 +42,7 @@ MAX_STEP_EVENTS = 2**27  # in the histories of a step; more raise an error
 
 
 class NeuralFit:
-    """One fit: the rows to train on, the network, and the state between two epochs.
+    """A fit: the rows to train on, the network, and the state between two epochs.
 
     The parameters of `estimator`, which is not changed, set the fit; `encoding` holds fitted
     attributes that the encoding of plain events has set.
@@ -74,12 +74,12 @@ class NeuralFit:
                 *("early_stopping", "validation", "validation_fraction"),
                 "n_iter_no_change",
             )
-            others = {name: getattr(estimator, name) for name in stopping}
-            others["device"] = self.engine.device.type
-            settings = settings_of(options, samples, self.training, weight, **others)
+            parameters = {name: getattr(estimator, name) for name in stopping}
+            parameters["device"] = self.engine.device.type
+            settings = settings_of(options, samples, self.training, weight, **parameters)
             self.state.check(settings)
-            others = {"network": config, "epoch": self.state.n_epochs}
-            distributed.check_same(settings | others)
+            parameters = {"network": config, "epoch": self.state.n_epochs}
+            distributed.check_same(settings | parameters)
         if self.state.trainer is not None:
             self.trainer.load(self.state.trainer)
             self.state.trainer = None
@@ -164,12 +164,12 @@ class NeuralFit:
         }
 
     def unfinished(self) -> dict[str, Any]:
-        """Return the fitted attributes of a fit that a later one can continue."""
+        """Return the fitted attributes of a fit that a later fit can continue."""
         state = vars(self.state) | {"trainer": self.trainer.state()}
         return self.attributes(exact=True, copy=False) | {"training_state_": state}
 
     def _first_state(self) -> TrainingState:
-        """Start a fit; under `warm_start` continue an interrupted one, or after the last."""
+        """Start a fit; under `warm_start`, continue an interrupted fit or follow the last."""
         estimator = self.estimator
         continues = estimator.warm_start and hasattr(estimator, "weights_")
         if continues and estimator.training_state_ is not None:
@@ -194,7 +194,7 @@ class NeuralFit:
         return estimator.weights_
 
     def _split(self, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows to train on, in the order of the log, and those to validate on."""
+        """Return the rows to train on and the rows to validate on, in the order of the log."""
         samples = self.samples
         training, have_history = rows_to_train(samples, weight, self.estimator.exclude_seen)
         if not len(training):
@@ -211,7 +211,7 @@ class NeuralFit:
         estimator = self.estimator
         if not estimator.early_stopping and estimator.max_epochs != "auto":
             return training, training[:0]
-        # The histories of earlier events do not hold those that are held out.
+        # Held-out events are their users' last: no history of a training row holds them.
         held_out = rows_to_validate(samples, training, estimator.validation_fraction)
         if len(held_out) >= len(training):
             raise ValueError(
@@ -263,7 +263,7 @@ class NeuralFit:
             )
 
     def _reset_untrained(self, engine: Engine) -> None:
-        """Set users and items without events to train on to the vectors of unknown ones."""
+        """Set users and items without training events to the embedding of the unknown code."""
         if engine.network.config.id_dropout > 0:
             n_users = len(self.samples.schema.users)
             users = np.setdiff1d(np.arange(FIRST_KNOWN, n_users), self.samples.user[self.training])
@@ -275,7 +275,7 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
     """Train a fitted retriever for an epoch on further rows; return the new fitted attributes."""
     config = NetworkConfig.from_dict(estimator.network_config_)
     config = NetworkConfig(**vars(config) | network_sizes(samples.schema))
-    # Each call draws anew.
+    # A new seed per call.
     seed = int(check_random_state(estimator.random_state).randint(2**31))
     seed = distributed.broadcast((seed + estimator.n_iter_) % 2**31)
     engine = Engine(config, estimator.device, seed, estimator.weights_)
@@ -297,7 +297,7 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
             raise divergence(estimator, f"The loss became {loss}")
         losses = [*losses, loss]
         if untrained is not None:
-            # Users and items that still have no events keep the vectors of unknown ones.
+            # Users and items that still have no events keep the vector of the unknown code.
             users, items = untrained
             engine.reset_to_unknown(
                 np.setdiff1d(users, samples.user[training]), np.setdiff1d(items, samples.item)
@@ -365,8 +365,8 @@ def fitted_attributes(
 
 def check_vectors(estimator: Any, engine: Engine, samples: Samples) -> None:
     """Raise if vectors are not finite or all zero, which the loss before the last step misses."""
-    last = samples.gather(np.arange(len(samples))[-1000:])
-    for vectors in (engine.item_vectors(samples.schema), engine.user_vectors(last)):
+    last_rows = samples.gather(np.arange(len(samples))[-1000:])
+    for vectors in (engine.item_vectors(samples.schema), engine.user_vectors(last_rows)):
         if not np.isfinite([vectors.min(), vectors.max()]).all() or not vectors.any():
             raise divergence(estimator, "Vectors are not finite or all zero after the last epoch")
 
@@ -377,9 +377,9 @@ def _id_dropout(estimator: Any, schema: Schema) -> float:
     return AUTO_ID_DROPOUT[bool(schema.item_features)]
 
 
-def divergence(estimator: Any, what: str) -> FloatingPointError:
+def divergence(estimator: Any, symptom: str) -> FloatingPointError:
     return FloatingPointError(
-        f"{what}: training diverged. Lower lr={estimator.lr} or raise "
+        f"{symptom}: training diverged. Lower lr={estimator.lr} or raise "
         f"temperature={estimator.temperature}."
     )
 

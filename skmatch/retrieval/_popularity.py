@@ -98,8 +98,8 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
         learnt = popularity_of(counts if over_time is None else over_time.now())
         vectors = learnt["popularity_"][:, None]
         index = ItemIndex().fit(vectors)
-        own = {"counts_over_time_": over_time, "item_vectors_": vectors, "index_": index}
-        return learnt | own
+        fitted = {"counts_over_time_": over_time, "item_vectors_": vectors, "index_": index}
+        return learnt | fitted
 
     def _popularity_over_time(self, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for moment, rows in moments(self.counts_over_time_, samples.time, None, len(samples)):

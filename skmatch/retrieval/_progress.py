@@ -18,7 +18,7 @@ from skmatch._sklearn import callbacks_of, has_progress_bar
 
 @contextmanager
 def epoch_bar(estimator: Any, n_epochs: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar over epochs if `verbose`; yield what advances it.
+    """Show a progress bar over epochs if `verbose`; yield the function that advances it.
 
     There is no second bar if the user has set scikit-learn's, which shows the epochs of the
     outermost estimator only.
@@ -46,7 +46,7 @@ def callbacks_in_first_process(estimator: Any) -> Iterator[None]:
 
 
 def _is_interactive() -> bool:
-    # Workers of a search share one terminal, where their bars would overwrite one another.
+    # Workers of a search share a terminal, where their bars would overwrite each other.
     is_worker = parent_process() is not None or current_thread() is not main_thread()
     is_notebook = "ipykernel" in sys.modules
     return not is_worker and (is_notebook or sys.stdout.isatty())

@@ -1,4 +1,4 @@
-"""Queries in all accepted forms, and what is known of each."""
+"""Queries in all accepted forms, and the source of recommendations to each."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
 
 
 def known_items(values: Any, schema: Schema) -> tuple[pd.Series, np.ndarray]:
-    """Return a list of item ids as a column, and their codes; raise if one is unknown."""
+    """Return a list of item ids as a column, and their codes; raise if an id is unknown."""
     ids = read_ids(values, "items", schema.item)
     codes = schema.items.lookup(ids)
     if (codes < FIRST_KNOWN).any():
@@ -52,7 +52,7 @@ def known_items(values: Any, schema: Schema) -> tuple[pd.Series, np.ndarray]:
 
 
 def known_users(values: Any, schema: Schema) -> tuple[pd.Series, np.ndarray]:
-    """Return a list of user ids as a column, and their codes; raise if one is unknown."""
+    """Return a list of user ids as a column, and their codes; raise if an id is unknown."""
     ids = read_ids(values, "users", schema.user)
     codes = schema.users.lookup(ids)
     if (codes < FIRST_KNOWN).any():
@@ -62,7 +62,7 @@ def known_users(values: Any, schema: Schema) -> tuple[pd.Series, np.ndarray]:
 
 
 def source_of(samples: Samples) -> np.ndarray:
-    """Return for each row what recommendations can be based on: the best of what is known."""
+    """Return the best available source of recommendations for each row."""
     has_history = any_known(samples.log.items, samples.start, samples.stop)
     has_feature = np.zeros(len(samples), dtype=bool)
     for column in samples.user_columns().values():

@@ -121,21 +121,21 @@ class ScoreMixin(ABC):
         """
         retriever, samples = self._read(X)
         schema = retriever.schema_
-        wanted = known_items(items, schema)[1] - FIRST_KNOWN
+        item_positions = known_items(items, schema)[1] - FIRST_KNOWN
         k = check_k(retriever.k if k is None else k, of="users")
         allowed = retriever._read_filter(samples, exclude_seen)
-        positions = np.broadcast_to(wanted, (len(samples), len(wanted)))
+        positions = np.broadcast_to(item_positions, (len(samples), len(item_positions)))
         scores = retriever._score_items(samples, positions, allowed)
-        for rows in batches(len(samples), len(wanted)):
+        for rows in batches(len(samples), len(item_positions)):
             permitted = allowed.gather(rows)._permits(positions[rows], len(retriever.popularity_))
             scores[rows] = np.where(permitted, scores[rows], np.nan)
         is_popular = retriever._source_of(samples) == POPULARITY
-        order = np.stack([np.lexsort((-own, is_popular))[:k] for own in scores.T])
+        order = np.stack([np.lexsort((-item_scores, is_popular))[:k] for item_scores in scores.T])
         best = np.take_along_axis(scores.T, order, axis=1)
         row, rank = np.nonzero(~np.isnan(best))
         table = pd.DataFrame(
             {
-                schema.item: schema.items.decode(wanted[row] + FIRST_KNOWN),
+                schema.item: schema.items.decode(item_positions[row] + FIRST_KNOWN),
                 schema.user: samples.original_users().iloc[order[row, rank]].array,
                 "score": best[row, rank],
             }
@@ -179,10 +179,12 @@ class SimilarUsersMixin:
         """
         retriever, samples = self._read(None)  # type: ignore[attr-defined]
         schema = retriever.schema_
-        ids, own = known_users(users, schema)
+        ids, codes = known_users(users, schema)
         k = min(check_k(retriever.k if k is None else k, of="users"), len(samples))
         vectors = retriever._encode(samples)
-        rows = np.arange(len(own))
-        itself = ItemFilter(exclude=(ItemLists(own, rows, rows + 1),))
-        found, scores = ItemIndex().fit(vectors).search(vectors[own - FIRST_KNOWN], k, itself)
-        return in_frame_of(neighbours(ids.rename(schema.user), schema.users, found, scores), users)
+        rows = np.arange(len(codes))
+        itself = ItemFilter(exclude=(ItemLists(codes, rows, rows + 1),))
+        positions, scores = ItemIndex().fit(vectors).search(vectors[codes - FIRST_KNOWN], k, itself)
+        return in_frame_of(
+            neighbours(ids.rename(schema.user), schema.users, positions, scores), users
+        )

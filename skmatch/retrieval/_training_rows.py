@@ -1,4 +1,4 @@
-"""The rows that a neural retriever trains on, at which weights, and those that it validates on."""
+"""The rows that a retriever trains on, their weights, and the rows that it validates on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from skmatch._columns import count_codes
 from skmatch._data import FIRST_KNOWN, Samples, index_dtype
 
-MIN_VALIDATION = 2000  # users of the fraction "auto": the score of fewer is noisy
+MIN_VALIDATION = 2000  # users of the fraction "auto": the score of fewer users is noisy
 
 
 def rows_to_train(
@@ -40,10 +40,10 @@ def is_repeat(samples: Samples) -> np.ndarray:
     log = samples.log.items[starts[0] :]
     n_events = np.diff(starts, append=starts[0] + len(log))
     key = np.repeat(np.arange(len(starts)) * n_items, n_events) + log
-    keys, first = np.unique(key, return_index=True)
+    keys, first_index = np.unique(key, return_index=True)
     index = np.searchsorted(keys, owner * n_items + samples.item).clip(max=len(keys) - 1)
     is_stored = keys[index] == owner * n_items + samples.item
-    return is_stored & (starts[0] + first[index] < samples.stop)
+    return is_stored & (starts[0] + first_index[index] < samples.stop)
 
 
 def normalised(weight: np.ndarray | None, training: np.ndarray) -> np.ndarray | None:
@@ -59,11 +59,13 @@ def sampling_counts(
 ) -> np.ndarray:
     """Return the counts that negatives are drawn by, in units of the smallest weight.
 
-    Negatives "in_batch" are the rows that are trained; others are drawn by all counts.
+    Negatives "in_batch" are training rows; all other ways of drawing use the counts of all events.
     """
     if samples.sampling.negatives == "in_batch":
-        own = None if weight is None else weight[training]
-        counts = count_codes(samples.item[training], len(samples.schema.items), own)[FIRST_KNOWN:]
+        weights = None if weight is None else weight[training]
+        counts = count_codes(samples.item[training], len(samples.schema.items), weights)[
+            FIRST_KNOWN:
+        ]
     if weight is None:
         return counts
     return counts / max(weight[weight > 0].min(), 1e-30 * weight.max())  # no overflow
@@ -74,12 +76,12 @@ def rows_to_validate(samples: Samples, rows: np.ndarray, fraction: float | str) 
 
     The fraction "auto" takes a tenth of the users, but at least `MIN_VALIDATION` or half of them.
     """
-    last = rows[last_of_users(samples.user[rows])]
+    last_rows = rows[last_of_users(samples.user[rows])]
     if fraction == "auto":
-        n_held_out = max(len(last) // 10, min(MIN_VALIDATION, len(last) // 2))
+        n_held_out = max(len(last_rows) // 10, min(MIN_VALIDATION, len(last_rows) // 2))
     else:
-        n_held_out = int(np.ceil(float(fraction) * len(last)))
-    return last[np.arange(n_held_out) * len(last) // max(n_held_out, 1)]
+        n_held_out = int(np.ceil(float(fraction) * len(last_rows)))
+    return last_rows[np.arange(n_held_out) * len(last_rows) // max(n_held_out, 1)]
 
 
 def questions(held_out: Samples, validation: str) -> list[Samples]:
@@ -89,10 +91,10 @@ def questions(held_out: Samples, validation: str) -> list[Samples]:
         return [held_out] * (len(held_out) > 0)
     start = np.maximum(held_out.seen, visit - held_out.max_length)
     before_visit = replace(held_out, start=start, stop=visit)
-    # A history that is empty before the visit tells nothing about the model.
+    # Without history before the visit, recommendations are popular items, not the model's.
     before_visit = before_visit.gather(np.flatnonzero(visit > held_out.seen))
-    asked = [before_visit] if validation == "visit" else [held_out, before_visit]
-    return [rows for rows in asked if len(rows)]
+    samples_to_judge = [before_visit] if validation == "visit" else [held_out, before_visit]
+    return [rows for rows in samples_to_judge if len(rows)]
 
 
 def last_of_users(user: np.ndarray) -> np.ndarray:

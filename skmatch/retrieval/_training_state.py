@@ -17,21 +17,21 @@ from skmatch._nn.engine import TrainingOptions, Weights
 class TrainingState:
     """Progress of a fit: all that its next epochs depend on besides the weights.
 
-    Its fields are what `training_state_` holds; no value is changed in place.
+    `training_state_` holds its fields; no value is changed in place.
     """
 
     seed: int  # of weights, of draws and of the choice of held-out events
     losses: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)  # of the held-out events
-    n_epochs: int = 0  # of this fit; under `warm_start` the curves hold earlier ones, too
+    n_epochs: int = 0  # of this fit; under `warm_start` the curves hold earlier fits, too
     best_score: float = -1.0
     best_epoch: int = 0
     best_weights: Weights | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    trainer: list[dict[str, Any]] | None = None  # its state, where this is an interrupted fit
+    trainer: list[dict[str, Any]] | None = None  # its state, if the fit is interrupted
 
     def check(self, settings: dict[str, Any]) -> None:
-        """Raise if the settings differ from those of the interrupted fit; store them."""
+        """Raise if the settings differ from the interrupted fit's; store them."""
         for name, value in settings.items():
             before = self.settings.get(name, value)
             if before == value:
@@ -74,7 +74,7 @@ def settings_of(
     samples: Samples,
     training: np.ndarray,
     weight: np.ndarray | None,
-    **others: Any,
+    **parameters: Any,
 ) -> dict[str, Any]:
     """Return all that determines a fit, as plain values; events are hashed."""
     schema, sampling = samples.schema, samples.sampling
@@ -85,6 +85,6 @@ def settings_of(
         "negatives": sampling.negatives,
         "neg_ratio": sampling.neg_ratio,
         "exclude_history": sampling.exclude_history,
-        **others,
+        **parameters,
         "events": joblib.hash((rows, samples.log.items, tables, training, weight)),
     }

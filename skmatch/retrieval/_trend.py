@@ -17,9 +17,9 @@ from skmatch._typing import Duration
 from skmatch.retrieval._base import count_items
 
 BLOCK_ROWS = 2**18  # events that are counted at a time
-N_PERIODS = 512  # in which half-lives are compared
+N_PERIODS = 512  # periods in which half-lives are compared
 N_HALF_LIVES = 8
-N_ITEMS = 20_000  # the most frequent ones, by which half-lives are compared
+N_ITEMS = 20_000  # the most frequent items, by which half-lives are compared
 N_RANKED = 100
 OUTLIERS = 0.005, 0.995  # quantiles of times beyond which events may have wrong dates
 
@@ -53,7 +53,7 @@ class TrendMixin:
         return _as_learnt(over_time and over_time.resized(len(counts)), counts)
 
     def _trends(self, samples: Samples) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
-        """Yield the logarithm of what scores are multiplied by, (n_items,), and the queries."""
+        """Yield the logarithms of the items' trends, (n_items,), and the queries they apply to."""
         over_time = self.counts_over_time_
         for moment, rows in moments(over_time, samples.time, samples.begins_visit, len(samples)):
             if over_time is None or moment.counts is None:
@@ -78,7 +78,7 @@ def count_over_time(
     samples: Samples,
     weight: np.ndarray | None,
 ) -> CountsOverTime | None:
-    """Count the events of items over time; None where the parameter counts all alike."""
+    """Count the events of items over time; None where all events count alike."""
     is_auto = isinstance(half_life, str) and half_life == "auto"
     if half_life is None or (is_auto and samples.time is None):
         return None
@@ -95,24 +95,25 @@ def count_over_time(
 
 
 def count_further(
-    known: CountsOverTime | None, samples: Samples, weight: np.ndarray | None
+    counts: CountsOverTime | None, samples: Samples, weight: np.ndarray | None
 ) -> CountsOverTime | None:
     """Return the counts with further events."""
-    if known is None:
+    if counts is None:
         return None
-    further = _count(samples, weight, known.half_life, known.end)
-    return CountsOverTime.merged([known, further])
+    further = _count(samples, weight, counts.half_life, counts.end)
+    return CountsOverTime.merged([counts, further])
 
 
 def _count(
-    samples: Samples, weight: np.ndarray | None, half_life: float, known: ArrayLike = ()
+    samples: Samples, weight: np.ndarray | None, half_life: float, known_times: ArrayLike = ()
 ) -> CountsOverTime:
-    """Count events over time, given the times of known ones."""
-    times = np.append(_first_and_last(samples, weight), known)
+    """Count events over time, in periods that fit `known_times`, too."""
+    times = np.append(_first_and_last(samples, weight), known_times)
     width = period_width(half_life, float(np.ptp(times)) if len(times) else 0.0)
-    own = half_life, width, len(samples.schema.items.values)
+    n_items = len(samples.schema.items.values)
+    blocks = _blocks(samples, weight)
     return CountsOverTime.merged(
-        [CountsOverTime.learn(*events, *own) for events in _blocks(samples, weight)]
+        [CountsOverTime.learn(*events, half_life, width, n_items) for events in blocks]
     )
 
 
@@ -121,18 +122,18 @@ def _blocks(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return the times, positions of items and weights of the events that count, in blocks."""
     assert samples.time is not None
-    for a in range(0, max(len(samples), 1), BLOCK_ROWS):
-        rows = slice(a, a + BLOCK_ROWS)
+    for start in range(0, max(len(samples), 1), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
         item = samples.item[rows] - FIRST_KNOWN
-        own = np.ones(len(item)) if weight is None else np.asarray(weight[rows], dtype=float)
-        counted = (item >= 0) & (own > 0)
-        yield samples.time[rows][counted].astype(float), item[counted], own[counted]
+        values = np.ones(len(item)) if weight is None else np.asarray(weight[rows], dtype=float)
+        is_counted = (item >= 0) & (values > 0)
+        yield samples.time[rows][is_counted].astype(float), item[is_counted], values[is_counted]
 
 
 def _first_and_last(samples: Samples, weight: np.ndarray | None) -> np.ndarray:
     """Return the times of the first and of the last event of each block that count."""
     times = [time for time, _, _ in _blocks(samples, weight) if len(time)]
-    return np.array([one for time in times for one in (time.min(), time.max())])
+    return np.array([bound for time in times for bound in (time.min(), time.max())])
 
 
 def find_half_life(samples: Samples, weight: np.ndarray | None) -> float | None:
@@ -153,23 +154,25 @@ def find_half_life(samples: Samples, weight: np.ndarray | None) -> float | None:
     column = np.full(len(samples.schema.items.values), -1)
     column[frequent] = np.arange(len(frequent))
     events = csr_array((N_PERIODS, len(frequent)))
-    for time, item, own in _blocks(samples, weight):
+    for time, item, weights in _blocks(samples, weight):
         period = np.clip((time - start) / span * N_PERIODS, 0, N_PERIODS - 1).astype(int)
-        kept = column[item] >= 0
-        index = period[kept], column[item[kept]]
-        events = events + csr_array((own[kept], index), shape=events.shape)
+        is_frequent = column[item] >= 0
+        index = period[is_frequent], column[item[is_frequent]]
+        events = events + csr_array((weights[is_frequent], index), shape=events.shape)
 
     half_lives = [None, *(span / 2.0 ** np.arange(1, N_HALF_LIVES + 1))]
-    widths = np.array([0.0 if one is None else span / N_PERIODS / one for one in half_lives])
+    widths = np.array(
+        [0.0 if length is None else span / N_PERIODS / length for length in half_lives]
+    )
     gain = 1 / np.log2(np.arange(min(N_RANKED, len(frequent))) + 2)
     score = np.zeros(len(half_lives))
-    so_far = np.zeros((len(half_lives), len(frequent)))
-    last = 0
-    for number in np.flatnonzero(np.diff(events.indptr)).tolist():
-        so_far *= 0.5 ** (widths * (number - last))[:, None]
-        now = events[[number]].toarray()[0]
-        ranked, _ = top_k(so_far, len(gain))
-        score += now[ranked] @ gain
-        so_far += now
-        last = number
+    decayed_counts = np.zeros((len(half_lives), len(frequent)))
+    last_period = 0
+    for period_number in np.flatnonzero(np.diff(events.indptr)).tolist():
+        decayed_counts *= 0.5 ** (widths * (period_number - last_period))[:, None]
+        period_counts = events[[period_number]].toarray()[0]
+        ranked, _ = top_k(decayed_counts, len(gain))
+        score += period_counts[ranked] @ gain
+        decayed_counts += period_counts
+        last_period = period_number
     return half_lives[int(np.argmax(score))]

@@ -1,4 +1,4 @@
-"""Methods that a retriever and a pipeline which ends in one have in common."""
+"""Methods that retrievers and pipelines ending in a retriever have in common."""
 
 from __future__ import annotations
 
@@ -221,11 +221,11 @@ class SimilarItemsMixin:
         retriever = snapshot([self._final_retriever()])[0]  # type: ignore[attr-defined]
         schema = retriever.schema_
         k = check_k(retriever.k if k is None else k)
-        ids, own = known_items(items, schema)
-        rows = np.arange(len(own))
-        itself = ItemLists(own, rows, rows + 1)
+        ids, codes = known_items(items, schema)
+        rows = np.arange(len(codes))
+        itself = ItemLists(codes, rows, rows + 1)
         allowed = read_filter(candidates, exclude, (itself,), ids, schema.items, schema.items)
-        positions, scores = retriever._nearest_items(own - FIRST_KNOWN, k, allowed)
+        positions, scores = retriever._nearest_items(codes - FIRST_KNOWN, k, allowed)
         return in_frame_of(
             neighbours(ids.rename(schema.item), schema.items, positions, scores), items
         )
