@@ -319,7 +319,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
             if self.rule == "shares":
                 for column, score in enumerate(member_scores.T):
                     with_item = np.column_stack([list_scores, score])
-                    # A listed item has its share at its rank: the appended score counts for nothing.
+                    # A listed item has its share at its rank; its second score counts for nothing.
                     is_listed = (list_positions == positions[:, column, None]).any(1)
                     with_item[is_listed, -1] = -np.inf
                     shares = self._values(member, with_item, source)
