@@ -72,12 +72,12 @@ class ExposureDisplay:
         self.ax_ = axes_for(self, ax)
         self.figure_ = self.ax_.figure
         self.lines_ = []
-        given = line_options(curve_kwargs)
+        options = line_options(curve_kwargs)
         for number, (name, counts) in enumerate(self.exposure.items()):
             style = curve_style_of(number) | {"marker": ""}
-            self.lines_ += self.ax_.plot(*_cumulated(counts), **{"label": name} | style | given)
+            self.lines_ += self.ax_.plot(*_cumulated(counts), **{"label": name} | style | options)
         style = {"label": "events", "color": "0.5", "linestyle": "-", "linewidth": 3, "zorder": 1}
-        (self.events_line_,) = self.ax_.plot(*_cumulated(self.events), **style | given)
+        (self.events_line_,) = self.ax_.plot(*_cumulated(self.events), **style | options)
         self.ax_.set(
             xlabel="Share of the catalogue, the most popular items first",
             ylabel="Share of recommendations",
@@ -127,17 +127,17 @@ class ExposureDisplay:
         k = check_k(k)
         exposure: dict[str, Any] = {}
         events = None
-        for name, one in named(estimator, "estimator").items():
-            retriever = fitted_retriever(one, "counts_")
+        for name, fitted in named(estimator, "estimator").items():
+            retriever = fitted_retriever(fitted, "counts_")
             order = np.argsort(-retriever.counts_, kind="stable")
             events = retriever.counts_[order] if events is None else events
-            found = unwrap_searches(one).recommend(X, k)
-            counts = found[retriever.schema_.item].value_counts()
+            recommendations = unwrap_searches(fitted).recommend(X, k)
+            counts = recommendations[retriever.schema_.item].value_counts()
             exposure[name] = counts.reindex(retriever.item_ids_[order], fill_value=0).to_numpy()
         return cls(exposure=exposure, events=events).plot(ax, curve_kwargs=curve_kwargs)
 
 
 def _cumulated(counts: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return shares of the items and cumulated shares of what they have, both from 0."""
+    """Return shares of the items and their cumulated shares of recommendations, both from 0."""
     total = np.cumsum(np.asarray(counts, dtype=float))
     return np.linspace(0, 1, len(total) + 1), np.concatenate([[0.0], total / max(total[-1], 1)])

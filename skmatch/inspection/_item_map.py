@@ -114,8 +114,8 @@ class ItemMapDisplay:
         missing = values.isna().to_numpy()
         scatters = []
         if missing.any():
-            rest = REST | {"label": "none"} | options
-            scatters.append(self.ax_.scatter(*points[missing].T, **rest))
+            missing_style = REST | {"label": "none"} | options
+            scatters.append(self.ax_.scatter(*points[missing].T, **missing_style))
         # The scale runs from dark to light, so that it reads in grey, too.
         style = {
             "c": values[~missing].to_numpy(dtype=float),
@@ -148,7 +148,7 @@ class ItemMapDisplay:
         self.figure_.draw_without_rendering()  # computes the size of the axes
         frame = self.ax_.get_window_extent()
         texts: list = []
-        taken: list = []
+        boxes: list = []
         for point, label in zip(points, self.labels, strict=False):
             text = self.ax_.annotate(
                 str(label), point, LABEL_GAP, textcoords="offset points", fontsize="x-small"
@@ -156,9 +156,9 @@ class ItemMapDisplay:
             text.set_in_layout(False)
             box = text.get_window_extent()
             inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
-            if inside and not box.count_overlaps(taken):
+            if inside and not box.count_overlaps(boxes):
                 texts.append(text)
-                taken.append(box)
+                boxes.append(box)
             else:
                 text.remove()
         return texts
@@ -234,8 +234,8 @@ class ItemMapDisplay:
             values = retriever.schema_.item_values(feature).iloc[order]
         texts = ids
         if labels is not None:
-            given = _by_item(labels, "labels", ids)
-            texts = given.astype(object).where(given.notna(), ids)
+            item_labels = _by_item(labels, "labels", ids)
+            texts = item_labels.astype(object).where(item_labels.notna(), ids)
         display = cls(
             coordinates=coordinates,
             values=values,

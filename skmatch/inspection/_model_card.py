@@ -1,4 +1,4 @@
-"""`model_card`: what a fitted retriever is and how good it is, on one page."""
+"""`model_card`: a page on a fitted retriever and its quality."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def model_card(estimator: Any, X: Table, *, k: int = 10, random_state: int | Non
     accuracy = evaluate(estimator, X, ACCURACY, k, confidence=0.95, random_state=random_state)
     groups = evaluate(estimator, X, ACCURACY, k, by="activity")
     exposure = evaluate(estimator, X, EXPOSURE, k)
-    new = accuracy.iloc[0]
+    overall = accuracy.iloc[0]
     data = [
         f"{retriever.counts_.sum():,.0f} events (or their weights) of {len(schema.users.values):,} "
         f"users and {len(schema.items.values):,} items were learnt.",
-        f"{len(table):,} held-out events of {new['n_queries']:,} users"
+        f"{len(table):,} held-out events of {overall['n_queries']:,} users"
         f"{_dates(table, schema.time)}.",
     ]
     steps = getattr(unwrap_searches(estimator), "steps", None) or [("", last_step(estimator))]
@@ -84,8 +84,8 @@ def model_card(estimator: Any, X: Table, *, k: int = 10, random_state: int | Non
             .reset_index()
         ),
         f"Exposure at {k}": _markdown(exposure[["metric", "value"]]),
-        "Cold start": f"{new['n_unknown_users']:,} of {new['n_queries']:,} users and "
-        f"{new['n_unknown_items']:,} of the held-out pairs of user and item were unknown.",
+        "Cold start": f"{overall['n_unknown_users']:,} of {overall['n_queries']:,} users and "
+        f"{overall['n_unknown_items']:,} of the held-out pairs of user and item were unknown.",
         "Versions": ", ".join(_versions()),
     }
     parts = [f"# {type(retriever).__name__}"]
@@ -109,10 +109,10 @@ def _markdown(table: pd.DataFrame) -> str:
 
 
 def _versions() -> list[str]:
-    found = []
+    versions = []
     for name in PACKAGES:
         try:
-            found.append(f"{name} {version(name)}")
+            versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return found
+    return versions

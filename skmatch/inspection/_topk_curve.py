@@ -141,8 +141,8 @@ class TopKCurveDisplay:
         """
         ks = _check(metric, k)
         values = {
-            name: evaluate(one, X, metric, ks)["value"].to_numpy()
-            for name, one in named(estimator, "estimator").items()
+            name: evaluate(fitted, X, metric, ks)["value"].to_numpy()
+            for name, fitted in named(estimator, "estimator").items()
         }
         display = cls(k=ks, values=values, metric=metric)
         return display.plot(ax, curve_kwargs=curve_kwargs)
@@ -186,8 +186,8 @@ class TopKCurveDisplay:
         """
         ks = _check(metric, k)
         values = {
-            name: np.mean(score_rankings(metric, y_true, one, ks), axis=1)
-            for name, one in named(y_pred, "y_pred", "Retriever").items()
+            name: np.mean(score_rankings(metric, y_true, ranking, ks), axis=1)
+            for name, ranking in named(y_pred, "y_pred", "Retriever").items()
         }
         display = cls(k=ks, values=values, metric=metric)
         return display.plot(ax, curve_kwargs=curve_kwargs)

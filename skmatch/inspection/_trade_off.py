@@ -1,4 +1,4 @@
-"""`TradeOffDisplay`: one metric against another."""
+"""`TradeOffDisplay`: a metric against another metric."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ class TradeOffDisplay:
         if isinstance(metrics, str) or len(set(metrics)) != 2:
             raise ValueError(f"metrics={metrics!r}: name two different metrics, one for each axis.")
         values = {
-            name: tuple(evaluate(one, X, metrics, k, feature=feature)["value"])
-            for name, one in named(estimator, "estimator").items()
+            name: tuple(evaluate(fitted, X, metrics, k, feature=feature)["value"])
+            for name, fitted in named(estimator, "estimator").items()
         }
         display = cls(values=values, metrics=(f"{metrics[0]}@{k}", f"{metrics[1]}@{k}"))
         return display.plot(ax, scatter_kwargs=scatter_kwargs)

@@ -62,27 +62,29 @@ class TrainingCurveDisplay:
         """
         self.ax_ = axes_for(self, ax)
         self.figure_ = self.ax_.figure
-        right = self.ax_.twinx() if self.validation else None
-        self.validation_ax_ = right
+        validation_ax = self.ax_.twinx() if self.validation else None
+        self.validation_ax_ = validation_ax
         self.lines_, self.validation_lines_ = [], []
-        given = line_options(curve_kwargs)
+        options = line_options(curve_kwargs)
         for number, (name, loss) in enumerate(self.loss.items()):
-            style = {"label": f"{name}, loss"} | style_of(number) | given
+            style = {"label": f"{name}, loss"} | style_of(number) | options
             self.lines_ += self.ax_.plot(_epochs(loss), loss, **style)
-            if right is not None and name in self.validation:
+            if validation_ax is not None and name in self.validation:
                 scores = self.validation[name]
                 hollow = {"linestyle": "--", "markerfacecolor": "white"}
-                style = style_of(number) | hollow | {"label": f"{name}, validation"} | given
-                self.validation_lines_ += right.plot(_epochs(scores), scores, **style)
+                style = style_of(number) | hollow | {"label": f"{name}, validation"} | options
+                self.validation_lines_ += validation_ax.plot(_epochs(scores), scores, **style)
         self.ax_.set(xlabel="Epoch", ylabel="Training loss")
         self.ax_.xaxis.get_major_locator().set_params(integer=True)
-        if right is None:
+        if validation_ax is None:
             self.ax_.legend()
         else:
-            right.set_ylabel("Validation NDCG@100")
+            validation_ax.set_ylabel("Validation NDCG@100")
             # Above the axes, where it covers no curve.
             handles = self.lines_ + self.validation_lines_
-            right.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+            validation_ax.legend(
+                handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2
+            )
         return self
 
     @classmethod
@@ -115,15 +117,15 @@ class TrainingCurveDisplay:
         'DSSMRetriever, loss'
         """
         retrievers = {
-            name: fitted_retriever(one, "loss_curve_")
-            for name, one in named(estimator, "estimator").items()
+            name: fitted_retriever(retriever, "loss_curve_")
+            for name, retriever in named(estimator, "estimator").items()
         }
         display = cls(
-            loss={name: one.loss_curve_ for name, one in retrievers.items()},
+            loss={name: retriever.loss_curve_ for name, retriever in retrievers.items()},
             validation={
-                name: one.validation_curve_
-                for name, one in retrievers.items()
-                if one.validation_curve_
+                name: retriever.validation_curve_
+                for name, retriever in retrievers.items()
+                if retriever.validation_curve_
             },
         )
         return display.plot(ax, curve_kwargs=curve_kwargs)

@@ -42,19 +42,19 @@ score : float, or ndarray of float of shape (n_queries,)""",
 )
 
 
-def _positions(ids: np.ndarray, known: pd.Index) -> np.ndarray:
-    """Return positions in an index, of ids that it lacks behind its end, of missing ids -1."""
+def _positions(ids: np.ndarray, catalogue: pd.Index) -> np.ndarray:
+    """Return positions in the catalogue: unknown ids are after its end, missing ids are -1."""
     flat = as_index(ids.ravel())
-    positions = known.get_indexer(flat)
+    positions = catalogue.get_indexer(flat)
     is_new = (positions < 0) & ~np.asarray(flat.isna())
-    positions[is_new] = len(known) + pd.factorize(flat[is_new])[0]
+    positions[is_new] = len(catalogue) + pd.factorize(flat[is_new])[0]
     return positions.reshape(ids.shape)
 
 
 def _against_events(y_pred: Any, k: int, events: Any, n_queries: int | None = None) -> Lists:
-    code, known = pd.factorize(as_index(as_series(events)))
-    ranking = _positions(read_ranking(y_pred, n_queries, check_k(k)), known)
-    n_items = max(len(known), ranking.max(initial=-1) + 1)
+    code, items = pd.factorize(as_index(as_series(events)))
+    ranking = _positions(read_ranking(y_pred, n_queries, check_k(k)), items)
+    n_items = max(len(items), ranking.max(initial=-1) + 1)
     if not (code >= 0).any():
         raise ValueError("events is empty: pass the item id of each event.")
     return Lists(ranking, np.bincount(code[code >= 0], minlength=n_items))
@@ -66,9 +66,9 @@ def _score(name: str, lists: Lists, k: int, average: bool) -> float | np.ndarray
 
 
 def average_defined(values: np.ndarray) -> float:
-    """Average what is not NaN; NaN where nothing is."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
+    """Average the values that are not NaN; NaN if all are."""
+    scores = values[~np.isnan(values)]
+    return float(scores.mean()) if len(scores) else float("nan")
 
 
 @_shared_docs
@@ -336,11 +336,11 @@ def gini_at_k(y_pred: Any, k: int, *, catalogue: Any) -> float:
 
 def _in_catalogue(y_pred: Any, k: int, catalogue: Any) -> Lists:
     ids = as_index(as_series(catalogue)).dropna().unique()
-    given = read_ranking(y_pred, None, check_k(k))
-    ranking = _positions(given, ids)
+    values = read_ranking(y_pred, None, check_k(k))
+    ranking = _positions(values, ids)
     if (ranking >= len(ids)).any():
         raise ValueError(
-            f"y_pred holds {given[ranking >= len(ids)][0]!r}, which is not in the catalogue: pass "
+            f"y_pred holds {values[ranking >= len(ids)][0]!r}, which is not in the catalogue: pass "
             "the ids of all items that could be recommended."
         )
     return Lists(ranking, np.zeros(len(ids)))
@@ -366,9 +366,9 @@ def overlap_at_k(y_pred: Any, other: Any, k: int, *, average: bool = True) -> fl
     >>> overlap_at_k([["tea", "jam"]], [["rye", "tea"]], k=2)
     0.5
     """
-    first = read_ranking(y_pred, None, check_k(k))[:, :k]
-    second = read_ranking(other, len(first), k)[:, :k]
-    row, rank = np.nonzero(~pd.isna(second))
-    hits, _ = find_hits(row, second[row, rank], first) if len(row) else (None, None)
-    found = np.zeros(len(first)) if hits is None else hits.total(len(first), k) / k
-    return float(found.mean()) if average else found
+    ranking = read_ranking(y_pred, None, check_k(k))[:, :k]
+    other_ranking = read_ranking(other, len(ranking), k)[:, :k]
+    row, rank = np.nonzero(~pd.isna(other_ranking))
+    hits, _ = find_hits(row, other_ranking[row, rank], ranking) if len(row) else (None, None)
+    shares = np.zeros(len(ranking)) if hits is None else hits.total(len(ranking), k) / k
+    return float(shares.mean()) if average else shares

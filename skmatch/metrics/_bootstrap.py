@@ -20,15 +20,15 @@ def check_confidence(confidence: float) -> None:
 def bootstrap(
     values: np.ndarray, confidence: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return intervals of the column means of what is not NaN; all columns share the resamples."""
+    """Return intervals of the columns' means without NaN; all columns share the resamples."""
     n_queries = len(values)
-    defined = ~np.isnan(values)
-    filled = np.where(defined, values, 0)
+    is_defined = ~np.isnan(values)
+    filled = np.where(is_defined, values, 0)
     means = np.empty((N_RESAMPLES, values.shape[1]))
-    for resample in range(N_RESAMPLES):  # one at a time, to bound the memory
+    for resample in range(N_RESAMPLES):  # a resample at a time, to bound the memory
         count = np.bincount(rng.integers(n_queries, size=n_queries), minlength=n_queries)
         with np.errstate(invalid="ignore"):
-            means[resample] = count @ filled / (count @ defined)
+            means[resample] = count @ filled / (count @ is_defined)
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(means, [tail, 1 - tail], axis=0)
     return low, high

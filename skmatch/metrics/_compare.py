@@ -75,14 +75,15 @@ def compare(
     scorer = make_topk_scorer(
         metrics, k, exclude_seen=exclude_seen, candidates=candidates, gain=gain, feature=feature
     )
-    first, second = (scorer.score_queries(one, X) for one in (estimator, other))
-    table = pd.DataFrame(first.columns, columns=["metric", "k"])
-    table["value"], table["other"] = ([*one.means().values()] for one in (first, second))
+    scores, other_scores = scorer.score_queries(estimator, X), scorer.score_queries(other, X)
+    table = pd.DataFrame(scores.columns, columns=["metric", "k"])
+    table["value"] = [*scores.means().values()]
+    table["other"] = [*other_scores.means().values()]
     table["difference"] = table["value"] - table["other"]
-    rows, rng = np.arange(len(first.values)), np.random.default_rng(random_state)
-    differences = first.values - second.values
-    table["low"], table["high"] = first.intervals(differences, rows, confidence, rng)
-    lists = _ids(estimator, first), _ids(other, second)
+    rows, rng = np.arange(len(scores.values)), np.random.default_rng(random_state)
+    differences = scores.values - other_scores.values
+    table["low"], table["high"] = scores.intervals(differences, rows, confidence, rng)
+    lists = _ids(estimator, scores), _ids(other, other_scores)
     table["overlap"] = table["k"].map(lambda k: float(overlap_at_k(*lists, k)))
     return table
 

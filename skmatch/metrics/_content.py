@@ -44,8 +44,9 @@ def content_of(values: pd.Series | pd.DataFrame) -> Any:
             "of pandas.cut of them, or a DataFrame to use them as vectors."
         )
     cells = values.reset_index(drop=True).explode().dropna()
-    code, known = pd.factorize(cells)
-    matrix = csr_array((np.ones(len(code)), (cells.index, code)), (len(values), max(len(known), 1)))
+    code, labels = pd.factorize(cells)
+    shape = len(values), max(len(labels), 1)
+    matrix = csr_array((np.ones(len(code)), (cells.index, code)), shape)
     matrix.data[:] = 1  # a value that is repeated in a cell counts once
     return matrix
 

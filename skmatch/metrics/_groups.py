@@ -30,9 +30,9 @@ def groups_of(by: Any, X: Any, held_out: HeldOut) -> tuple[Hashable, dict[Any, n
                 f"by={by!r} names a column, and X is a {type(X).__name__}: pass a frame, or a "
                 "Series of groups indexed by user ids."
             )
-        first = np.unique(held_out.query, return_index=True)[1]
+        first_rows = np.unique(held_out.query, return_index=True)[1]
         remedy = "Pass the label of a column of the held-out events, or a Series by user."
-        values = require_column(table, by, "by", remedy).iloc[first]
+        values = require_column(table, by, "by", remedy).iloc[first_rows]
     code, groups = pd.factorize(values, use_na_sentinel=False)
     return name, {group: np.flatnonzero(code == i) for i, group in enumerate(groups)}
 
@@ -44,6 +44,7 @@ def _by_activity(queries: Any) -> dict[Any, np.ndarray]:
             "pass a column of X or a Series of groups indexed by user ids."
         )
     n_events = queries.stop - queries.seen
-    known = n_events[n_events > 0]
-    level = (n_events > 0).astype(int) + (n_events > (np.median(known) if len(known) else 0))
+    positive = n_events[n_events > 0]
+    median = np.median(positive) if len(positive) else 0
+    level = (n_events > 0).astype(int) + (n_events > median)
     return {name: np.flatnonzero(level == i) for i, name in enumerate(LEVELS) if (level == i).any()}

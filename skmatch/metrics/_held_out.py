@@ -32,7 +32,7 @@ class HeldOut(NamedTuple):
 
 
 def fitted_schema(estimator: Any) -> Any:
-    """Return the schema of a fitted retriever, or of the one inside a pipeline or a search."""
+    """Return the schema of a fitted retriever, also inside a pipeline or a search."""
     return fitted_retriever(estimator, "schema_").schema_
 
 
@@ -54,7 +54,7 @@ def read_held_out(
             "cannot rank: pass plain events."
         )
     table = X if is_coded else read_frame(X)
-    if not is_coded and "history" in getattr(table, "columns", ()):  # only queries have one
+    if not is_coded and "history" in getattr(table, "columns", ()):  # only queries have this column
         X = table = table.drop(columns="history")
     if is_retriever:
         held_out = _of_samples(retriever._read_queries(transform_steps(estimator, X)), schema)
@@ -75,10 +75,10 @@ def read_held_out(
             gains = check_gains(column, f"Column {gain!r}")
     if not is_retriever:
         query, _ = pd.factorize(user)
-        first = np.unique(query, return_index=True)[1]
+        first_rows = np.unique(query, return_index=True)[1]
         as_array = not isinstance(table, pd.DataFrame)
-        queries = _make_queries(frame.iloc[first], roles, as_array=as_array)
-        users = user.iloc[first].reset_index(drop=True)
+        queries = _make_queries(frame.iloc[first_rows], roles, as_array=as_array)
+        users = user.iloc[first_rows].reset_index(drop=True)
         held_out = HeldOut(queries, users, query, item.reset_index(drop=True))
     if gains is not None:
         n_gaining = np.bincount(held_out.query, gains > 0, len(held_out.users))

@@ -25,7 +25,7 @@ class Hits(NamedTuple):
         return np.bincount(self.query[top], weights, minlength=n_queries)
 
     def nth(self) -> np.ndarray:
-        """Return the number of each hit among those of its query, from 1."""
+        """Return the number of each hit among the hits of its query, from 1."""
         start = np.searchsorted(self.query, self.query)
         return np.arange(1, len(self.query) + 1) - start
 
@@ -37,7 +37,7 @@ class Hits(NamedTuple):
 
 
 def mean(values: np.ndarray) -> float:
-    """Average over queries with one rounding, so that their order does not matter."""
+    """Average over queries with a single rounding, so that their order does not matter."""
     return math.fsum(values) / len(values)
 
 
@@ -84,7 +84,7 @@ METRICS: dict[str, Callable[[Hits, np.ndarray, int], np.ndarray]] = {
 def find_hits(
     query: np.ndarray, item: Any, ranking: np.ndarray, gain: np.ndarray | None = None
 ) -> tuple[Hits, np.ndarray]:
-    """Return the relevant items in rankings, and the number of distinct ones of each query.
+    """Return the relevant items in rankings, and the number of distinct relevant items per query.
 
     `item`, (n_pairs,), is relevant to row `query` of `ranking`, (n_queries, n_ranked), where None
     and NaN are misses; each row has a relevant item. Of a repeated pair the largest gain counts,
@@ -100,25 +100,25 @@ def find_hits(
         if gain is not None:
             relevant = np.arange(n_queries)
     else:
-        item_code, known = pd.factorize(as_index(item))
+        item_code, items = pd.factorize(as_index(item))
         # One sorted key per (query, item).
-        relevant, pair_of = np.unique(query * len(known) + item_code, return_inverse=True)
-        n_relevant = np.bincount(relevant // len(known), minlength=n_queries)
+        relevant, pair_of = np.unique(query * len(items) + item_code, return_inverse=True)
+        n_relevant = np.bincount(relevant // len(items), minlength=n_queries)
         if gain is not None:
             largest = np.zeros(len(relevant))
             np.maximum.at(largest, pair_of, gain)
             gain = largest
 
         # -1: not relevant to any query
-        ranked_code = known.get_indexer(as_index(ranking.ravel()))
+        ranked_code = items.get_indexer(as_index(ranking.ravel()))
         index = np.flatnonzero(ranked_code >= 0)
-        key = index // n_ranked * len(known) + ranked_code[index]
+        key = index // n_ranked * len(items) + ranked_code[index]
         pair = np.minimum(np.searchsorted(relevant, key), len(relevant) - 1)
         is_hit = relevant[pair] == key
         index, key, pair = index[is_hit], key[is_hit], pair[is_hit]
-        relevant = relevant // len(known)  # the query of each pair
-    first = ~pd.Series(key).duplicated().to_numpy()
-    index, pair = index[first], pair[first]
+        relevant = relevant // len(items)  # the query of each pair
+    is_first = ~pd.Series(key).duplicated().to_numpy()
+    index, pair = index[is_first], pair[is_first]
     hits = Hits(index // n_ranked, index % n_ranked)
     if gain is not None:
         hits = hits._replace(gain=gain[pair], best=_best(relevant, gain))

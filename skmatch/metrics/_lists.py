@@ -19,7 +19,7 @@ BLOCK_SIZE = 2**22  # shares that are held at a time
 
 
 class Lists(NamedTuple):
-    """Recommended lists, and what their metrics compare them with."""
+    """Recommended lists, and the items, hits and histories that their metrics compare them with."""
 
     ranking: np.ndarray  # (n_queries, n_ranked) positions in the catalogue, -1 where missing
     counts: np.ndarray  # (n_items,) events of each item
@@ -34,9 +34,9 @@ class Lists(NamedTuple):
     def average(self, values: np.ndarray, k: int) -> np.ndarray:
         """Average values of items over the first k of each list; NaN for empty lists."""
         top = self.ranking[:, :k]
-        listed = top >= 0
+        is_listed = top >= 0
         with np.errstate(invalid="ignore"):
-            return np.where(listed, values[top], 0).sum(1) / listed.sum(1)
+            return np.where(is_listed, values[top], 0).sum(1) / is_listed.sum(1)
 
     def exposure(self, k: int) -> np.ndarray:
         """Count the lists whose first k contain each item."""
@@ -51,7 +51,7 @@ class Lists(NamedTuple):
 
 
 def _novelty(lists: Lists, k: int) -> np.ndarray:
-    counts = np.maximum(lists.counts, 1)  # a new item is as novel as one of a single event
+    counts = np.maximum(lists.counts, 1)  # a new item is as novel as an item with a single event
     return lists.average(np.log2(max(lists.counts.sum(), 1) / counts), k)
 
 
@@ -76,7 +76,7 @@ def _serendipity(lists: Lists, k: int) -> np.ndarray:
 def _diversity(lists: Lists, k: int) -> np.ndarray:
     units = normalize(lists.content)
     top = lists.matrix(k)
-    n_items = top @ _squares(units)  # without items of which nothing is known
+    n_items = top @ _squares(units)  # without items that have no value
     similar = _squares(top @ units) - n_items  # the cosines of all ordered pairs, summed
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(n_items > 1.5, 1 - similar / (n_items * (n_items - 1)), np.nan)
@@ -92,12 +92,16 @@ def _miscalibration(lists: Lists, k: int) -> np.ndarray:
         )
     divergence = np.empty(len(lists.ranking))
     size = max(1, BLOCK_SIZE // shares.shape[1])
-    for a in range(0, len(divergence), size):
-        rows = slice(a, a + size)
-        wanted, given = (_shares(counts[rows] @ shares) for counts in (histories, top))
-        smoothed = (1 - SMOOTHING) * given + SMOOTHING * wanted
+    for start in range(0, len(divergence), size):
+        rows = slice(start, start + size)
+        history_shares, list_shares = (
+            _shares(counts[rows] @ shares) for counts in (histories, top)
+        )
+        smoothed = (1 - SMOOTHING) * list_shares + SMOOTHING * history_shares
         with np.errstate(divide="ignore", invalid="ignore"):
-            terms = np.where(wanted == 0, 0, wanted * np.log(wanted / smoothed))
+            terms = np.where(
+                history_shares == 0, 0, history_shares * np.log(history_shares / smoothed)
+            )
         divergence[rows] = terms.sum(1)  # NaN where the history or the list has no value
     return divergence
 
@@ -141,7 +145,7 @@ CONTENT_METRICS = ("diversity", "miscalibration")
 
 
 def lists_of(samples: Any, ranking: np.ndarray, hits: Hits, feature: Any) -> Lists:
-    """Return the lists of a retriever's queries; the events are those that it has stored."""
+    """Return the lists of a retriever's queries, with the events that it has stored."""
     schema = samples.schema
     counts = count_codes(samples.log.items, len(schema.items))[FIRST_KNOWN:]
     seen = replace(samples, start=samples.seen).history_counts()

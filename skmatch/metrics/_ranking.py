@@ -45,7 +45,7 @@ RELEVANT = "a collection of the relevant item ids per query, or an array of one 
 
 
 def relevant_pairs(y_true: Any) -> tuple[pd.Series, int]:
-    """Return the relevant items, missing ones included, indexed by query; and n_queries."""
+    """Return the relevant items, with missing values, indexed by query; and n_queries."""
     y_true = _read_rows(y_true, "y_true", RELEVANT)
     if isinstance(y_true, np.ndarray) and y_true.ndim == 1 and y_true.dtype != object:
         column = pd.Series(y_true)
@@ -80,7 +80,7 @@ def _read_gains(relevance: Any, y_true: Any, pairs: pd.Series) -> np.ndarray:
 
 
 def check_gains(gains: Any, name: str) -> np.ndarray:
-    """Return gains as floats; raise if one is negative or not a finite number."""
+    """Return gains as floats; raise if a gain is negative or not a finite number."""
     remedy = "pass finite numbers of at least 0."
     try:
         values = pd.Series(gains).to_numpy(dtype=float, na_value=np.nan)
@@ -106,7 +106,7 @@ def read_ranking(y_pred: Any, n_queries: int | None, k: int) -> np.ndarray:
                 f"y_pred holds a {type(unordered).__name__}, not a list: pass {shape}."
             )
         if all(map(pd.api.types.is_list_like, rows)):
-            # Lists may differ in length: the shorter ones are padded with None.
+            # Lists may differ in length: shorter lists are padded with None.
             columns = list(zip_longest(*rows))
             flat = np.fromiter(chain.from_iterable(columns), dtype=object)
             ranking = flat.reshape(len(columns), len(rows)).T
@@ -147,9 +147,9 @@ def require_relevant(query: np.ndarray, gain: np.ndarray | None, n_queries: int)
     """Raise if a query has no relevant item with a gain above 0."""
     without = np.setdiff1d(np.arange(n_queries), query if gain is None else query[gain > 0])
     if without.size:
-        what = "relevant item" if gain is None else "relevant item with a gain above 0"
+        missing = "relevant item" if gain is None else "relevant item with a gain above 0"
         raise ValueError(
-            f"y_true holds no {what} for query {without[0]} ({without.size} such "
+            f"y_true holds no {missing} for query {without[0]} ({without.size} such "
             "queries): their score is undefined, so drop them from y_true and y_pred."
         )
 
@@ -161,7 +161,7 @@ def _score(
     return float(values.mean()) if average else values
 
 
-# Public functions, whose docstrings share all but what they compute.
+# Public functions: their docstrings differ in the metric only.
 
 SHARED_DOCS = {
     "parameters": """\

@@ -35,14 +35,14 @@ class Scores(NamedTuple):
     """The scores of a retriever's rankings."""
 
     columns: list[tuple[str, int]]  # metric and k of each score
-    values: pd.DataFrame  # (n_queries, n_scores), columns "metric_at_k"; those of each query
+    values: pd.DataFrame  # (n_queries, n_scores), columns "metric_at_k"
     n_relevant: np.ndarray  # (n_queries,)
     held_out: HeldOut
     ranking: np.ndarray  # (n_queries, n_ranked) ids, or positions in the catalogue
     lists: Lists | None  # None without metrics beyond accuracy
 
     def means(self, rows: np.ndarray | None = None) -> dict[str, float]:
-        """Average over the queries, or over some, those whose score is defined."""
+        """Average the defined scores over all queries, or over some."""
         # Validation inside `fit` has the queries in another order.
         average = np.mean if isinstance(self.held_out.item, pd.Series) else mean
         rows = np.arange(len(self.values)) if rows is None else rows
@@ -53,19 +53,21 @@ class Scores(NamedTuple):
                 assert self.lists is not None
                 means[name] = CATALOGUE_METRICS[metric](self.lists.gather(rows), k)
             else:
-                own = self.values[name].to_numpy()[rows]
-                own = own[~np.isnan(own)]
-                means[name] = float(average(own)) if len(own) else np.nan
+                defined = self.values[name].to_numpy()[rows]
+                defined = defined[~np.isnan(defined)]
+                means[name] = float(average(defined)) if len(defined) else np.nan
         return means
 
     def intervals(
         self, values: pd.DataFrame, rows: np.ndarray, confidence: float, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return bootstrap intervals of the averages of values; NaN for what is no average."""
+        """Return bootstrap intervals of averages of values; NaN for metrics of the catalogue."""
         low, high = np.full((2, len(self.columns)), np.nan)
-        of_query = [metric not in CATALOGUE_METRICS for metric, _ in self.columns]
-        if any(of_query):
-            low[of_query], high[of_query] = bootstrap(values.to_numpy()[rows], confidence, rng)
+        is_of_query = [metric not in CATALOGUE_METRICS for metric, _ in self.columns]
+        if any(is_of_query):
+            low[is_of_query], high[is_of_query] = bootstrap(
+                values.to_numpy()[rows], confidence, rng
+            )
         return low, high
 
 
@@ -106,8 +108,8 @@ class TopKScorer:
         k = self.k[0] if len(self.k) == 1 else list(self.k)
         names = ("exclude_seen", "candidates", "gain", "feature")
         rules = {name: getattr(self, name) for name in names}
-        given = "".join(f", {name}={rule!r}" for name, rule in rules.items() if rule is not None)
-        return f"make_topk_scorer({metrics!r}, k={k!r}{given})"
+        options = "".join(f", {name}={rule!r}" for name, rule in rules.items() if rule is not None)
+        return f"make_topk_scorer({metrics!r}, k={k!r}{options})"
 
     def __call__(self, estimator: Any, X: SampleTable, y: None = None) -> float | dict[str, float]:
         """Score a fitted retriever on held-out events, which hold the relevant items."""
@@ -393,12 +395,12 @@ def evaluate(
 
 def _check_metrics(metrics: Any) -> tuple[str, ...]:
     names = (metrics,) if isinstance(metrics, str) else _as_tuple(metrics)
-    known = ", ".join(repr(name) for name in ALL_METRICS)
+    choices = ", ".join(repr(name) for name in ALL_METRICS)
     if not names:
-        raise ValueError(f"metrics={metrics!r} is empty: name at least one of {known}.")
+        raise ValueError(f"metrics={metrics!r} is empty: name at least one of {choices}.")
     for name in names:
         if not isinstance(name, str) or name not in ALL_METRICS:
-            raise ValueError(f"metrics={metrics!r}: {name!r} is unknown; use some of {known}.")
+            raise ValueError(f"metrics={metrics!r}: {name!r} is unknown; use some of {choices}.")
     return tuple(dict.fromkeys(names))
 
 
