@@ -44,18 +44,18 @@ class Feature:
 
     def encode(self, values: list) -> tuple[Column, np.ndarray]:
         """Return the codes or numbers of cells, and which cells hold a value."""
-        present = np.array([not is_missing(value) for value in values], dtype=bool)
+        has_value = np.array([not is_missing(value) for value in values], dtype=bool)
         if self.kind == "numeric":
             numbers = np.array([self._number(value) for value in values], dtype=np.float64)
             return self._standardised(numbers), ~np.isnan(numbers)
         if self.kind == "vector":
-            return self._standardised(self._vectors(values, present)), present
+            return self._standardised(self._vectors(values, has_value)), has_value
         assert self.vocabulary is not None
         if self.kind == "categorical":
-            return self.vocabulary.lookup(values, self.name), present
+            return self.vocabulary.lookup(values, self.name), has_value
         cells = [split_cell(value, self.delimiter, self.name) for value in values]
-        codes = self.vocabulary.lookup([one for cell in cells for one in cell], self.name)
-        return RaggedArray(codes, np.cumsum([0, *map(len, cells)], dtype=np.int64)), present
+        codes = self.vocabulary.lookup([item for cell in cells for item in cell], self.name)
+        return RaggedArray(codes, np.cumsum([0, *map(len, cells)], dtype=np.int64)), has_value
 
     def missing(self, n_values: int) -> np.ndarray:
         """Return the codes or numbers of missing values."""
@@ -77,15 +77,15 @@ class Feature:
             return math.nan
         return min(max(number, -MAX_NUMBER), MAX_NUMBER)
 
-    def _vectors(self, values: list, present: np.ndarray) -> np.ndarray:
+    def _vectors(self, values: list, has_value: np.ndarray) -> np.ndarray:
         vectors = np.full((len(values), self.length), np.nan, dtype=np.float32)
-        for row in np.flatnonzero(present):
+        for row in np.flatnonzero(has_value):
             try:
                 vector = np.asarray(values[row], dtype=np.float32)
             except (TypeError, ValueError, OverflowError):
                 vector = np.empty(0, dtype=np.float32)
             if vector.shape != (self.length,) or not np.isfinite(vector).all():
-                made = (
+                remedy = (
                     f" In fit a {self.made_by} made these vectors, which the runtime cannot call: "
                     "pass what its transform returns, or leave the column out."
                     if self.made_by
@@ -93,7 +93,7 @@ class Feature:
                 )
                 raise ValueError(
                     f"The feature {self.name!r} holds {reprlib.repr(values[row])} in row {row}, "
-                    f"and not a vector of {self.length} finite numbers.{made}"
+                    f"and not a vector of {self.length} finite numbers.{remedy}"
                 )
             vectors[row] = vector
         return vectors
@@ -143,14 +143,14 @@ class Timeline:
             self.column = RaggedArray(self.column, files.array(entry["value_offsets"]))
 
     def at(self, user: np.ndarray, time: np.ndarray | None) -> Column:
-        """Return the latest values of users up to and including some times, or of all times."""
-        first, stop = self.offsets[user], self.offsets[user + 1]
+        """Return the latest values of users, up to and including the times if any are passed."""
+        first_row, stop = self.offsets[user], self.offsets[user + 1]
         if time is not None:
-            stop = count_before(self.times, first, stop, time, or_equal=True)
-        return gather_rows(self.column, np.where(stop > first, stop - 1, MISSING_ROW))
+            stop = count_before(self.times, first_row, stop, time, or_equal=True)
+        return gather_rows(self.column, np.where(stop > first_row, stop - 1, MISSING_ROW))
 
     def known_at(
-        self, user: np.ndarray, time: np.ndarray | None, given: Column, present: np.ndarray
+        self, user: np.ndarray, time: np.ndarray | None, column: Column, has_value: np.ndarray
     ) -> Column:
-        """Return the given values, and the stored ones where none is given."""
-        return where_rows(present, given, self.at(user, time))
+        """Return the values of `column`, and the stored values where it has none."""
+        return where_rows(has_value, column, self.at(user, time))

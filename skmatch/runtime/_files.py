@@ -16,7 +16,7 @@ _AGAIN = "Copy the folder again from its source, or export it again."
 
 
 class Files:
-    """The files of a folder whose sizes and hashes are those of its manifest."""
+    """The files of a folder, after a check of their sizes and hashes against its manifest."""
 
     def __init__(self, folder: str | os.PathLike, manifest: bytes):
         self.folder = Path(folder)
@@ -28,16 +28,16 @@ class Files:
         path = self.folder / MANIFEST
         try:
             manifest: dict[str, Any] = json.loads(content)
-            found = manifest["format"]
-            if found == FORMAT:
+            version = manifest["format"]
+            if version == FORMAT:
                 manifest["files"].items()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{str(path)!r} is damaged ({type(error).__name__}: {error}). {_AGAIN}"
             ) from error
-        if found != FORMAT:
+        if version != FORMAT:
             raise ValueError(
-                f"{str(path)!r} has format {found!r}, and this version of skmatch reads format "
+                f"{str(path)!r} has format {version!r}, and this version of skmatch reads format "
                 f"{FORMAT}: load the folder with skmatch {manifest.get('skmatch')}, or export it "
                 "again with this version."
             )
@@ -80,7 +80,7 @@ def read_manifest(folder: str | os.PathLike) -> bytes:
 
 
 def file_entry(path: Path) -> dict[str, Any]:
-    """Return what the manifest holds of a file."""
+    """Return the entry of a file in the manifest."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}

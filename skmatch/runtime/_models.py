@@ -40,7 +40,7 @@ class Model(ABC):
                 self.trend_now = files.array(counts["trend"])
 
     def trend(self, moment: Moment) -> np.ndarray | None:
-        """Return the logarithm of what scores are multiplied by, (n_items,)."""
+        """Return the logarithms of the items' trends, (n_items,)."""
         if self.over_time is None or moment.counts is None:
             trend = self.trend_now
         else:
@@ -64,14 +64,15 @@ class Model(ABC):
         """Return the positions and scores that `find` returns for the queries of each moment."""
         positions = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        over_time, begins = self.over_time, queries.begins_visit
-        for moment, rows in moments(over_time, queries.time, begins, len(queries)):
-            found = find(queries.gather(rows), k, allowed.gather(rows), moment)
-            positions[rows], scores[rows] = found
+        over_time, begins_visit = self.over_time, queries.begins_visit
+        for moment, rows in moments(over_time, queries.time, begins_visit, len(queries)):
+            positions[rows], scores[rows] = find(
+                queries.gather(rows), k, allowed.gather(rows), moment
+            )
         return positions, scores
 
     def source(self, queries: Queries) -> np.ndarray:
-        """Return what the recommendations to each query are based on."""
+        """Return the source of each query's recommendations."""
         return queries.source()
 
     def shares(self, scores: np.ndarray) -> np.ndarray:
@@ -81,18 +82,19 @@ class Model(ABC):
     def search(
         self, queries: Queries, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return positions, scores and source; the last, of a fusion, is who named each item."""
+        """Return positions, scores, source and, of a fusion, which members named each item."""
         k = min(k, len(self.popularity))
         source = self.source(queries)
         positions = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         for is_popular in (False, True):
             all_rows = np.flatnonzero((source == POPULARITY) == is_popular)
-            for a in range(0, len(all_rows), BATCH_SIZE):
-                rows = all_rows[a : a + BATCH_SIZE]
+            for batch_start in range(0, len(all_rows), BATCH_SIZE):
+                rows = all_rows[batch_start : batch_start + BATCH_SIZE]
                 find = self.most_popular if is_popular else self.top_k
-                found = self.at_each_moment(find, queries.gather(rows), k, allowed.gather(rows))
-                positions[rows], scores[rows] = found
+                positions[rows], scores[rows] = self.at_each_moment(
+                    find, queries.gather(rows), k, allowed.gather(rows)
+                )
         return positions, scores, source, None
 
     def most_popular(
@@ -100,8 +102,8 @@ class Model(ABC):
     ) -> tuple[np.ndarray, np.ndarray]:
         popularity = self.popularity_at(moment)
 
-        def scores(a: int, b: int) -> np.ndarray:
-            return np.tile(popularity, (b - a, 1))
+        def scores(start: int, stop: int) -> np.ndarray:
+            return np.tile(popularity, (stop - start, 1))
 
         return best_of(scores, len(queries), len(self.popularity), k, allowed)
 
@@ -109,15 +111,15 @@ class Model(ABC):
 def best_of(
     scores: Any, n_queries: int, n_items: int, k: int, allowed: ItemFilter
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best allowed items, given a function of the scores of queries a to b - 1."""
+    """Return the best allowed items, given ``scores(start, stop)`` of a range of queries."""
     positions = np.full((n_queries, k), -1, dtype=np.int64)
     best = np.full((n_queries, k), -np.inf, dtype=np.float32)
     size = max(1, BLOCK_SCORES // max(n_items, 1))
-    for a in range(0, n_queries, size):
-        b = min(a + size, n_queries)
-        found = np.ascontiguousarray(scores(a, b))
-        allowed.apply(found, a)
-        positions[a:b], best[a:b] = top_k(found, k)
+    for start in range(0, n_queries, size):
+        stop = min(start + size, n_queries)
+        block_scores = np.ascontiguousarray(scores(start, stop))
+        allowed.apply(block_scores, start)
+        positions[start:stop], best[start:stop] = top_k(block_scores, k)
     return positions, best
 
 
@@ -169,23 +171,25 @@ class TwoTowerModel(Model):
         trend = self.trend(moment)
         bias = None if trend is None else np.float32(self.temperature) * trend
 
-        def scores(a: int, b: int) -> np.ndarray:
-            out = np.empty((b - a, n_items), dtype=np.float32)
+        def scores(start: int, stop: int) -> np.ndarray:
+            out = np.empty((stop - start, n_items), dtype=np.float32)
             if codes is None:
-                np.matmul(users[a:b], self.vectors.T, out=out)
+                np.matmul(users[start:stop], self.vectors.T, out=out)
             else:
-                codes.inner_products(users[a:b], out)
+                codes.inner_products(users[start:stop], out)
             return out if bias is None else np.add(out, bias, out=out)
 
         if codes is None:
             return best_of(scores, len(users), n_items, k, allowed)
 
-        n_found = n_to_rescore(k, n_items)
-        found, _ = best_of(scores, len(users), n_items, n_found, allowed)
-        size = max(1, BLOCK_SCORES // (n_found * users.shape[1]))
+        n_candidates = n_to_rescore(k, n_items)
+        candidates, _ = best_of(scores, len(users), n_items, n_candidates, allowed)
+        size = max(1, BLOCK_SCORES // (n_candidates * users.shape[1]))
         parts = [
-            rescored(found[a : a + size], users[a : a + size], self.vectors, k, bias)
-            for a in range(0, len(users), size)
+            rescored(
+                candidates[start : start + size], users[start : start + size], self.vectors, k, bias
+            )
+            for start in range(0, len(users), size)
         ]
         positions, best = zip(*parts, strict=True)
         return np.concatenate(positions), np.concatenate(best)
@@ -201,8 +205,8 @@ class TwoTowerModel(Model):
         length = max(1, min(longest, self.max_length))
         size = max(1, BLOCK_TOKENS // length)
         parts = [
-            self.session.run(None, self.inputs(queries, slice(a, a + size), length))[0]
-            for a in range(0, len(queries), size)
+            self.session.run(None, self.inputs(queries, slice(start, start + size), length))[0]
+            for start in range(0, len(queries), size)
         ]
         return np.concatenate(parts)
 
@@ -213,20 +217,20 @@ class TwoTowerModel(Model):
         inside = index >= start
         index = np.where(inside, index, 0)
         log = queries.log if len(queries.log) else np.zeros(1, dtype=np.int32)
-        begins = queries.begins_visit
+        begins_visit = queries.begins_visit
         inputs = {
             "user": queries.user[rows].astype(np.int64),
             "history": np.where(inside, log[index], PADDING).astype(np.int64),
             "within_visit": np.ones(len(start), dtype=np.int64)
-            if begins is None
-            else (~begins[rows]).astype(np.int64),
+            if begins_visit is None
+            else (~begins_visit[rows]).astype(np.int64),
         }
         columns = list(queries.features.values())
         for name, column in zip(self.user_inputs, columns, strict=True):
             inputs[name] = padded(column, rows)
         for name, values in zip(self.event_inputs, queries.log_features.values(), strict=True):
-            own = values[index] if len(values) else np.zeros(index.shape, dtype=values.dtype)
-            inputs[name] = as_input(own)
+            of_events = values[index] if len(values) else np.zeros(index.shape, dtype=values.dtype)
+            inputs[name] = as_input(of_events)
         return inputs
 
 
@@ -246,7 +250,7 @@ def as_input(values: np.ndarray) -> np.ndarray:
 
 
 class ItemToItemModel(Model):
-    """The items that most often follow those of the history."""
+    """The items that most often follow the items of the history."""
 
     def __init__(self, entry: dict[str, Any], files: Files):
         super().__init__(entry, files)
@@ -261,9 +265,9 @@ class ItemToItemModel(Model):
     ) -> tuple[np.ndarray, np.ndarray]:
         trend = self.trend(moment)
 
-        def scores(a: int, b: int) -> np.ndarray:
-            found = self._scores(queries.gather(np.arange(a, b)))
-            return found if trend is None else found * np.exp(trend)
+        def scores(start: int, stop: int) -> np.ndarray:
+            scored = self._scores(queries.gather(np.arange(start, stop)))
+            return scored if trend is None else scored * np.exp(trend)
 
         return best_of(scores, len(queries), len(self.popularity), k, allowed)
 
@@ -289,17 +293,17 @@ class ItemToItemModel(Model):
 
 
 class FusionModel(Model):
-    """Several models, one list."""
+    """Several models whose lists are merged."""
 
     def __init__(self, entry: dict[str, Any], files: Files, n_threads: int):
         super().__init__(entry, files)
-        self.members = [make_model(one, files, n_threads) for one in entry["members"]]
-        self.names = [one["name"] for one in entry["members"]]
+        self.members = [make_model(member, files, n_threads) for member in entry["members"]]
+        self.names = [member["name"] for member in entry["members"]]
         self.weights, self.rule = np.array(entry["weights"]), entry["rule"]
         self.n_candidates = entry["n_candidates"]
 
     def source(self, queries: Queries) -> np.ndarray:
-        sources = np.array([one.source(queries) for one in self.members])
+        sources = np.array([member.source(queries) for member in self.members])
         names = (HISTORY, FEATURES, POPULARITY)
         return np.select([(sources == name).any(0) for name in names], names, POPULARITY)
 
@@ -314,22 +318,23 @@ class FusionModel(Model):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         k = min(k, len(self.popularity))
         parts = []
-        for a in range(0, max(len(queries), 1), BATCH_SIZE):
-            rows = np.arange(a, min(a + BATCH_SIZE, len(queries)))
+        for start in range(0, max(len(queries), 1), BATCH_SIZE):
+            rows = np.arange(start, min(start + BATCH_SIZE, len(queries)))
             parts.append(self._fuse(queries.gather(rows), k, allowed.gather(rows)))
-        positions, scores, named = (np.concatenate(one) for one in zip(*parts, strict=True))
+        positions, scores, named = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return positions, scores, self.source(queries), named
 
     def _fuse(
         self, queries: Queries, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         lists = []
-        for one in self.members:
-            found = one.search(queries, max(k, self.n_candidates), allowed)
-            positions, scores, source = found[:3]
+        for member in self.members:
+            positions, scores, source, _ = member.search(
+                queries, max(k, self.n_candidates), allowed
+            )
             if self.rule == "shares":
                 is_popular = (source == POPULARITY)[:, None]  # these queries get counts as scores
-                scores = np.where(is_popular, positive_shares(scores), one.shares(scores))
+                scores = np.where(is_popular, positive_shares(scores), member.shares(scores))
             lists.append((positions, scores))
         return merge_lists(lists, k, self.weights, by_rank=self.rule == "ranks")
 

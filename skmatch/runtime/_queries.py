@@ -38,9 +38,9 @@ class Queries:
     start: np.ndarray
     stop: np.ndarray
     begins_visit: np.ndarray | None  # None: the model knows no visits
-    time: np.ndarray | None = None  # None: all are as of now
+    time: np.ndarray | None = None  # None: all queries are as of now
     features: Columns = field(default_factory=dict)  # of users
-    log_features: dict[Any, np.ndarray] = field(default_factory=dict)  # of events, one per event
+    log_features: dict[Any, np.ndarray] = field(default_factory=dict)  # values of the log's events
 
     def __len__(self) -> int:
         return len(self.user)
@@ -60,7 +60,7 @@ class Queries:
         )
 
     def source(self) -> np.ndarray:
-        """Return what recommendations can be based on: the best of what is known."""
+        """Return the best available source of recommendations for each query."""
         has_history = any_known(self.log, self.start, self.stop)
         has_feature = np.zeros(len(self), dtype=bool)
         for column in self.features.values():
@@ -76,20 +76,22 @@ class QueryReader:
         self.columns, self.time_kind = manifest["columns"], manifest["time_kind"]
         delimiter = self.delimiter = manifest["delimiter"]
         self.users, self.items = Vocabulary(files.text(manifest["users"])), items
-        self.features = [Feature(one, files, delimiter) for one in manifest["user_features"]]
-        self.timelines = [Timeline(one["timeline"], files) for one in manifest["user_features"]]
-        self.event_features = [Feature(one, files, delimiter) for one in manifest["event_features"]]
+        entries = manifest["user_features"]
+        self.features = [Feature(entry, files, delimiter) for entry in entries]
+        self.timelines = [Timeline(entry["timeline"], files) for entry in entries]
+        entries = manifest["event_features"]
+        self.event_features = [Feature(entry, files, delimiter) for entry in entries]
         self.max_length, self.pause = manifest["max_length"], manifest["visit_pause"]
         histories = manifest["histories"]
         self.has_histories = histories is not None
         self.log, self.times = np.empty(0, dtype=np.int32), None
         self.offsets = np.zeros(len(self.users) + 1, dtype=np.int64)
-        self.log_features = {one.name: one.missing(0) for one in self.event_features}
+        self.log_features = {feature.name: feature.missing(0) for feature in self.event_features}
         if histories is not None:
             self.log, self.offsets = (files.array(histories[name]) for name in ("items", "offsets"))
             if histories["times"] is not None:
                 self.times = files.array(histories["times"])
-            names = [one.name for one in self.event_features]
+            names = [feature.name for feature in self.event_features]
             arrays = map(files.array, histories["features"])
             self.log_features = dict(zip(names, arrays, strict=True))
 
@@ -97,9 +99,9 @@ class QueryReader:
     def names(self) -> list:
         """Names of the columns that queries are read from."""
         time = [] if self.columns["time"] is None else [self.columns["time"]]
-        of_events = [f"{HISTORY}_{one.name}" for one in self.event_features]
-        features = [one.name for one in self.features]
-        return [self.columns["user"], *time, HISTORY, *of_events, *features]
+        event_columns = [f"{HISTORY}_{feature.name}" for feature in self.event_features]
+        features = [feature.name for feature in self.features]
+        return [self.columns["user"], *time, HISTORY, *event_columns, *features]
 
     def read(self, X: Any) -> Queries:
         """Return queries in any accepted form as codes."""
@@ -110,29 +112,29 @@ class QueryReader:
         features: Columns = {}
         for feature, timeline in zip(self.features, self.timelines, strict=True):
             if feature.name in table:
-                given = feature.encode(table[feature.name])
-                features[feature.name] = timeline.known_at(user, time, *given)
+                cells = feature.encode(table[feature.name])
+                features[feature.name] = timeline.known_at(user, time, *cells)
             else:
                 features[feature.name] = timeline.at(user, time)
-        first, stop = self.offsets[user], self.offsets[user + 1]
+        first_event, stop = self.offsets[user], self.offsets[user + 1]
         if time is not None and self.times is not None:
-            stop = count_before(self.times, first, stop, time)
+            stop = count_before(self.times, first_event, stop, time)
         shared: dict[str, Any] = {
             "users": _ids(users), "user": user, "time": time, "features": features
         }  # fmt: skip
-        begins = self._begins_visit(first, stop, time)
-        own = table.get(HISTORY)
-        self._require_histories(users, user, own)
-        if own is not None:
-            return self._with_histories(table, first, stop, begins, shared)
-        start = np.maximum(first, stop - self.max_length)
+        begins_visit = self._begins_visit(first_event, stop, time)
+        histories = table.get(HISTORY)
+        self._require_histories(users, user, histories)
+        if histories is not None:
+            return self._with_histories(table, first_event, stop, begins_visit, shared)
+        start = np.maximum(first_event, stop - self.max_length)
         return Queries(
-            log=self.log, seen=first, start=start, stop=stop, begins_visit=begins,
+            log=self.log, seen=first_event, start=start, stop=stop, begins_visit=begins_visit,
             log_features=self.log_features, **shared,
         )  # fmt: skip
 
     def _table(self, X: Any) -> dict[Any, list]:
-        """Return queries as columns; raise if one is missing, unknown or of another length."""
+        """Return queries as columns; raise if a column is missing, unknown or of another length."""
         user = self.columns["user"]
         if X is None:
             return {user: as_list(self.users.values, "X")}
@@ -146,9 +148,9 @@ class QueryReader:
             if rows and all(isinstance(row, Mapping) for row in rows):
                 names = list(dict.fromkeys(name for row in rows for name in row))
                 table = {name: [row.get(name) for row in rows] for name in names}
-        known = {*self.names, *self.columns["unread"]}
+        columns = {*self.names, *self.columns["unread"]}
         for name in table:
-            if name not in known:
+            if name not in columns:
                 raise ValueError(
                     f"X has the column {name!r}, which the model does not know: queries have the "
                     f"columns {', '.join(map(repr, self.names))}. Correct its name, or drop it."
@@ -165,8 +167,8 @@ class QueryReader:
             raise ValueError(
                 f"The columns of X differ in length ({sizes}): pass one value per row."
             )
-        for one in self.event_features:
-            name = f"{HISTORY}_{one.name}"
+        for feature in self.event_features:
+            name = f"{HISTORY}_{feature.name}"
             if name in table and HISTORY not in table:
                 raise ValueError(
                     f"X has the column {name!r} without a column {HISTORY!r}, whose items it "
@@ -175,7 +177,7 @@ class QueryReader:
         return table
 
     def _times(self, table: dict[Any, list]) -> np.ndarray | None:
-        """Return the times of queries, nanoseconds of datetimes; a missing one is the latest."""
+        """Return the times of queries, nanoseconds of datetimes; a missing time is the latest."""
         name = self.columns["time"]
         if name is None or name not in table:
             return None
@@ -187,39 +189,43 @@ class QueryReader:
         for value, is_absent in zip(values, missing, strict=True):
             number = None if is_absent else _time(value, kind)
             if number is None and not is_absent:
-                wanted = {"number": "a number", "datetime": "a datetime without time zone"}
+                kinds = {"number": "a number", "datetime": "a datetime without time zone"}
                 raise ValueError(
                     f"The time column {name!r} holds {value!r}, and in fit it held a {kind}: pass "
-                    f"{wanted.get(kind, 'a datetime with a time zone')}."
+                    f"{kinds.get(kind, 'a datetime with a time zone')}."
                 )
             numbers.append(number)
         if all(number is None or isinstance(number, int) for number in numbers):
             latest = np.iinfo(np.int64).max
             if all(number is None or abs(number) <= latest for number in numbers):
-                return np.array([latest if one is None else one for one in numbers], dtype=np.int64)
+                return np.array(
+                    [latest if number is None else number for number in numbers], dtype=np.int64
+                )
             if kind != "number":
                 raise ValueError(
                     f"The time column {name!r} holds a time outside the range of nanoseconds in 64 "
                     "bits: use times from 1678 to 2261."
                 )
-        return np.array([math.inf if one is None else one for one in numbers], dtype=np.float64)
+        return np.array(
+            [math.inf if number is None else number for number in numbers], dtype=np.float64
+        )
 
     def _begins_visit(
-        self, first: np.ndarray, stop: np.ndarray, time: np.ndarray | None
+        self, first_event: np.ndarray, stop: np.ndarray, time: np.ndarray | None
     ) -> np.ndarray | None:
-        """Return which queries begin a visit: those without a time, or a pause after the last."""
+        """Return which queries begin a visit: they have no time, or follow a pause."""
         if self.pause is None:
             return None
         if time is None or self.times is None or not len(self.times):
-            return np.ones(len(first), dtype=bool)
-        last = np.maximum(stop - 1, 0)
-        return (stop <= first) | (self.times[last] <= time - self.pause)
+            return np.ones(len(first_event), dtype=bool)
+        last_event = np.maximum(stop - 1, 0)
+        return (stop <= first_event) | (self.times[last_event] <= time - self.pause)
 
-    def _require_histories(self, users: list, user: np.ndarray, own: list | None) -> None:
+    def _require_histories(self, users: list, user: np.ndarray, histories: list | None) -> None:
         if self.has_histories:
             return
         for row in np.flatnonzero(user >= FIRST_KNOWN):
-            if own is None or is_missing(own[row]):
+            if histories is None or is_missing(histories[row]):
                 raise ValueError(
                     f"The query of the user {users[row]!r} has no {HISTORY!r}, and the folder "
                     f"holds no histories: pass a column {HISTORY!r} of lists of items, or export "
@@ -229,38 +235,40 @@ class QueryReader:
     def _with_histories(
         self,
         table: dict[Any, list],
-        first: np.ndarray,
+        first_event: np.ndarray,
         stop: np.ndarray,
-        begins: np.ndarray | None,
+        begins_visit: np.ndarray | None,
         shared: dict[str, Any],
     ) -> Queries:
-        """Return queries whose own histories replace the stored ones, which still are seen."""
+        """Return queries with the histories in `table`; the stored events still count as seen."""
         cells = table[HISTORY]
-        has_own = np.array([not is_missing(cell) for cell in cells], dtype=bool)
+        has_history = np.array([not is_missing(cell) for cell in cells], dtype=bool)
         lists = [split_cell(cell, self.delimiter, HISTORY) for cell in cells]
-        own_length = np.array([len(one) for one in lists], dtype=np.int64)
-        own = self.items.lookup([item for one in lists for item in one], HISTORY)
-        end = np.cumsum(stop - first + own_length)
-        seen = end - own_length - (stop - first)
-        stored, _ = concatenate_ranges(first, stop)
-        to_stored, _ = concatenate_ranges(seen, end - own_length)
-        to_own, _ = concatenate_ranges(end - own_length, end)
+        length = np.array([len(cell) for cell in lists], dtype=np.int64)
+        items = self.items.lookup([item for cell in lists for item in cell], HISTORY)
+        end = np.cumsum(stop - first_event + length)
+        seen = end - length - (stop - first_event)
+        stored, _ = concatenate_ranges(first_event, stop)
+        to_stored, _ = concatenate_ranges(seen, end - length)
+        to_query, _ = concatenate_ranges(end - length, end)
 
-        def joined(of_log: np.ndarray, of_own: np.ndarray) -> np.ndarray:
-            column = np.empty(len(stored) + len(of_own), dtype=of_log.dtype)
-            column[to_stored], column[to_own] = of_log[stored], of_own
+        def joined(log_values: np.ndarray, query_values: np.ndarray) -> np.ndarray:
+            column = np.empty(len(stored) + len(query_values), dtype=log_values.dtype)
+            column[to_stored], column[to_query] = log_values[stored], query_values
             return column
 
         log_features = {
-            one.name: joined(self.log_features[one.name], self._of_histories(one, table, lists))
-            for one in self.event_features
+            feature.name: joined(
+                self.log_features[feature.name], self._of_histories(feature, table, lists)
+            )
+            for feature in self.event_features
         }
-        own_start = np.where(has_own, end - own_length, seen)
-        if begins is not None:  # a history of its own is that of the visit
-            begins = np.where(has_own, own_length == 0, begins)
+        start = np.where(has_history, end - length, seen)
+        if begins_visit is not None:  # a history in the query is the history of its visit
+            begins_visit = np.where(has_history, length == 0, begins_visit)
         return Queries(
-            log=joined(self.log, own), seen=seen, stop=end, begins_visit=begins,
-            start=np.maximum(end - self.max_length, own_start), log_features=log_features, **shared,
+            log=joined(self.log, items), seen=seen, stop=end, begins_visit=begins_visit,
+            start=np.maximum(end - self.max_length, start), log_features=log_features, **shared,
         )  # fmt: skip
 
     def _of_histories(self, feature: Feature, table: dict[Any, list], lists: list) -> Any:
@@ -269,30 +277,30 @@ class QueryReader:
         if name not in table:
             return feature.missing(sum(map(len, lists)))
         values = [split_cell(cell, self.delimiter, name) for cell in table[name]]
-        for row, (one, items) in enumerate(zip(values, lists, strict=True)):
-            if len(one) != len(items):
+        for row, (cell_values, items) in enumerate(zip(values, lists, strict=True)):
+            if len(cell_values) != len(items):
                 raise ValueError(
                     f"The column {name!r} does not hold one value for each item of {HISTORY!r} in "
                     f"row {row}: pass lists of equal length, with None for what is unknown."
                 )
-        return feature.encode([value for one in values for value in one])[0]
+        return feature.encode([value for cell_values in values for value in cell_values])[0]
 
 
-def as_list(values: Any, what: str) -> list:
+def as_list(values: Any, name: str) -> list:
     """Return a list of the elements of an array, a list or a tuple."""
     if isinstance(values, np.ndarray) and values.ndim == 1:
         return list(values) if values.dtype.kind in "mM" else values.tolist()
     if isinstance(values, (list, tuple)):
         return list(values)
     raise TypeError(
-        f"{what} is a {type(values).__name__}: pass a list or an array, also for a single value. "
+        f"{name} is a {type(values).__name__}: pass a list or an array, also for a single value. "
         "Queries are a list of user ids, a list of dicts, or a dict of columns, such as "
         "frame.to_dict('list') of a DataFrame."
     )
 
 
 def _ids(values: list) -> np.ndarray:
-    """Return ids as an array of their own type: integers as such, others as objects."""
+    """Return ids as an array: integers as int64, all other ids as objects."""
     if values and all(type(value) is int for value in values):
         try:
             return np.array(values, dtype=np.int64)

@@ -125,19 +125,19 @@ class Recommender:
         exclude_seen = check_exclude_seen(exclude_seen)
         allowed = read_filter(candidates, exclude, exclude_seen, queries, self._reader)
         positions, scores, source, named = self._model.search(queries, int(k), allowed)
-        found = positions >= 0
-        row, rank = np.nonzero(found)
+        is_item = positions >= 0
+        row, rank = np.nonzero(is_item)
         columns = self.manifest_["columns"]
         table = {
             columns["user"]: queries.users[row],
-            columns["item"]: self._items.values[positions[found]],
-            "score": scores[found],
+            columns["item"]: self._items.values[positions[is_item]],
+            "score": scores[is_item],
             "rank": rank + 1,
             "source": source[row].astype(object),
         }
         if named is not None:
             names = np.array(self._model.names, dtype=object)
-            combinations, index = np.unique(named[found], axis=0, return_inverse=True)
-            texts = object_array([", ".join(names[own]) for own in combinations])
+            combinations, index = np.unique(named[is_item], axis=0, return_inverse=True)
+            texts = object_array([", ".join(names[is_naming]) for is_naming in combinations])
             table["retrievers"] = texts[index.ravel()]
         return table

@@ -20,7 +20,7 @@ class Vocabulary:
     Parameters
     ----------
     content : dict
-        What the file holds: the ``type`` and the list of ``values``.
+        The content of the file: the ``type`` and the list of ``values``.
     """
 
     def __init__(self, content: dict[str, Any]):
@@ -34,7 +34,7 @@ class Vocabulary:
         return len(self.values) + FIRST_KNOWN
 
     def lookup(self, values: list, column: Any) -> np.ndarray:
-        """Return the codes of values; those of unknown and missing ones are UNKNOWN."""
+        """Return the codes of values; UNKNOWN for unknown and missing values."""
         keys = values
         if self.type == "datetime":
             keys = [value if is_missing(value) else nanoseconds(value) for value in values]
@@ -52,21 +52,21 @@ class Vocabulary:
         return codes
 
     def _warn_of_another_type(self, values: list, column: Any) -> None:
-        """Warn if a value would be known as one of the type at fit, such as "1" for 1."""
+        """Warn if a value would be known in the type at fit, such as "1" for 1."""
         if not len(self.values) or self.type == "datetime":
             return
-        known = self.values[:1].tolist()[0]
+        example = self.values[:1].tolist()[0]
         for value in values:
             if is_missing(value):
                 continue
             try:
-                converted = type(known)(value)
+                converted = type(example)(value)
             except Exception:  # types of ids refuse values in any way
                 continue
             if converted in self._codes and str(converted) == str(value):
                 warnings.warn(
                     f"Column {column!r} holds {value!r}, and fit got {converted!r}, so all its "
-                    f"values are unknown. Convert it to {type(known).__name__}.",
+                    f"values are unknown. Convert it to {type(example).__name__}.",
                     UserWarning,
                     stacklevel=5,
                 )
@@ -89,7 +89,7 @@ def _decoded(kind: str, values: list) -> np.ndarray:
 
 
 def object_array(values: list) -> np.ndarray:
-    """Return an array of the given objects, none of them converted."""
+    """Return an array of the objects, without conversion."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
@@ -100,8 +100,9 @@ def nanoseconds(value: Any) -> Any:
     if hasattr(value, "to_datetime64") and value.tzinfo is None:  # a pandas.Timestamp
         value = value.to_datetime64()
     if isinstance(value, np.datetime64):
-        whole = value.astype("datetime64[us]")  # nanoseconds would overflow after the year 2262
-        return int(whole.astype(np.int64)) * 1000 + int((value - whole) / np.timedelta64(1, "ns"))
+        rounded = value.astype("datetime64[us]")  # nanoseconds would overflow after the year 2262
+        remainder = int((value - rounded) / np.timedelta64(1, "ns"))
+        return int(rounded.astype(np.int64)) * 1000 + remainder
     if isinstance(value, datetime.datetime) and value.tzinfo is None:
         return (value - _EPOCH) // datetime.timedelta(microseconds=1) * 1000
     return value
