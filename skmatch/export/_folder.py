@@ -1,4 +1,4 @@
-"""`Folder`: a folder that appears as a whole, with a manifest of its files."""
+"""`Folder`: a folder that appears only when it is complete, with a manifest of its files."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Folder:
         return name
 
     def column(self, name: str, column: Column) -> dict[str, str]:
-        """Write an array or a ragged one; return the names of its files."""
+        """Write an array or a ragged array; return the names of its files."""
         if isinstance(column, RaggedArray):
             offsets = self.array(f"{name}_offsets", column.offsets)
             return {"values": self.array(name, column.values), "value_offsets": offsets}
@@ -101,13 +101,13 @@ class Folder:
             shutil.rmtree(older)
 
     def _files(self) -> list[str]:
-        """Return the names of all files, also those that onnx wrote beside a graph."""
+        """Return the names of all files, also of the files that onnx wrote beside a graph."""
         files = (path for path in self.path.rglob("*") if path.is_file())
         return [path.relative_to(self.path).as_posix() for path in files]
 
 
 def _sync(path: Path) -> None:
-    """Write what the system holds of a file or, where it can be opened, of a folder to the disk."""
+    """Flush a file or, where the system can open it, a folder to the disk."""
     if os.name == "nt" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY)

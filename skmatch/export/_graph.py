@@ -38,7 +38,7 @@ class Graph:
         self.outputs.append(_value(name, dtype, shape))
 
     def constant(self, value: Any, dtype: type = np.float32) -> str:
-        """Return the name of an array; equal small ones share one."""
+        """Return the name of an array; equal small arrays share a name."""
         array = np.ascontiguousarray(value, dtype=dtype).reshape(np.shape(value))
         key = (array.tobytes(), array.shape, array.dtype) if array.size < SHARED else None
         if key in self._constants:

@@ -104,7 +104,7 @@ def _steps(estimator: Any) -> tuple[MatchEncoder, SequenceSampler, BaseRetriever
     """Return the encoder, the sampler and the retriever of a fitted estimator."""
     inner = unwrap_searches(estimator)
     steps = [step for _, step in inner.steps] if hasattr(inner, "steps") else [inner]
-    *before, retriever = [
+    *transformers, retriever = [
         unwrap_searches(step) for step in steps if step not in (None, "passthrough")
     ]
     if not isinstance(retriever, BaseRetriever):
@@ -113,17 +113,17 @@ def _steps(estimator: Any) -> tuple[MatchEncoder, SequenceSampler, BaseRetriever
             "pipeline that ends in one."
         )
     check_is_fitted(retriever)
-    own: dict[type, Any] = {}
-    for step in before:
+    step_of_type: dict[type, Any] = {}
+    for step in transformers:
         if type(step) not in (MatchEncoder, SequenceSampler):
             raise ValueError(
                 f"The step {type(step).__name__} cannot be exported: export a pipeline of "
                 "MatchEncoder, SequenceSampler and a retriever, and transform queries before."
             )
-        own[type(step)] = step
-    sampler = own.get(SequenceSampler) or getattr(retriever, "sampler_", None)
+        step_of_type[type(step)] = step
+    sampler = step_of_type.get(SequenceSampler) or getattr(retriever, "sampler_", None)
     encoder = (
-        own.get(MatchEncoder)
+        step_of_type.get(MatchEncoder)
         or getattr(sampler, "encoder_", None)
         or getattr(retriever, "encoder_", None)
     )
@@ -150,23 +150,25 @@ def _label(name: Hashable) -> Any:
 def _encoding(
     encoder: MatchEncoder, sampler: SequenceSampler, histories: bool, out: Folder
 ) -> dict[str, Any]:
-    """Write what queries are encoded with; return its entries of the manifest."""
+    """Write the vocabularies, features and histories that encode queries; return their entries."""
     schema, visits = encoder.schema_, sampler.visits_
     roles = ("user", "item", "time", "weight")
     columns = {role: _label(getattr(schema, role)) for role in roles}
-    item_features = [_feature(one, "item", i, out) for i, one in enumerate(schema.item_features)]
-    event_features = [_feature(one, "event", i, out) for i, one in enumerate(schema.event_features)]
+    item_features, event_features = (
+        [_feature(feature, side, i, out) for i, feature in enumerate(features)]
+        for side, features in (("item", schema.item_features), ("event", schema.event_features))
+    )
     user_features = []
-    for number, one in enumerate(schema.user_features):
-        timeline, name = encoder.timelines_[one.name], f"features/user_{number}"
+    for number, feature in enumerate(schema.user_features):
+        timeline, name = encoder.timelines_[feature.name], f"features/user_{number}"
         stored = {
             "offsets": out.array(f"{name}_rows", timeline.offsets),
             "times": out.array(f"{name}_times", timeline.times),
             **out.column(name, timeline.column),
         }
-        user_features.append(_feature(one, "user", number, out) | {"timeline": stored})
+        user_features.append(_feature(feature, "user", number, out) | {"timeline": stored})
     unread = [columns["item"], columns["weight"]]
-    unread += [one["name"] for one in (*item_features, *event_features)]
+    unread += [entry["name"] for entry in (*item_features, *event_features)]
     log = sampler.log_
     stored_events = None
     if histories:
@@ -176,8 +178,8 @@ def _encoding(
             "offsets": out.array("histories/offsets", sampler.offsets_),
             "times": None if times is None else out.array("histories/times", times),
             "features": [
-                out.array(f"histories/feature_{i}", log.features[one.name])
-                for i, one in enumerate(schema.event_features)
+                out.array(f"histories/feature_{i}", log.features[feature.name])
+                for i, feature in enumerate(schema.event_features)
             ],
         }
     return {
@@ -237,8 +239,8 @@ def _model(retriever: Any, quantize: str | None, out: Folder, folder: str) -> di
         }
     if type(retriever) is FusionRetriever:
         members = [
-            _model(one, quantize, out, f"{folder}{number}/") | {"name": name}
-            for number, (name, one) in enumerate(retriever.named_retrievers_.items())
+            _model(member, quantize, out, f"{folder}{number}/") | {"name": name}
+            for number, (name, member) in enumerate(retriever.named_retrievers_.items())
         ]
         return entry | {
             "kind": "fusion",
@@ -264,7 +266,7 @@ def _over_time(retriever: Any, out: Folder, folder: str) -> dict[str, Any] | Non
         name: out.array(f"{folder}over_time_{name}", getattr(counts, name))
         for name in ("end", "offsets", "items", "counts")
     }
-    trend = getattr(retriever, "trend_", None)  # the score of popularity is what is popular now
+    trend = getattr(retriever, "trend_", None)  # PopularityRetriever has none
     arrays["trend"] = None if trend is None else out.array(f"{folder}trend", trend)
     return {"half_life": counts.half_life, "latest": counts.latest, **arrays}
 
@@ -286,7 +288,7 @@ def _two_towers(
             "poolings of skmatch. Fit with one of them, or serve this model in Python."
         )
     user_inputs, event_inputs, item_inputs = (
-        [f"{prefix}_{_label(one.name)}" for one in features]
+        [f"{prefix}_{_label(feature.name)}" for feature in features]
         for prefix, features in (
             ("feature", schema.user_features),
             ("history", schema.event_features),

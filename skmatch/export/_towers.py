@@ -56,24 +56,24 @@ def user_tower(
     length = g("ReduceSum", g("Cast", is_event, to=_INT), g.axes(1), keepdims=0)
     vectors = []
     for number, table in enumerate(encodings):
-        own = Weights(arrays, f"members.{number}.user_encoder.")
+        weights = Weights(arrays, f"members.{number}.user_encoder.")
         tokens = g("Gather", g.constant(table), "history")
         if config["event_features"]:
-            tokens = _events(g, own.of("events"), config, tokens, is_event, event_inputs)
-        pooled = _pool(g, own.of("pooling"), config, tokens, is_event, length)
-        scale = g("Gather", g.constant(1 + own["recency_scale"]), "within_visit")
-        counted = g("Min", length, g.constant(len(own["length_embedding"]) - 1, np.int64))
+            tokens = _events(g, weights.of("events"), config, tokens, is_event, event_inputs)
+        pooled = _pool(g, weights.of("pooling"), config, tokens, is_event, length)
+        scale = g("Gather", g.constant(1 + weights["recency_scale"]), "within_visit")
+        counted = g("Min", length, g.constant(len(weights["length_embedding"]) - 1, np.int64))
         log_length = g("Log", g("Add", g("Cast", length, to=_FLOAT), g.constant(1.0)))
         parts = [
             g("Mul", pooled, scale),
             g("Unsqueeze", log_length, g.axes(1)),
-            g("Gather", g.constant(own["length_embedding"]), counted),
-            g("Gather", g.constant(own["recency_embedding"]), "within_visit"),
-            lookup(g, own["embedding.weight"], "user"),
-            *encode_features(g, own.of("features"), config["user_features"], user_inputs),
+            g("Gather", g.constant(weights["length_embedding"]), counted),
+            g("Gather", g.constant(weights["recency_embedding"]), "within_visit"),
+            lookup(g, weights["embedding.weight"], "user"),
+            *encode_features(g, weights.of("features"), config["user_features"], user_inputs),
         ]
         joined = g("Concat", *parts, axis=1)
-        vectors.append(_tower(g, own.of("tower"), config, config["user_dims"], joined))
+        vectors.append(_tower(g, weights.of("tower"), config, config["user_dims"], joined))
     return _with_vectors(g, vectors, config)
 
 
@@ -86,12 +86,12 @@ def item_tower(
     feature_inputs(g, config["item_features"], item_inputs, ("batch",))
     vectors = []
     for number in range(config["n_estimators"]):
-        own = Weights(arrays, f"members.{number}.item_encoder.")
-        encoded = lookup(g, own["embedding.weight"], "item")
+        weights = Weights(arrays, f"members.{number}.item_encoder.")
+        encoded = lookup(g, weights["embedding.weight"], "item")
         if config["item_features"]:
-            parts = encode_features(g, own.of("features"), config["item_features"], item_inputs)
+            parts = encode_features(g, weights.of("features"), config["item_features"], item_inputs)
             content = g("Concat", *parts, axis=1)
-            projected = g("MatMul", content, g.constant(own["projection.weight"].T))
+            projected = g("MatMul", content, g.constant(weights["projection.weight"].T))
             encoded = g("Add", encoded, projected)
         tower = Weights(arrays, f"members.{number}.item_tower.")
         dims = config["item_dims"]
@@ -113,35 +113,37 @@ def _with_vectors(g: Graph, vectors: list[str], config: dict[str, Any]) -> Graph
 
 
 def lookup(g: Graph, table: np.ndarray, codes: str) -> str:
-    """Return the rows of codes; those that were added after the last training are unknown."""
+    """Return the rows of codes; codes that were added after the last training are unknown."""
     is_new = g("GreaterOrEqual", codes, g.constant(len(table), np.int64))
-    known = g("Where", is_new, g.constant(UNKNOWN, np.int64), codes)
-    return g("Gather", g.constant(table), known)
+    known_codes = g("Where", is_new, g.constant(UNKNOWN, np.int64), codes)
+    return g("Gather", g.constant(table), known_codes)
 
 
 def feature_inputs(
     g: Graph, specs: list[tuple[str, int]], names: list[str], shape: tuple[str, ...]
 ) -> None:
-    """Add the inputs of features: codes, numbers, or several of them."""
+    """Add the inputs of features: codes or numbers, several per row in vectors and lists."""
+    shape_of_value: tuple
     for (kind, size), name in zip(specs, names, strict=True):
-        own: tuple = {"vector": (size,), "multi_valued": (f"values_of_{name}",)}.get(kind, ())
-        g.input(name, np.float32 if kind in ("numeric", "vector") else np.int64, *shape, *own)
+        dtype = np.float32 if kind in ("numeric", "vector") else np.int64
+        shape_of_value = {"vector": (size,), "multi_valued": (f"values_of_{name}",)}.get(kind, ())
+        g.input(name, dtype, *shape, *shape_of_value)
 
 
 def encode_features(
-    g: Graph, own: Weights, specs: list[tuple[str, int]], names: list[str]
+    g: Graph, weights: Weights, specs: list[tuple[str, int]], names: list[str]
 ) -> list[str]:
     """Return an encoding per feature (`features.FeatureEncoder`)."""
     parts, n_tables = [], 0
     for (kind, _), name in zip(specs, names, strict=True):
         if kind in ("numeric", "vector"):
             numbers = name if kind == "vector" else g("Unsqueeze", name, g.axes(-1))
-            first = g("Slice", numbers, g.axes(0), g.axes(1), g.axes(-1))
-            missing = g("IsNaN", first)
-            known = g("Where", missing, g.constant(0.0), numbers)
-            parts.append(g("Concat", known, g("Cast", missing, to=_FLOAT), axis=-1))
+            first_number = g("Slice", numbers, g.axes(0), g.axes(1), g.axes(-1))
+            is_missing = g("IsNaN", first_number)
+            filled = g("Where", is_missing, g.constant(0.0), numbers)
+            parts.append(g("Concat", filled, g("Cast", is_missing, to=_FLOAT), axis=-1))
             continue
-        table = own[f"tables.{n_tables}.weight"]
+        table = weights[f"tables.{n_tables}.weight"]
         n_tables += 1
         rows = lookup(g, table, name)
         if kind == "multi_valued":  # the mean of the values; padding is a row of zeros
@@ -154,21 +156,21 @@ def encode_features(
 
 
 def _events(
-    g: Graph, own: Weights, config: dict[str, Any], tokens: str, is_event: str, names: list[str]
+    g: Graph, weights: Weights, config: dict[str, Any], tokens: str, is_event: str, names: list[str]
 ) -> str:
     """Scale and shift the encodings of a history by its events' features (`EventEncoder`)."""
-    parts = encode_features(g, own.of("features"), config["event_features"], names)
-    both = g("MatMul", g("Concat", *parts, axis=-1), g.constant(own["weight"]))
+    parts = encode_features(g, weights.of("features"), config["event_features"], names)
+    scale_and_shift = g("MatMul", g("Concat", *parts, axis=-1), g.constant(weights["weight"]))
     dim = config["embedding_dim"]
-    scale = g("Slice", both, g.axes(0), g.axes(dim), g.axes(-1))
-    shift = g("Slice", both, g.axes(dim), g.axes(2 * dim), g.axes(-1))
+    scale = g("Slice", scale_and_shift, g.axes(0), g.axes(dim), g.axes(-1))
+    shift = g("Slice", scale_and_shift, g.axes(dim), g.axes(2 * dim), g.axes(-1))
     mask = g("Unsqueeze", g("Cast", is_event, to=_FLOAT), g.axes(2))
     scaled = g("Mul", tokens, g("Add", scale, g.constant(1.0)))
     return g("Add", scaled, g("Mul", shift, mask))
 
 
 def _pool(
-    g: Graph, own: Weights, config: dict[str, Any], tokens: str, is_event: str, length: str
+    g: Graph, weights: Weights, config: dict[str, Any], tokens: str, is_event: str, length: str
 ) -> str:
     """Return the pooled history (the modules of `pooling`)."""
     pooling: str | Callable = config["pooling"]
@@ -183,16 +185,16 @@ def _pool(
     if pooling == "concat":
         n_missing = g("Sub", g.axes(config["max_length"]), _shape(g, "history", 1))
         pads = g("Concat", g.axes(0), n_missing, g.axes(0, 0, 0, 0), axis=0)
-        whole = g("Pad", tokens, pads)
+        padded = g("Pad", tokens, pads)
         ends = g.axes(np.iinfo(np.int64).min)
-        newest_first = g("Slice", whole, g.axes(-1), ends, g.axes(1), g.axes(-1))
+        newest_first = g("Slice", padded, g.axes(-1), ends, g.axes(1), g.axes(-1))
         return g("Reshape", newest_first, g.axes(0, config["max_length"] * dim))
     if pooling in ("sum", "mean"):
         return _decayed(g, np.zeros(1), dim, tokens, is_event, is_mean=pooling == "mean")
     if pooling == "decay":
-        return _decayed(g, _rates(own["log_half_life"]), dim, tokens, is_event)
-    summary = _decayed(g, _rates(own["decay.log_half_life"]), dim, tokens, is_event)
-    attended = _attended(g, own, dim, tokens, summary, length)
+        return _decayed(g, _rates(weights["log_half_life"]), dim, tokens, is_event)
+    summary = _decayed(g, _rates(weights["decay.log_half_life"]), dim, tokens, is_event)
+    attended = _attended(g, weights, dim, tokens, summary, length)
     return g("Concat", summary, g("Mul", attended, any_event), axis=1)
 
 
@@ -206,7 +208,7 @@ def _shape(g: Graph, value: str, axis: int) -> str:
 
 
 def _lags(g: Graph) -> str:
-    """Return the number of events from each one of the history to the newest, (L,)."""
+    """Return the number of events from each event of the history to the newest, (L,)."""
     size = g("Squeeze", _shape(g, "history", 1))
     one, zero = g.constant(1, np.int64), g.constant(0, np.int64)
     return g("Sub", g("Sub", size, one), g("Range", zero, size, one))
@@ -227,18 +229,19 @@ def _decayed(
     return g("Reshape", pooled, g.axes(0, len(rates) * dim))
 
 
-def _attended(g: Graph, own: Weights, dim: int, tokens: str, summary: str, length: str) -> str:
+def _attended(g: Graph, weights: Weights, dim: int, tokens: str, summary: str, length: str) -> str:
     """Return attention over the events with their means as queries, (R, D)."""
     n_heads = math.gcd(dim, MAX_HEADS)
-    query = _linear(g, own.of("query"), summary)
-    key, value = _linear(g, own.of("key"), tokens), _linear(g, own.of("value"), tokens)
+    query = _linear(g, weights.of("query"), summary)
+    key, value = _linear(g, weights.of("key"), tokens), _linear(g, weights.of("value"), tokens)
     heads = g.axes(0, -1, n_heads, dim // n_heads)
     query, key, value = (
-        g("Transpose", g("Reshape", one, heads), perm=[0, 2, 1, 3]) for one in (query, key, value)
+        g("Transpose", g("Reshape", vectors, heads), perm=[0, 2, 1, 3])
+        for vectors in (query, key, value)
     )
     lags = _lags(g)
-    last = g.constant(own["lag_bias"].shape[1] - 1, np.int64)
-    bias = g("Gather", g.constant(own["lag_bias"]), g("Min", lags, last), axis=1)
+    last_lag = g.constant(weights["lag_bias"].shape[1] - 1, np.int64)
+    bias = g("Gather", g.constant(weights["lag_bias"]), g("Min", lags, last_lag), axis=1)
     bias = g("Unsqueeze", bias, g.axes(0, 2))  # (1, H, 1, L)
     inside = g("Less", lags, g("Unsqueeze", length, g.axes(1)))
     inside = g("Unsqueeze", inside, g.axes(1, 2))
@@ -249,35 +252,37 @@ def _attended(g: Graph, own: Weights, dim: int, tokens: str, summary: str, lengt
     return g("Reshape", attended, g.axes(0, dim))
 
 
-def _linear(g: Graph, own: Weights, x: str) -> str:
-    product = g("MatMul", x, g.constant(np.ascontiguousarray(own["weight"].T)))
-    return g("Add", product, g.constant(own["bias"]))
+def _linear(g: Graph, weights: Weights, x: str) -> str:
+    product = g("MatMul", x, g.constant(np.ascontiguousarray(weights["weight"].T)))
+    return g("Add", product, g.constant(weights["bias"]))
 
 
-def _tower(g: Graph, own: Weights, config: dict[str, Any], dims: tuple[int, ...], x: str) -> str:
+def _tower(
+    g: Graph, weights: Weights, config: dict[str, Any], dims: tuple[int, ...], x: str
+) -> str:
     """Return vectors of length 1 (`layers.Tower`)."""
-    hidden, has_norm = _linear(g, own.of("first"), x), int(config["batch_norm"])
+    hidden, has_norm = _linear(g, weights.of("first"), x), int(config["batch_norm"])
     for number in range(len(dims) - 1):
-        first = number * (3 + has_norm)  # a norm where wanted, an activation, dropout, a linear map
+        index = number * (3 + has_norm)  # a norm where wanted, an activation, dropout, a linear map
         if has_norm:
-            hidden = _batch_norm(g, own.of(f"others.{first}"), hidden)
-        activation = own.of(f"others.{first + has_norm}")
+            hidden = _batch_norm(g, weights.of(f"others.{index}"), hidden)
+        activation = weights.of(f"others.{index + has_norm}")
         hidden = _activation(g, activation, config["activation"], hidden)
-        hidden = _linear(g, own.of(f"others.{first + has_norm + 2}"), hidden)
-    if "skip.weight" in own:
-        hidden = g("Add", hidden, _linear(g, own.of("skip"), x))
+        hidden = _linear(g, weights.of(f"others.{index + has_norm + 2}"), hidden)
+    if "skip.weight" in weights:
+        hidden = g("Add", hidden, _linear(g, weights.of("skip"), x))
     return _normalised(g, hidden)
 
 
-def _batch_norm(g: Graph, own: Weights, x: str) -> str:
-    scale = own["weight"] / np.sqrt(own["running_var"] + 1e-5)
-    shift = own["bias"] - own["running_mean"] * scale
+def _batch_norm(g: Graph, weights: Weights, x: str) -> str:
+    scale = weights["weight"] / np.sqrt(weights["running_var"] + 1e-5)
+    shift = weights["bias"] - weights["running_mean"] * scale
     return g("Add", g("Mul", x, g.constant(scale)), g.constant(shift))
 
 
-def _activation(g: Graph, own: Weights, name: str, x: str) -> str:
+def _activation(g: Graph, weights: Weights, name: str, x: str) -> str:
     if name == "prelu":
-        return g("PRelu", x, g.constant(own["weight"]))
+        return g("PRelu", x, g.constant(weights["weight"]))
     return g({"relu": "Relu", "gelu": "Gelu", "tanh": "Tanh"}[name], x)
 
 

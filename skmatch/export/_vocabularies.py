@@ -37,14 +37,14 @@ def content_of(vocabulary: Vocabulary, column: Hashable) -> dict[str, Any]:
         return {"type": "date", "values": [value.isoformat() for value in plain]}
     if types <= {str, int, float, bool}:
         return {"type": "mixed", "values": plain}
-    other = next(kind for kind in types if kind not in (str, int, float, bool))
-    example = next(value for value in plain if type(value) is other)
-    raise _cannot_export(column, f"a {other.__name__}, {example!r}")
+    unsupported = next(kind for kind in types if kind not in (str, int, float, bool))
+    example = next(value for value in plain if type(value) is unsupported)
+    raise _cannot_export(column, f"a {unsupported.__name__}, {example!r}")
 
 
-def _cannot_export(column: Hashable, what: str) -> ValueError:
+def _cannot_export(column: Hashable, values: str) -> ValueError:
     return ValueError(
-        f"Column {column!r} holds {what}, and an exported folder holds text, numbers, booleans, "
+        f"Column {column!r} holds {values}, and an exported folder holds text, numbers, booleans, "
         "UUIDs, dates and datetimes without time zone: convert the column before fit, such as with "
         "astype(str)."
     )

@@ -71,8 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
     path = Path(options.model)
 
     def stamp() -> tuple[int, int, int]:
-        found = os.stat(path / "manifest.json" if path.is_dir() else path)
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        status = os.stat(path / "manifest.json" if path.is_dir() else path)
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
     try:
         service = Service(

@@ -91,7 +91,7 @@ class Service:
         return model
 
     def _set_model(self, model: Model) -> None:
-        self.model = model  # the one reference that all requests read
+        self.model = model  # the only reference: all requests read it
         self._loaded_at = time.time()
         self.metrics.loaded.set(self._loaded_at)
 
@@ -101,18 +101,18 @@ class Service:
 
     def _observe(self, requests: Sequence[Any]) -> list[Any]:
         model = None
-        while model is not self.model:  # of a reload meanwhile, the new model gets the events too
+        while model is not self.model:  # after a reload meanwhile, the new model gets them, too
             model = self.model
             responses = model.observe(requests)
-        added = sum(one["observed"] for one in responses if not isinstance(one, Exception))
+        added = sum(result["observed"] for result in responses if not isinstance(result, Exception))
         self._n_observed += added
         self.metrics.observed.inc(added)
         return responses
 
     async def reload(self) -> None:
-        """Load the model again and replace the old one; keep the old one if that fails."""
+        """Load the model again and replace it; keep the present model if that fails."""
         if self._is_loading:
-            return  # which looks for a further change at its end
+            return  # the reload that runs looks for further changes at its end
         self._is_loading = True
         try:
             while True:
@@ -240,7 +240,7 @@ async def _flush() -> None:
 
 
 async def _read_body(request: Request) -> bytes:
-    # Other types can be sent by any page that the user has open, without asking this service.
+    # Any page in the user's browser can send other content types without a preflight request.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise RequestError(415, "The body must be JSON: send Content-Type: application/json.")

@@ -1,4 +1,4 @@
-"""`Batcher`: one call for all requests that arrive while the last call runs."""
+"""`Batcher`: a single call for all requests that arrive while the last call runs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Respond = Callable[[Sequence[Any]], Sequence[Any]]
 class Batcher:
     """Collects requests and responds to them in a thread, a batch at a time.
 
-    A request that arrives while nothing runs is responded to at once; those that arrive meanwhile
-    wait and form the next batch. Use it within one event loop.
+    A request that arrives while no batch runs is responded to at once; requests that arrive
+    meanwhile wait and form the next batch. Use it within a single event loop.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Batcher:
         Seconds after which `submit` raises a RequestError of status 503.
     is_final : bool
         Whether a request whose batch has begun is waited for beyond the timeout, since it changes
-        something.
+        the model.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Batcher:
             requests, responses = zip(*batch, strict=True)
             self._begun.update(responses)
             try:
-                found = await loop.run_in_executor(self._thread, self.respond, requests)
+                values = await loop.run_in_executor(self._thread, self.respond, requests)
             except Exception as error:
-                found = [error] * len(batch)
+                values = [error] * len(batch)
             self._begun.clear()
-            for response, value in zip(responses, found, strict=True):
+            for response, value in zip(responses, values, strict=True):
                 if response.done():  # cancelled after the timeout
                     continue
                 if isinstance(value, Exception):

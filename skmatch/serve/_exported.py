@@ -22,8 +22,10 @@ class ExportedModel(Model):
         self.k, self.exclude_seen = manifest["k"], bool(manifest["exclude_seen"])
         self.users, self.items = ValueReader(reader.users.values), ValueReader(reader.items.values)
         self.time = TimeReader(None if reader.columns["time"] is None else reader.time_kind)
-        self.features = {str(one.name): _reader(one) for one in reader.features}
-        self.event_features = {str(one.name): _reader(one) for one in reader.event_features}
+        self.features = {str(feature.name): _reader(feature) for feature in reader.features}
+        self.event_features = {
+            str(feature.name): _reader(feature) for feature in reader.event_features
+        }
         self._try_out(reader.users.values[:1].tolist() if reader.has_histories else [])
 
     @classmethod

@@ -22,21 +22,21 @@ Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class CodedQueries(NamedTuple):
-    """Queries as a model has read them, and how it goes on from there; all of one state."""
+    """Queries that a model has read, and the functions to search; all of the same state."""
 
     lookup: Callable[[list], np.ndarray]  # codes of item ids
-    allowed: ItemFilter  # without seen items, where wanted
+    allowed: ItemFilter  # with `exclude_seen`, without seen items
     search: Callable[[int, ItemFilter], Found]
     decode: Callable[[np.ndarray], list]  # item ids of positions
 
 
 class Model(ABC):
-    """Base class of models: checks requests, and puts those together that share a search."""
+    """Base class of models: checks requests, and groups the queries that share a search."""
 
     version: str  # identifies the file
     can_observe = False
-    k: int  # of queries that set none
-    exclude_seen: bool  # likewise
+    k: int  # of queries without `k`
+    exclude_seen: bool  # of queries without `exclude_seen`
     users: ValueReader
     items: ValueReader
     time: TimeReader
@@ -51,7 +51,7 @@ class Model(ABC):
         raise NotImplementedError
 
     def _try_out(self, users: list[Any]) -> None:
-        """Raise if the model cannot be served; recommend once, which builds what is lazy."""
+        """Raise if the model cannot be served; recommend once, which builds lazy attributes."""
         for role, reader in (("users", self.users), ("items", self.items)):
             if not reader.has_ids:
                 raise ValueError(
@@ -63,7 +63,7 @@ class Model(ABC):
             raise ValueError(f"The model cannot recommend: {response}") from response
 
     def recommend(self, queries: Sequence[Query]) -> list[dict[str, Any] | Exception]:
-        """Return the response or error of each query; those with the same `k` share a search."""
+        """Return the response or error of each query; queries with the same `k` share a search."""
         responses: dict[int, dict[str, Any] | Exception] = {}
         groups = defaultdict(list)
         for number, query in enumerate(queries):
@@ -77,8 +77,8 @@ class Model(ABC):
                 groups[k, leave_out, query.time is None].append(number)
         for (k, exclude_seen, _), numbers in groups.items():
             respond = partial(self._recommend, k, exclude_seen)
-            found = _each([queries[number] for number in numbers], respond)
-            responses.update(zip(numbers, found, strict=True))
+            group_responses = _each([queries[number] for number in numbers], respond)
+            responses.update(zip(numbers, group_responses, strict=True))
         return [responses[number] for number in range(len(queries))]
 
     def observe(self, requests: Sequence[list[Event]]) -> list[dict[str, Any] | Exception]:
@@ -98,8 +98,8 @@ class Model(ABC):
             self._observe([*chain.from_iterable(requests)])
             return [{"observed": len(events), "model": self.version} for events in requests]
 
-        found = _each([requests[number] for number in valid], respond)
-        responses.update(zip(valid, found, strict=True))
+        valid_responses = _each([requests[number] for number in valid], respond)
+        responses.update(zip(valid, valid_responses, strict=True))
         return [responses[number] for number in range(len(requests))]
 
     def _check(self, query: Query) -> None:
@@ -156,25 +156,25 @@ class Model(ABC):
             elif name == "exclude":
                 allowed = allowed._replace(exclude=(*allowed.exclude, lists))
         positions, scores, source = coded.search(k, allowed)
-        found = positions >= 0
-        items, values = coded.decode(positions[found]), scores[found].tolist()
-        responses, start = [], 0
-        stops = np.cumsum(found.sum(1)).tolist()
-        for own_source, end, own_unknown in zip(source.tolist(), stops, unknown, strict=True):
+        is_item = positions >= 0
+        items, values = coded.decode(positions[is_item]), scores[is_item].tolist()
+        responses, first = [], 0
+        bounds = np.cumsum(is_item.sum(1)).tolist()
+        for query_source, last, query_unknown in zip(source.tolist(), bounds, unknown, strict=True):
             response = {
-                "items": items[start:end],
-                "scores": values[start:end],
-                "source": own_source if end > start else None,
+                "items": items[first:last],
+                "scores": values[first:last],
+                "source": query_source if last > first else None,
                 "model": self.version,
             }
-            if own_unknown:
-                response["unknown"] = own_unknown
+            if query_unknown:
+                response["unknown"] = query_unknown
             responses.append(response)
-            start = end
+            first = last
         return responses
 
     def _columns(self, queries: list[Query]) -> dict[Any, list]:
-        """Return the columns of features and histories; None stands for what is stored."""
+        """Return the columns of features and histories; None stands for the stored value."""
         columns = feature_columns([query.features for query in queries], self.features)
         if any(query.history is not None for query in queries):
             columns["history"] = [
@@ -194,7 +194,7 @@ class Model(ABC):
 
 def load_model(path: Path) -> Model:
     """Load a file of `persistence.save`, or a folder of `export.to_onnx`."""
-    # Neither needs the packages of the other.
+    # Imported here: neither kind of model needs the packages of the other.
     if path.is_dir():
         from skmatch.serve._exported import ExportedModel
 
@@ -222,15 +222,15 @@ def _each(requests: list[Any], respond: Callable[[list], list]) -> list[Any]:
         return respond(requests)
     except Exception as error:
         if len(requests) > 1:
-            return [response for one in requests for response in _each([one], respond)]
+            return [response for request in requests for response in _each([request], respond)]
         # The messages of ValueErrors name the remedy; other errors are faults of the service.
         return [invalid(None, str(error)) if isinstance(error, ValueError) else error]
 
 
 def _check_name(path: str, name: str, readers: dict[str, FeatureReader]) -> None:
     if name not in readers:
-        known = ", ".join(readers) or "none"
-        raise invalid(f"{path}.{name}", f"{name!r} is no feature of the model, which has: {known}.")
+        names = ", ".join(readers) or "none"
+        raise invalid(f"{path}.{name}", f"{name!r} is no feature of the model, which has: {names}.")
 
 
 def _check_features(path: str, features: dict[str, Any], readers: dict[str, FeatureReader]) -> None:

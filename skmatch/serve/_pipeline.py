@@ -33,11 +33,11 @@ class PipelineModel(Model):
                 "MatchPipeline or retriever."
             )
         check_is_fitted(estimator)
-        first = estimator.steps[0][1] if hasattr(estimator, "steps") else estimator
-        if not hasattr(first, "schema_"):
+        first_step = estimator.steps[0][1] if hasattr(estimator, "steps") else estimator
+        if not hasattr(first_step, "schema_"):
             raise ValueError(
-                f"The pipeline begins with a {type(first).__name__}: only pipelines that begin "
-                "with a MatchEncoder are served. Transform the events before fit, or pass a "
+                f"The pipeline begins with a {type(first_step).__name__}: only pipelines that "
+                "begin with a MatchEncoder are served. Transform the events before fit, or pass a "
                 "transformer of a feature to MatchEncoder."
             )
         self.estimator, self.version = estimator, version
@@ -45,10 +45,14 @@ class PipelineModel(Model):
         self.k, self.exclude_seen = retriever.k, retriever.exclude_seen
         self.can_observe = hasattr(estimator, "observe")
         schema = estimator.schema_
-        self.users, self.items = (ValueReader(own.values) for own in (schema.users, schema.items))
+        self.users, self.items = (
+            ValueReader(vocabulary.values) for vocabulary in (schema.users, schema.items)
+        )
         self.time = TimeReader(None if schema.time is None else schema.time_kind)
-        self.features = {str(one.name): _reader(one) for one in schema.user_features}
-        self.event_features = {str(one.name): _reader(one) for one in schema.event_features}
+        self.features = {str(feature.name): _reader(feature) for feature in schema.user_features}
+        self.event_features = {
+            str(feature.name): _reader(feature) for feature in schema.event_features
+        }
         self._try_out(schema.users.values[:1].tolist())
 
     @classmethod
@@ -110,7 +114,7 @@ def _reader(feature: Feature) -> FeatureReader:
 
 
 def _ids(reader: ValueReader, values: list[Any]) -> pd.Series:
-    """Return checked values as a column; what the type cannot hold is missing, as None is."""
+    """Return checked values as a column; None and values out of the type's range are missing."""
     exact = reader.exact(values)
     if reader.kind == "numbers":
         return pd.Series(exact, dtype=float)

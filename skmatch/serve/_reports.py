@@ -1,4 +1,4 @@
-"""What a service reports of itself: metrics for Prometheus, and logs in JSON without user data."""
+"""Reports of a service: metrics for Prometheus, and logs in JSON without user data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SWITCH_SECONDS = 0.001
 
 
 class Metrics:
-    """Metrics of one service."""
+    """Metrics of a service."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -64,16 +64,16 @@ class Metrics:
 
 
 def set_up_process() -> None:
-    """Set what is global to the process: logs and warnings in JSON, and how threads take turns."""
+    """Set globals of the process: logs and warnings in JSON, and how often threads switch."""
     logging.basicConfig(level=logging.INFO, handlers=[JsonLines(sys.stderr)], force=True)
     warnings.showwarning = _log_warning
-    # The event loop gets its turn sooner while a batch is computed in Python.
+    # The event loop waits less while a thread computes a batch in Python.
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def _log_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
-    # The text of others may hold ids and features of users.
-    is_of_version = "InconsistentVersionWarning" in {one.__name__ for one in category.__mro__}
+    # The text of other warnings may hold ids and features of users.
+    is_of_version = "InconsistentVersionWarning" in {base.__name__ for base in category.__mro__}
     text = {"message": str(message)} if is_of_version else {}
     log("warning", logging.WARNING, category=category.__name__, **text)
 
@@ -91,9 +91,9 @@ def log(event: str, level: int = logging.INFO, exc_info: Any = None, **fields: A
 
 
 class JsonLines(logging.Handler):
-    """Write records to a stream as lines of JSON, those of requests many at a time.
+    """Write records to a stream as lines of JSON, requests many at a time.
 
-    A write a request would make the event loop wait for the thread that recommends, each time.
+    With a write per request, the event loop would wait each time for the thread that recommends.
     """
 
     def __init__(self, stream: TextIO):

@@ -14,7 +14,7 @@ MAX_K = 1000
 MAX_HISTORY = 1000
 MAX_ITEMS = 10_000  # of `candidates` and of `exclude`
 MAX_FEATURES = 100
-MAX_VALUES = 4096  # of one feature: a vector, or a list of categories
+MAX_VALUES = 4096  # of a feature: a vector, or a list of categories
 MAX_EVENTS = 1000
 
 
@@ -61,7 +61,7 @@ class Event:
 
 
 def read_query(body: bytes) -> Query:
-    """Return the query in the body of a request; raise `RequestError` if it is none."""
+    """Return the query in the body of a request; raise `RequestError` if it is not a query."""
     return Query(**_read_fields(_read_json(body), _QUERY_FIELDS))
 
 
@@ -109,8 +109,8 @@ def _read_fields(
     prefix = f"{path}." if path else ""
     for name in values:
         if name not in readers:
-            known = ", ".join(readers)
-            raise invalid(prefix + name, f"{name!r} is unknown; the fields are: {known}.")
+            names = ", ".join(readers)
+            raise invalid(prefix + name, f"{name!r} is unknown; the fields are: {names}.")
     fields = {
         name: readers[name](prefix + name, value)
         for name, value in values.items()
@@ -127,7 +127,7 @@ def _read_value(name: str, value: Any) -> Any:
     if isinstance(value, str):
         if len(value) > MAX_TEXT:
             raise invalid(name, f"{name} must have at most {MAX_TEXT} characters.")
-        if not value.isascii() and any("\ud800" <= one <= "\udfff" for one in value):
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise invalid(name, f"{name} holds half of a surrogate pair, which is no text.")
     elif isinstance(value, float):
         if not math.isfinite(value):
@@ -179,18 +179,18 @@ def _read_object(name: str, values: Any) -> dict[str, Any]:
 def _read_features(name: str, values: Any) -> dict[str, Any]:
     """Return the features that have a value; null is as if the feature were left out."""
     for key, value in _read_object(name, values).items():
-        own = value if isinstance(value, list) else [value]
-        for one in _read_list(f"{name}.{key}", own, MAX_VALUES):
-            if one is not None or own is value:
-                _read_value(f"{name}.{key}", one)
+        cells = value if isinstance(value, list) else [value]
+        for cell in _read_list(f"{name}.{key}", cells, MAX_VALUES):
+            if cell is not None or cells is value:
+                _read_value(f"{name}.{key}", cell)
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _read_history_features(name: str, values: Any) -> dict[str, list]:
-    for key, own in _read_object(name, values).items():
-        for one in _read_list(f"{name}.{key}", own, MAX_HISTORY):
-            if one is not None:
-                _read_value(f"{name}.{key}", one)
+    for key, cells in _read_object(name, values).items():
+        for cell in _read_list(f"{name}.{key}", cells, MAX_HISTORY):
+            if cell is not None:
+                _read_value(f"{name}.{key}", cell)
     return values
 
 

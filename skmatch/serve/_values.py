@@ -21,7 +21,7 @@ _YEARS = range(1678, 2262)  # of nanoseconds in 64 bits
 
 
 class ValueReader:
-    """Checks values against those of a vocabulary, an array.
+    """Checks values against the type of a vocabulary, an array.
 
     A value of another type would be unknown to the model, in silence.
     """
@@ -38,7 +38,7 @@ class ValueReader:
         elif is_object and types <= {str, int, float}:
             self.kind = "text or numbers"
         else:
-            self.kind = ""  # JSON has no such type
+            self.kind = ""  # JSON cannot hold these values
             self.example = repr(values[:1].tolist())
 
     @property
@@ -72,7 +72,7 @@ class ValueReader:
         )
 
     def exact(self, values: list[Any]) -> list[Any]:
-        """Return checked values, integers as such; what the type cannot hold becomes None."""
+        """Return checked values in the type, integers as int; values out of its range as None."""
         if self.kind == "numbers":
             numbers = map(to_float, values)
             return [None if number != number else number for number in numbers]
@@ -112,21 +112,22 @@ class FeatureReader:
                 raise invalid(name, f"{name} is {value!r}, but a numeric feature: send a number.")
         elif self.kind == "vector":
             is_valid = is_list and all(
-                not isinstance(one, (str, bool)) and abs(to_float(one)) <= _LARGEST for one in value
+                not isinstance(cell, (str, bool)) and abs(to_float(cell)) <= _LARGEST
+                for cell in value
             )
             if not is_valid or len(value) != self.length:
                 raise invalid(name, f"{name} must be a list of {self.length} numbers of 32 bits.")
         elif self.kind == "multi_valued":
             if not is_list:
                 value = [value] if not isinstance(value, str) else []  # text is split by the model
-            for one in value:
-                self._check_one(name, one)
+            for cell in value:
+                self._check_value(name, cell)
         elif is_list:
             raise invalid(name, f"{name} is a list, but the feature has one value: send that.")
         else:
-            self._check_one(name, value)
+            self._check_value(name, value)
 
-    def _check_one(self, name: str, value: Any) -> None:
+    def _check_value(self, name: str, value: Any) -> None:
         if self.values is not None:
             self.values.check(name, value)
 
@@ -146,7 +147,7 @@ class TimeReader:
         self.kind = kind
 
     def read(self, name: str, value: Any) -> Any:
-        """Return a number, or the moment of a text; raise if the model has no such times."""
+        """Return a number, or the time of a text; raise if the model has times of another kind."""
         if self.kind is None:
             raise invalid(name, f"{name} is set, but the model has no times: leave it out.")
         if self.kind == "number":
