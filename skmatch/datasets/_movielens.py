@@ -243,8 +243,8 @@ def fetch_movielens(
     try:
         if md5 is None and not at_hand:
             md5 = _published_md5(f"{url}.md5")
-        known = {archive: None if md5 is None else f"md5:{md5}"}
-        store = pooch.create(home, base_url, registry=known, retry_if_failed=_RETRIES)
+        registry = {archive: None if md5 is None else f"md5:{md5}"}
+        store = pooch.create(home, base_url, registry=registry, retry_if_failed=_RETRIES)
         path = store.fetch(archive, progressbar=True)
     except ChunkedEncodingError as error:
         raise ValueError(
@@ -252,7 +252,7 @@ def fetch_movielens(
         ) from error
     except RequestException as error:
         raise OSError(f"{url} cannot be downloaded: {error}. {remedy}") from error
-    except ValueError as error:  # of pooch, with the checksum expected and the one found
+    except ValueError as error:  # of pooch, with the checksums
         raise ValueError(f"The download of {url} is not the archive: {error} {remedy}") from error
     if not at_hand:
         print(_LICENCE.format(name=name, path=path))
@@ -265,10 +265,10 @@ def _published_md5(url: str) -> str:
 
     body = io.BytesIO()
     pooch.HTTPDownloader()(url, body, None)
-    found = re.search(r"\b[0-9a-f]{32}\b", body.getvalue().decode("latin-1").lower())
-    if found is None:
+    match = re.search(r"\b[0-9a-f]{32}\b", body.getvalue().decode("latin-1").lower())
+    if match is None:
         raise ValueError(f"{url} holds no md5 checksum.")
-    return found.group()
+    return match.group()
 
 
 @contextmanager
@@ -284,9 +284,11 @@ def _open_archive(path: Path) -> Iterator[Folder]:
         return
     with path.open("rb") as file:
         begins_as_zip = file.read(2) == b"PK"
-    what = "a truncated or damaged zip file" if begins_as_zip else "neither a zip file nor a folder"
+    problem = (
+        "a truncated or damaged zip file" if begins_as_zip else "neither a zip file nor a folder"
+    )
     with as_value_error(
-        f"{str(path)!r} is {what}",
+        f"{str(path)!r} is {problem}",
         "Pass a complete MovieLens zip file, or the folder that it was unpacked to.",
     ):
         archive = open_zip(path)
@@ -297,16 +299,16 @@ def _open_archive(path: Path) -> Iterator[Folder]:
 def _find_ratings(root: Folder, path: Path) -> tuple[Folder, str]:
     """Return the folder of the ratings and the name of their file, which identifies the layout."""
     folders = [root, *(entry for entry in root.iterdir() if entry.is_dir())]
-    found = [(f, name) for f in folders for name in _READERS if (f / name).is_file()]
-    if not found:
+    sets = [(base, name) for base in folders for name in _READERS if (base / name).is_file()]
+    if not sets:
         raise ValueError(
             f"{str(path)!r} is not a MovieLens archive: neither it nor a folder in it holds "
             f"{', '.join(_READERS)}. Pass a zip file of grouplens.org or its unpacked folder."
         )
-    if len(found) > 1:
-        names = sorted(f"{folder.name}/{name}" for folder, name in found)
+    if len(sets) > 1:
+        names = sorted(f"{folder.name}/{name}" for folder, name in sets)
         raise ValueError(f"{str(path)!r} holds several sets ({', '.join(names)}): pass one path.")
-    folder, name = found[0]
+    folder, name = sets[0]
     for companion in _COMPANIONS[name]:
         if not (folder / companion).is_file():
             raise ValueError(
@@ -333,8 +335,8 @@ def _read_dat(folder: Folder) -> _Tables:
     ratings = _read_fields(folder / "ratings.dat", "::", _RATING_COLUMNS)
     rows = []
     for line in _lines(folder / "movies.dat"):
-        item, rest = line.split("::", 1)
-        title, genres = rest.rsplit("::", 1)
+        item, title_and_genres = line.split("::", 1)
+        title, genres = title_and_genres.rsplit("::", 1)
         rows.append((int(item), title, genres))
     columns = {"user_id": "int64", "gender": "str", "age": "int64", "occupation": "int64"}
     return _Tables(ratings, _movies(rows), _read_users(folder / "users.dat", "::", columns))

@@ -127,8 +127,8 @@ def _whole_numbers(column: pd.Series) -> pd.Series:
 
 def _drop_non_purchases(raw: pd.DataFrame) -> pd.DataFrame:
     is_cancelled = raw["InvoiceNo"].str.startswith("C")
-    kept = raw["CustomerID"].notna() & ~is_cancelled & (raw["Quantity"] > 0)
-    return raw[kept].reset_index(drop=True)
+    is_purchase = raw["CustomerID"].notna() & ~is_cancelled & (raw["Quantity"] > 0)
+    return raw[is_purchase].reset_index(drop=True)
 
 
 def _descriptions(file: Path) -> pd.Series:

@@ -135,11 +135,11 @@ def make_events(
     item_cluster = rank % n_clusters
     weight = (rank // n_clusters + 1.0) ** -popularity_skew
 
-    user, second, first = _draw_times(n_users, n_events, visit_size, rng)
-    cluster = _draw_interests(user, first, home, n_clusters, drift, rng)
+    user, second, first_event = _draw_times(n_users, n_events, visit_size, rng)
+    cluster = _draw_interests(user, first_event, home, n_clusters, drift, rng)
     item = _draw_items(user, cluster, second, item_cluster, weight, n_clusters, rng)
     if repeats:
-        item = _repeat(item, first[user], repeats, rng)
+        item = _repeat(item, first_event[user], repeats, rng)
 
     in_time = np.argsort(second, kind="stable")
     user, item, second = user[in_time], item[in_time], second[in_time]
@@ -177,30 +177,35 @@ def _draw_times(
     user = np.repeat(np.arange(n_users), counts)
     joined = rng.uniform(0, 0.8, size=n_users)[user]
     moment = joined + (1 - joined) * rng.random(n_events)
-    # sorting one number per (user, second) is faster than sorting two
+    # sorting a single number per (user, second) is faster than sorting two
     second = np.sort(user * _YEAR + (moment * _YEAR).astype(np.int64)) - user * _YEAR
-    first = np.cumsum(counts) - counts
+    first_event = np.cumsum(counts) - counts
     index = np.arange(n_events)
     if visit_size > 1:
         begins = rng.random(n_events) < 1 / visit_size
-        begins[first] = True
+        begins[first_event] = True
         start = np.maximum.accumulate(np.where(begins, index, 0))
         pause = rng.integers(5, 60, n_events)
         elapsed = np.cumsum(pause)
         second = second[start] + elapsed - elapsed[start]
-        # A visit that outlasts the pause after it moves the next one.
+        # A visit that outlasts the pause after it moves the next visit.
         span = user * (2 * _YEAR)
         second = np.maximum.accumulate(second + span) - span
-    second += index - first[user]  # no ties within a user
-    return user, second, first
+    second += index - first_event[user]  # no ties within a user
+    return user, second, first_event
 
 
 def _draw_interests(
-    user: Ints, first: Ints, home: Ints, n_clusters: int, drift: float, rng: np.random.Generator
+    user: Ints,
+    first_event: Ints,
+    home: Ints,
+    n_clusters: int,
+    drift: float,
+    rng: np.random.Generator,
 ) -> Ints:
     """Draw the user's cluster of interest at each event."""
     turns = rng.random(len(user)) < drift
-    turns[first] = True
+    turns[first_event] = True
     turned = user[turns]
     second_home = rng.integers(n_clusters, size=len(home))
     chance = rng.random(len(turned))
@@ -238,18 +243,18 @@ def _draw_items(
     for attempt in range(_TRIES):
         if attempt > 0:
             todo = np.flatnonzero(pd.Index(user * n_items + item).duplicated())
-        first, end = start[todo], stop[todo]
-        target = mass[first] + rng.random(len(todo)) * (mass[end] - mass[first])
+        low, high = start[todo], stop[todo]
+        target = mass[low] + rng.random(len(todo)) * (mass[high] - mass[low])
         index = np.searchsorted(mass, target, side="right") - 1
-        item[todo] = shelf[np.clip(index, first, end - 1)]  # `mass` is rounded
+        item[todo] = shelf[np.clip(index, low, high - 1)]  # `mass` is rounded
     return item
 
 
-def _repeat(item: Ints, first: Ints, repeats: float, rng: np.random.Generator) -> Ints:
-    """Replace items by earlier ones of the user, whose first event has the index `first`."""
+def _repeat(item: Ints, first_event: Ints, repeats: float, rng: np.random.Generator) -> Ints:
+    """Replace items by the user's earlier items; the user's events begin at `first_event`."""
     index = np.arange(len(item))
-    earlier = rng.integers(first, np.maximum(index, first + 1))
-    source = np.where((rng.random(len(item)) < repeats) & (index > first), earlier, index)
+    earlier = rng.integers(first_event, np.maximum(index, first_event + 1))
+    source = np.where((rng.random(len(item)) < repeats) & (index > first_event), earlier, index)
     while (source[source] != source).any():  # a repeat of a repeat
         source = source[source]
     return item[source]
@@ -284,7 +289,7 @@ def _item_features(cluster: Ints, n_clusters: int, rng: np.random.Generator) -> 
 
 def _content(cluster: Ints, n_clusters: int, rng: np.random.Generator) -> dict[str, Any]:
     words = [_mostly(cluster, 0.9, n_clusters, rng) * _N_TAGS for _ in range(3)]
-    words = [own + rng.integers(_N_TAGS, size=len(cluster)) for own in words]
+    words = [word + rng.integers(_N_TAGS, size=len(cluster)) for word in words]
     titles = [" ".join(f"word{w}" for w in row) for row in np.stack(words, 1)]
     centres = rng.normal(size=(n_clusters, 8))
     pictures = centres[cluster] + rng.normal(size=(len(cluster), 8))
@@ -303,6 +308,6 @@ def _categorical(codes: Ints, prefix: str, n_values: int) -> pd.Categorical[str]
 
 
 def _mostly(cluster: Ints, chance: float, n_clusters: int, rng: np.random.Generator) -> Ints:
-    """Replace each cluster by a random one with probability 1 - chance."""
-    others = rng.integers(n_clusters, size=len(cluster))
-    return np.where(rng.random(len(cluster)) < chance, cluster, others)
+    """Replace each cluster by a random cluster with probability 1 - chance."""
+    drawn = rng.integers(n_clusters, size=len(cluster))
+    return np.where(rng.random(len(cluster)) < chance, cluster, drawn)

@@ -19,7 +19,7 @@ _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open
 
 
 @contextmanager
-def as_value_error(what: str, remedy: str) -> Iterator[None]:
+def as_value_error(problem: str, remedy: str) -> Iterator[None]:
     """Re-raise the errors of a damaged file as a ValueError with a remedy."""
     try:
         yield
@@ -27,7 +27,7 @@ def as_value_error(what: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:  # damaged archives raise errors of many types
         reason = str(error).rstrip(".") or type(error).__name__
-        raise ValueError(f"{what}: {reason}. {remedy}") from error
+        raise ValueError(f"{problem}: {reason}. {remedy}") from error
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from skmatch.explore._explorer import Explorer, ParameterError
 
 MAX_ROWS = 1000
-# The page may connect to this server only; images come from where the table of items says.
+# The page may connect to this server only; images come from the addresses in the table of items.
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src data:{images}; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -72,8 +72,8 @@ def _read_parameters(query: QueryParams, readers: Mapping[str, Any]) -> dict[str
     values: dict[str, Any] = {}
     for name in query:
         if name not in readers:
-            known = ", ".join(readers) or "none"
-            raise ParameterError(name, f"{name} is unknown; the parameters are: {known}.")
+            names = ", ".join(readers) or "none"
+            raise ParameterError(name, f"{name} is unknown; the parameters are: {names}.")
         texts = query.getlist(name)
         if readers[name] is list:
             values[name] = texts

@@ -74,7 +74,7 @@ class Explorer:
     """Recommendations and similar items of one or two models, with ids as text.
 
     `models` holds fitted estimators by name, `items` labels, addresses of images and features of
-    items as text, and `events` what users did next.
+    items as text, and `events` the next events of users.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class Explorer:
         for model in self._models:
             for feature in model.schema.item_features:
                 values = model.schema.item_values(feature.name)
-                known = self._features.setdefault(str(feature.name), {})
+                cells = self._features.setdefault(str(feature.name), {})
                 for item, value in zip(model.items, values, strict=True):
-                    known.setdefault(item, _values_of(value))
+                    cells.setdefault(item, _values_of(value))
         if items is not None:
             self._read_items(items)
-        choices = {name: _choices(known) for name, known in self._features.items()}
-        self._filters = {name: one for name, one in choices.items() if one}
+        choices = {name: _choices(cells) for name, cells in self._features.items()}
+        self._filters = {name: choice for name, choice in choices.items() if choice}
 
     def _read_items(self, items: pd.DataFrame) -> None:
         column = str(self._models[0].schema.item)
@@ -136,7 +136,7 @@ class Explorer:
             "examples": list(self._users)[:N_EXAMPLES],
             "n_items": len(self._items),
             "has_events": self._next is not None,
-            "features": [{"name": name, **one} for name, one in self._filters.items()],
+            "features": [{"name": name, **choice} for name, choice in self._filters.items()],
         }
 
     @property
@@ -151,13 +151,13 @@ class Explorer:
         return self._next.figures()
 
     def users(self, q: str = "", limit: int = 20) -> dict:
-        found = _search(q, {user: user for user in self._users})
-        return {"users": found[:limit], "total": len(found)}
+        users = _search(q, {user: user for user in self._users})
+        return {"users": users[:limit], "total": len(users)}
 
     def items(self, q: str = "", limit: int = 20) -> dict:
         """Find items by their id or a part of their label."""
-        found = _search(q, {item: self._labels.get(item, item) for item in self._items})
-        return {"items": [self._describe(item) for item in found[:limit]], "total": len(found)}
+        items = _search(q, {item: self._labels.get(item, item) for item in self._items})
+        return {"items": [self._describe(item) for item in items[:limit]], "total": len(items)}
 
     def recommend(
         self,
@@ -167,16 +167,16 @@ class Explorer:
         filter: Iterable[str] = (),
     ) -> dict:
         """Return the history of a user or session and the recommendations of each model."""
-        session = self._read_who(user, session)
+        session = self._read_session(user, session)
         allowed = self._allowed(filter)
         history: list[str] = []
         recommendations: list[dict[str, Any]] = []
         for model in self._models:
             samples = model.read(self._users.get(user or ""), session)
             history = history or [str(item) for item in samples.decode()[HISTORY].iloc[0]]
-            found = _among(model, allowed)
-            if found is None or found:
-                table = model.retriever.recommend(samples, k, candidates=found)
+            candidates = _among(model, allowed)
+            if candidates is None or candidates:
+                table = model.retriever.recommend(samples, k, candidates=candidates)
                 source = table["source"].iloc[0] if len(table) else None
                 rows = self._rows(table, model.schema.item)
                 for row, item in zip(rows, table[model.schema.item], strict=True):
@@ -185,11 +185,13 @@ class Explorer:
                 source, rows = None, []
             recommendations.append({"model": model.name, "source": source, "items": rows})
         following = self._next.of(user) if self._next is not None else []
-        for row in (row for one in recommendations for row in one["items"] if following):
-            row["is_hit"] = row["id"] in following
-        listed = [{row["id"] for row in one["items"]} for one in recommendations]
-        for row in (row for one in recommendations for row in one["items"] if len(listed) > 1):
-            row["in_all"] = all(row["id"] in items for items in listed)
+        rows = [row for recommendation in recommendations for row in recommendation["items"]]
+        listed = [{row["id"] for row in recommended["items"]} for recommended in recommendations]
+        for row in rows:
+            if following:
+                row["is_hit"] = row["id"] in following
+            if len(listed) > 1:
+                row["in_all"] = all(row["id"] in items for items in listed)
         return {
             "history": [self._describe(item) for item in history[::-1]],
             "next": [self._describe(item) for item in following],
@@ -199,11 +201,11 @@ class Explorer:
     def explain(
         self, item: str | None = None, user: str | None = None, session: Iterable[str] = ()
     ) -> dict:
-        """Return what raised the score of an item in each model."""
+        """Return the reasons of an item's score in each model."""
         if item is None:
             raise ParameterError("item", "item is missing; pass an item id.")
         self._require_item("item", item)
-        session = self._read_who(user, session)
+        session = self._read_session(user, session)
         explanations = []
         for model in self._models:
             reasons = []
@@ -220,7 +222,7 @@ class Explorer:
             explanations.append({"model": model.name, "reasons": reasons})
         return {"item": self._describe(item), "explanations": explanations}
 
-    def _read_who(self, user: str | None, session: Iterable[str]) -> list[str]:
+    def _read_session(self, user: str | None, session: Iterable[str]) -> list[str]:
         """Return the session; raise if a user or an item is unknown, or both are given."""
         session = list(session)
         if (user is None) == (not session):
@@ -238,10 +240,10 @@ class Explorer:
         allowed = self._allowed(filter)
         neighbours = []
         for model in self._models:
-            found, rows = _among(model, allowed), []
+            candidates, rows = _among(model, allowed), []
             has_neighbours = hasattr(model.retriever, "similar_items")
-            if has_neighbours and item in model.items and (found is None or found):
-                table = model.retriever.similar_items([model.items[item]], k, candidates=found)
+            if has_neighbours and item in model.items and (candidates is None or candidates):
+                table = model.retriever.similar_items([model.items[item]], k, candidates=candidates)
                 rows = self._rows(table, "similar")
             neighbours.append({"model": model.name, "items": rows})
         return {"item": self._describe(item), "neighbours": neighbours}
@@ -253,18 +255,18 @@ class Explorer:
     def _allowed(self, filters: Iterable[str]) -> set[str] | None:
         """Return the items that filters allow, or None for all.
 
-        A filter is "feature:value", or "feature:from..to" for numbers. Filters of one feature are
-        alternatives; an item must fit one of them for each feature.
+        A filter is "feature:value", or "feature:from..to" for numbers. Several filters of a feature
+        are alternatives; an item must fit at least one filter of each feature.
         """
         allowed: dict[str, set[str]] = {}
         for text in filters:
             names = [name for name in self._filters if text.startswith(f"{name}:")]
             if not names:
-                known = ", ".join(map(repr, self._filters)) or "none"
+                features = ", ".join(map(repr, self._filters)) or "none"
                 raise ParameterError(
                     "filter",
                     f"filter={text!r} names no feature to filter by; pass feature:value, where the "
-                    f"features are: {known}.",
+                    f"features are: {features}.",
                 )
             name = max(names, key=len)  # a name may hold a colon
             value = text[len(name) + 1 :]
@@ -278,7 +280,7 @@ class Explorer:
                 raise ParameterError("filter", f"No item has {value!r} as {feature!r}.")
             return {item for item, cell in cells if value in map(_text, cell)}
         low, high = _read_range(feature, value)
-        return {item for item, cell in cells if any(low <= one <= high for one in cell)}
+        return {item for item, cell in cells if any(low <= number <= high for number in cell)}
 
     def _describe(self, item: str) -> dict:
         cells = {name: self._features[name].get(item, []) for name in self._filters}
@@ -295,39 +297,39 @@ class Explorer:
         ]
 
 
-def _by_text(known: Vocabulary) -> dict[str, Any]:
-    ids = known.decode(np.arange(FIRST_KNOWN, len(known))).tolist()
-    texts = {str(one): one for one in ids}
+def _by_text(vocabulary: Vocabulary) -> dict[str, Any]:
+    ids = vocabulary.decode(np.arange(FIRST_KNOWN, len(vocabulary))).tolist()
+    texts = {str(value): value for value in ids}
     if len(texts) < len(ids):
-        one = next(one for one in ids if texts[str(one)] != one)
+        value = next(value for value in ids if texts[str(value)] != value)
         raise ValueError(
-            f"The ids {one!r} and {texts[str(one)]!r} have the same text, which the page cannot "
-            "distinguish: fit on ids of one type."
+            f"The ids {value!r} and {texts[str(value)]!r} have the same text, which the page "
+            "cannot distinguish: fit on ids of one type."
         )
     return texts
 
 
 def _union(dicts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     joined: dict[str, Any] = {}
-    for one in dicts:
-        joined |= {text: value for text, value in one.items() if text not in joined}
+    for texts in dicts:
+        joined |= {text: value for text, value in texts.items() if text not in joined}
     return joined
 
 
 def _search(q: str, texts: dict[str, str]) -> list[str]:
     """Return the ids whose text contains `q`: an equal id, earlier matches, short texts first."""
     q = q.strip().casefold()
-    index = {one: text.casefold().find(q) for one, text in texts.items()}
-    index |= {one: -2 for one in texts if one.casefold() == q}
-    found = (one for one in index if index[one] != -1)
-    return sorted(found, key=lambda one: (index[one], len(texts[one]) if q else 0))
+    index = {key: text.casefold().find(q) for key, text in texts.items()}
+    index |= {key: -2 for key in texts if key.casefold() == q}
+    matches = (key for key in index if index[key] != -1)
+    return sorted(matches, key=lambda key: (index[key], len(texts[key]) if q else 0))
 
 
 def _among(model: _Model, allowed: set[str] | None) -> list | None:
     """Return a model's ids of the items that a filter allows."""
     if allowed is None:
         return None
-    return [one for text, one in model.items.items() if text in allowed]
+    return [item for text, item in model.items.items() if text in allowed]
 
 
 def _are_addresses(column: pd.Series) -> bool:
@@ -338,7 +340,7 @@ def _are_addresses(column: pd.Series) -> bool:
 
 def _values_of(value: Any) -> list:
     values = value if is_list_like(value) else [value]
-    return [one for one in values if not pd.isna(one)]
+    return [element for element in values if not pd.isna(element)]
 
 
 def _read_cells(column: pd.Series) -> list[list]:
@@ -351,13 +353,13 @@ def _read_cells(column: pd.Series) -> list[list]:
 
 
 def _read_range(feature: str, text: str) -> tuple[float, float]:
-    """Return the bounds that "from..to", "from.." or "..to" stands for."""
-    first, dots, last = text.partition("..")
+    """Return the bounds in "from..to", "from.." or "..to"."""
+    low_text, dots, high_text = text.partition("..")
     try:
-        low, high = float(first or "-inf"), float(last or "inf")
+        low, high = float(low_text or "-inf"), float(high_text or "inf")
     except ValueError:
         low = high = np.nan
-    if not (first or last) or not dots or np.isnan([low, high]).any():
+    if not (low_text or high_text) or not dots or np.isnan([low, high]).any():
         raise ParameterError(
             "filter",
             f"{text!r} is no range of {feature!r}; pass from..to with numbers, such as 3.5..7, or "

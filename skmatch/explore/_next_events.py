@@ -1,4 +1,4 @@
-"""`NextEvents`: what users did next, and the figures of the models on it."""
+"""`NextEvents`: the next events of users, and the models' metrics on them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_events(path: str) -> pd.DataFrame:
 
 
 class NextEvents:
-    """Held-out events, by user; `models` are those of the explorer."""
+    """Held-out events, by user; `models` are the explorer's."""
 
     def __init__(self, events: pd.DataFrame, models: list[Any]):
         schema = models[0].schema
@@ -43,8 +43,8 @@ class NextEvents:
         events = events[names].dropna()
         self._pairs = pd.DataFrame({name: events[name].map(str) for name in names})
         user, item = names
-        known = self._pairs[user].isin(set().union(*(model.users for model in models)))
-        if not known.any():
+        is_known = self._pairs[user].isin(set().union(*(model.users for model in models)))
+        if not is_known.any():
             raise ValueError(f"The table of events holds no user of the models in {user!r}.")
         self._items = self._pairs.groupby(user)[item].agg(list).to_dict()
         self._models = models
@@ -55,7 +55,7 @@ class NextEvents:
         return [] if user is None else self._items.get(user, [])
 
     def _figures(self) -> dict:
-        """Return what `evaluate` returns for each model, over the users it knows."""
+        """Return the table of `evaluate` for each model, over the users that it knows."""
         metrics = []
         for model in self._models:
             user, item = self._pairs.columns

@@ -123,11 +123,10 @@ def feature_inputs(
     g: Graph, specs: list[tuple[str, int]], names: list[str], shape: tuple[str, ...]
 ) -> None:
     """Add the inputs of features: codes or numbers, several per row in vectors and lists."""
-    shape_of_value: tuple
     for (kind, size), name in zip(specs, names, strict=True):
         dtype = np.float32 if kind in ("numeric", "vector") else np.int64
-        shape_of_value = {"vector": (size,), "multi_valued": (f"values_of_{name}",)}.get(kind, ())
-        g.input(name, dtype, *shape, *shape_of_value)
+        sizes: tuple = {"vector": (size,), "multi_valued": (f"values_of_{name}",)}.get(kind, ())
+        g.input(name, dtype, *shape, *sizes)
 
 
 def encode_features(
