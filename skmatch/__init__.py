@@ -79,7 +79,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # else no misspelt name would be an error to a type checker
+if not TYPE_CHECKING:  # type checkers would take any misspelt name
 
     def __getattr__(name: str) -> Any:
         if name in _MODULES:

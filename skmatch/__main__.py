@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
         "options", nargs=argparse.REMAINDER, help="of the command; see skmatch serve --help"
     )
     options = parser.parse_args(arguments)
-    # Only this one's, since to import pandas takes longer than an exported model needs to start.
+    # Imports only this command: importing pandas takes longer than an exported model's start.
     import_module(f"skmatch.{options.command}.__main__").main(options.options)
 
 

@@ -1,4 +1,4 @@
-"""Arrays of codes and ranges of them, without pandas: what the runtime shares with the estimators.
+"""Arrays of codes and ranges of codes, without pandas: shared by the runtime and the estimators.
 
 Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 """
@@ -107,17 +107,17 @@ def where_rows(condition: np.ndarray, column: Column, other: Column) -> Column:
 
 def count_before(
     times: np.ndarray,
-    first: np.ndarray,
+    start: np.ndarray,
     stop: np.ndarray,
     before: np.ndarray,
     or_equal: bool = False,
 ) -> np.ndarray:
-    """Return the first index in each range [first, stop) whose time reaches a limit.
+    """Return the first index in each range [start, stop) whose time reaches a limit.
 
     All ranges are bisected together.
     """
     compare = np.less_equal if or_equal else np.less
-    low, high = first.copy(), stop.copy()
+    low, high = start.copy(), stop.copy()
     while (open_ := low < high).any():
         middle = (low + high) // 2
         earlier = np.zeros(len(low), dtype=bool)
@@ -127,12 +127,13 @@ def count_before(
     return low
 
 
-def is_in(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Compute np.isin(values, others), several times faster."""
-    if not len(others):
+def is_in(values: np.ndarray, test_values: np.ndarray) -> np.ndarray:
+    """Compute np.isin(values, test_values), several times faster."""
+    if not len(test_values):
         return np.zeros(values.shape, dtype=bool)
-    others = np.sort(others)
-    return others[np.minimum(np.searchsorted(others, values), len(others) - 1)] == values
+    test_values = np.sort(test_values)
+    index = np.searchsorted(test_values, values)
+    return test_values[np.minimum(index, len(test_values) - 1)] == values
 
 
 def is_known(column: Column) -> np.ndarray:
@@ -141,18 +142,19 @@ def is_known(column: Column) -> np.ndarray:
         return any_known(column.values, column.offsets[:-1], column.offsets[1:])
     if column.dtype.kind == "i":
         return column >= FIRST_KNOWN
-    return ~np.isnan(column if column.ndim == 1 else column[:, 0])  # vectors are missing as a whole
+    # A missing vector is NaN in all columns.
+    return ~np.isnan(column if column.ndim == 1 else column[:, 0])
 
 
 def any_known(codes: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Return for each range of codes whether any of them is known."""
-    found = stop > start
-    # The last code is nearly always known; otherwise all are read.
-    found[found] = codes[stop[found] - 1] >= FIRST_KNOWN
-    unsure = np.flatnonzero(~found & (stop > start))
-    index, offsets = concatenate_ranges(start[unsure], stop[unsure])
-    found[unsure] = np.logical_or.reduceat(codes[index] >= FIRST_KNOWN, offsets[:-1])
-    return found
+    """Return for each range of codes whether any of its codes is known."""
+    has_known = stop > start
+    # The last code is nearly always known; otherwise all codes of the range are read.
+    has_known[has_known] = codes[stop[has_known] - 1] >= FIRST_KNOWN
+    undecided = np.flatnonzero(~has_known & (stop > start))
+    index, offsets = concatenate_ranges(start[undecided], stop[undecided])
+    has_known[undecided] = np.logical_or.reduceat(codes[index] >= FIRST_KNOWN, offsets[:-1])
+    return has_known
 
 
 def is_missing(value: Any) -> bool:

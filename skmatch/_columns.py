@@ -1,4 +1,4 @@
-"""Coded columns: `Vocabulary`, and what counts and sorts codes.
+"""Coded columns: `Vocabulary`, and functions that count and sort codes.
 
 Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 """
@@ -52,8 +52,8 @@ def count_codes(codes: np.ndarray, n_codes: int, weight: np.ndarray | None = Non
     counts = np.zeros(n_codes, dtype=np.int64 if weight is None else np.float64)
     for start in range(0, len(codes), COUNTED_ROWS):
         rows = slice(start, start + COUNTED_ROWS)
-        own = None if weight is None else weight[rows]
-        counts += np.bincount(codes[rows], own, minlength=n_codes)
+        block_weights = None if weight is None else weight[rows]
+        counts += np.bincount(codes[rows], block_weights, minlength=n_codes)
     return counts
 
 
@@ -117,16 +117,16 @@ class Vocabulary:
         rows = np.flatnonzero((codes == UNKNOWN) & column.notna().to_numpy())
         if not len(rows):
             return self, codes
-        new, new_codes = type(self).learn(self._in_own_dtype(column.iloc[rows]))
+        added, added_codes = type(self).learn(self._in_own_dtype(column.iloc[rows]))
         categories = self.categories
         if categories is not None:
-            categories, _ = categories.extended(pd.Series(new.values, dtype=new.values.dtype))
-        codes[rows] = new_codes + len(self.values)
-        values = np.concatenate([self.values, new.values])
+            categories, _ = categories.extended(pd.Series(added.values, dtype=added.values.dtype))
+        codes[rows] = added_codes + len(self.values)
+        values = np.concatenate([self.values, added.values])
         return type(self)(values, self.dtype, categories, self.ordered), codes
 
     def _in_own_dtype(self, column: pd.Series) -> pd.Series:
-        """Return values in the dtype of the known ones; raise if that changes a value."""
+        """Return values in the dtype of the known values; raise if that changes a value."""
         if self.categories is not None:
             return self.categories._in_own_dtype(column)
         if isinstance(column.dtype, pd.CategoricalDtype):
@@ -135,18 +135,18 @@ class Vocabulary:
         if column.dtype == dtype:
             return column
         try:
-            same = column.astype(dtype)
-            differs = (same.astype(object) != column.astype(object)).to_numpy(dtype=bool)
+            converted = column.astype(dtype)
+            differs = (converted.astype(object) != column.astype(object)).to_numpy(dtype=bool)
         except (TypeError, ValueError, OverflowError):
             differs = np.ones(len(column), dtype=bool)
         if differs.any():
-            known = f", such as {self.values[:1].tolist()[0]!r}" if len(self.values) else ""
+            example = f", such as {self.values[:1].tolist()[0]!r}" if len(self.values) else ""
             raise ValueError(
                 f"Column {column.name!r} holds {column[differs].tolist()[0]!r}, but the fitted "
-                f"values have dtype {self.dtype}{known}: convert the column to that dtype, or fit "
-                "again."
+                f"values have dtype {self.dtype}{example}: convert the column to that dtype, or "
+                "fit again."
             )
-        return same
+        return converted
 
     def emptied(self) -> Self:
         """Return an empty vocabulary of the same dtype."""
@@ -199,7 +199,7 @@ class Vocabulary:
         return np.append(self._find(distinct), np.int32(UNKNOWN))[codes]  # code -1: missing
 
     def warn_of_another_dtype(self, values: pd.Series, codes: np.ndarray) -> None:
-        """Warn if all values are unknown, but one would be known in the fitted dtype."""
+        """Warn if all values are unknown, but a value would be known in the fitted dtype."""
         if not len(codes) or (codes != UNKNOWN).any():
             return
         values = values.dropna()
@@ -209,11 +209,11 @@ class Vocabulary:
             else:
                 converted = values.astype(pd.api.types.pandas_dtype(self.dtype))
             reads_same = converted.astype(str) == values.astype(str)
-            same = ((self.lookup(converted) != UNKNOWN) & reads_same).to_numpy()
+            is_same = ((self.lookup(converted) != UNKNOWN) & reads_same).to_numpy()
         except Exception:  # the types of ids, such as UUID, refuse values in any way
             return
-        if same.any():
-            value, fitted = (column[same].tolist()[0] for column in (values, converted))
+        if is_same.any():
+            value, fitted = (column[is_same].tolist()[0] for column in (values, converted))
             dtype = type(fitted).__name__ if self.dtype == "object" else self.dtype
             warnings.warn(
                 f"Column {values.name!r} holds {value!r}, and fit got {fitted!r}, so all its "
@@ -226,11 +226,11 @@ class Vocabulary:
         plain = _plain_values(values)
         if plain.dtype != self.index.dtype and object in (plain.dtype, self.index.dtype):
             # As objects, since plain values have lost their time zone.
-            known, target = (
+            index, target = (
                 pd.Index(array, tupleize_cols=False).astype(object)
                 for array in (self._original_values(), values)
             )
-            codes = known.get_indexer_for(target)
+            codes = index.get_indexer_for(target)
         else:
             target = pd.Index(plain, dtype=plain.dtype, tupleize_cols=False)
             try:
@@ -285,7 +285,7 @@ def _factorize(column: pd.Series) -> tuple[np.ndarray, Any]:
     try:
         if not is_cut:
             return pd.factorize(column)
-        # Beside a value that is no string, strings are compared as Python compares them.
+        # In a column that also holds other values, strings are compared as Python compares them.
         codes, uniques = pd.factorize(pd.Series([*column, object()], dtype=object))
         return codes[:-1], uniques[:-1]
     except (TypeError, NotImplementedError):  # pyarrow raises the latter
@@ -310,13 +310,13 @@ def _dtype_name(dtype: Any) -> str:
             return "utf8[pyarrow]"  # pandas reads "string[pyarrow]" as a StringDtype
         try:
             pd.api.types.pandas_dtype(name)
-        except (TypeError, ValueError, NotImplementedError):  # dictionaries and decimals have none
+        except (TypeError, ValueError, NotImplementedError):  # of dictionaries and decimals
             return "object"
     return name
 
 
 def _plain_values(values: Any) -> np.ndarray:
-    """Return values without missing ones as a numpy array that loads without pandas."""
+    """Return values, none of them missing, as a numpy array that loads without pandas."""
     if isinstance(values, pd.Series):
         values = values.array
     dtype = values.dtype

@@ -91,15 +91,16 @@ class Events(CodedRows):
     on_disk: bool = False
 
     def _gathered(self, rows: np.ndarray) -> dict[str, Any]:
-        of_events = {name: column[rows] for name, column in self.event_features.items()}
-        own = super()._gathered(rows) | {"on_disk": False, "event_features": of_events}
+        event_features = {name: column[rows] for name, column in self.event_features.items()}
+        gathered = super()._gathered(rows) | {"on_disk": False, "event_features": event_features}
         if self.history is not None and self.has_history is not None:
-            own |= {"history": self.history.gather(rows), "has_history": self.has_history[rows]}
-            own["history_features"] = {
+            gathered["history"] = self.history.gather(rows)
+            gathered["has_history"] = self.has_history[rows]
+            gathered["history_features"] = {
                 name: RaggedArray(values, self.history.offsets).gather(rows).values
                 for name, values in self.history_features.items()
             }
-        return own
+        return gathered
 
     @staticmethod
     def column_names(schema: Schema, features: tuple) -> list:
@@ -130,11 +131,13 @@ class Events(CodedRows):
             frame[name] = column
         if self.history is not None and self.has_history is not None:
             columns = {HISTORY: self.history.values}
-            columns |= {history_name(name): own for name, own in self.history_features.items()}
+            columns |= {
+                history_name(name): values for name, values in self.history_features.items()
+            }
             for name, values in columns.items():
                 lists = RaggedArray(values, self.history.offsets).to_lists()
                 rows = zip(lists, self.has_history, strict=True)
-                cells = [own if has_own else None for own, has_own in rows]
+                cells = [values if has_history else None for values, has_history in rows]
                 frame[name] = pd.Series(cells, index=frame.index, dtype=object)
         return frame
 
@@ -142,20 +145,24 @@ class Events(CodedRows):
     def from_frame(cls, frame: pd.DataFrame) -> Self:
         """Read a frame made by `to_frame`."""
         columns = cls._from_frame(frame)
-        of_events = columns["schema"].event_features
+        features = columns["schema"].event_features
         columns["event_features"] = {
-            one.name: frame[one.name].to_numpy() for one in of_events if one.name in frame.columns
+            feature.name: frame[feature.name].to_numpy()
+            for feature in features
+            if feature.name in frame.columns
         }
         if HISTORY in frame.columns:
             cells = frame[HISTORY]
             columns["has_history"] = cells.notna().to_numpy()
-            columns["history"] = RaggedArray.from_lists([[] if c is None else c for c in cells])
+            columns["history"] = RaggedArray.from_lists(
+                [[] if cell is None else cell for cell in cells]
+            )
             columns["history_features"] = {
-                one.name: np.array(
-                    [value for cell in frame[history_name(one.name)] for value in cell or ()],
-                    dtype=np.float32 if one.kind == "numeric" else np.int32,
+                feature.name: np.array(
+                    [value for cell in frame[history_name(feature.name)] for value in cell or ()],
+                    dtype=np.float32 if feature.kind == "numeric" else np.int32,
                 )
-                for one in of_events
+                for feature in features
             }
         return cls(**columns)
 
@@ -240,7 +247,7 @@ class Samples(CodedRows):
         }
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        # Whether there is an event_stop depends on all rows; the columns must not.
+        # The columns must not depend on the rows, as the presence of an event_stop does.
         return np.asarray(replace(self, event_stop=None).to_frame(), dtype=dtype)
 
     @staticmethod
@@ -284,12 +291,12 @@ class Samples(CodedRows):
         query, _ = pd.factorize(self.original_users(), use_na_sentinel=False)
         keys = (query,) if self.time is None else (self.time, query)
         order = np.lexsort(keys)
-        _, first = np.unique(query[order], return_index=True)
+        _, first_rows = np.unique(query[order], return_index=True)
         item = self.item.astype(np.int64) - FIRST_KNOWN
         unknown = np.flatnonzero(item < 0)
         ids = unknown if self.item_ids is None else self.item_ids.iloc[unknown]
         item[unknown] = -2 - pd.factorize(ids, use_na_sentinel=False)[0]
-        queries = self.gather(order[first])
+        queries = self.gather(order[first_rows])
         if queries.event_stop is not None:
             stop = queries.event_stop
             start = np.maximum(queries.seen, stop - self.max_length)

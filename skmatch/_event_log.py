@@ -1,4 +1,4 @@
-"""What the rows of `Samples` share: the log of all events, and how negatives are drawn."""
+"""The state that the rows of `Samples` share: the log of all events, and the negative sampling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skmatch._schema import Schema, SharedValue
 
 @dataclass(frozen=True, eq=False)
 class NegativeSampling(SharedValue):
-    """How negatives are drawn; the names are those of `SequenceSampler`."""
+    """How negatives are drawn; the fields are named as the parameters of `SequenceSampler`."""
 
     negatives: str
     neg_ratio: int
@@ -36,7 +36,7 @@ class EventLog(SharedValue):
 
     def gather(self, index: np.ndarray) -> EventLog:
         """Return a log of these events; pending items stay unknown."""
-        features = {name: own[index] for name, own in self.features.items()}
+        features = {name: column[index] for name, column in self.features.items()}
         return EventLog(self.items[index], features=features)
 
     def inserted(
@@ -46,11 +46,11 @@ class EventLog(SharedValue):
         is_new = np.flatnonzero(items < 0)
         pending, codes = self.pending
         pending = pending + np.searchsorted(index, pending, side="right")
-        new = np.stack([index[is_new] + is_new, -items[is_new]])
+        added = np.stack([index[is_new] + is_new, -items[is_new]])
         return EventLog(
             np.insert(self.items, index, np.maximum(items, UNKNOWN)),
-            np.concatenate([np.stack([pending, codes]), new], axis=1),
-            {name: np.insert(own, index, features[name]) for name, own in self.features.items()},
+            np.concatenate([np.stack([pending, codes]), added], axis=1),
+            {name: np.insert(old, index, features[name]) for name, old in self.features.items()},
         )
 
     def resolve_pending(self, schema: Schema) -> EventLog:

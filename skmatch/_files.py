@@ -21,14 +21,14 @@ BLOCK_SIZE = 2**22  # rows of a long column that are processed at a time
 
 
 def blocks(n_rows: int, on_disk: bool = True, width: int = 1) -> Iterator[slice]:
-    """Yield blocks of rows: of bounded size on disk, a single one in memory, which is faster."""
+    """Yield blocks of rows: of bounded size on disk, a single block in memory, which is faster."""
     size = max(1, BLOCK_SIZE // width) if on_disk else max(n_rows, 1)
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
 
 def collect(parts: Iterable[Columns], on_disk: bool) -> Columns:
-    """Return the columns of concatenated parts in temporary files, or of the one part in memory.
+    """Return the columns of concatenated parts in temporary files, or of a single part in memory.
 
     All parts have the same columns. Arrays are writable, as torch requires, but copy on write.
     """
@@ -84,8 +84,8 @@ class _ArrayFile:
         n_bytes = self.file.tell()
         if not n_bytes:
             return np.empty((0, *self.shape), dtype=self.dtype)
-        # Through a memoryview, joblib copies the array to other processes as an ordinary one; they
-        # could not open a file without a name.
+        # Through a memoryview, joblib copies the array to other processes as an ordinary array:
+        # they could not open a file without a name.
         view = memoryview(mmap.mmap(self.file.fileno(), n_bytes, access=access))
         return np.frombuffer(view, dtype=self.dtype).reshape(-1, *self.shape)
 

@@ -15,7 +15,7 @@ from skmatch._item_filter import ItemFilter, ItemLists
 
 
 class _Rule(NamedTuple):
-    """One list of codes for all queries, or one list per query."""
+    """A list of codes for all queries, or a list per query."""
 
     codes: np.ndarray
     lists: ItemLists | None = None  # None: the codes apply to all queries
@@ -43,7 +43,7 @@ class FilterReader(ABC):
 
     @abstractmethod
     def find_items(self, ids: Any, parameter: str) -> tuple[np.ndarray, list]:
-        """Return the codes of item ids, and the ids without one that are not missing."""
+        """Return the codes of item ids, and the unknown ids that are not missing."""
 
     @abstractmethod
     def find_unknown_keys(self, keys: list, parameter: str) -> list:
@@ -94,8 +94,8 @@ class FilterReader(ABC):
         values = list(values) if isinstance(values, (set, frozenset)) else values
         if not len(values) and self.queries:
             _reject_empty(parameter, "")
-        first = next((value for value in values if not is_missing(value)), None)
-        if not len(values) or not (first is None or _is_cell(first)):
+        first_value = next((value for value in values if not is_missing(value)), None)
+        if not len(values) or not (first_value is None or _is_cell(first_value)):
             return _Rule(self._read_ids(values, parameter))
         if len(values) != len(self.queries):
             raise ValueError(
@@ -125,11 +125,11 @@ class FilterReader(ABC):
         if not len(ids):
             return np.empty(0, dtype=np.int32)
         codes, unknown = self.find_items(ids, parameter)
-        first = next(iter(ids))
-        if isinstance(first, (bool, np.bool_)) and (codes < FIRST_KNOWN).all():
+        first_id = next(iter(ids))
+        if isinstance(first_id, (bool, np.bool_)) and (codes < FIRST_KNOWN).all():
             raise ValueError(
-                f"{parameter} holds {first}: a mask of booleans does not say which items its rows "
-                f"are. Pass the ids that it selects, such as {parameter}="
+                f"{parameter} holds {first_id}: a mask of booleans does not say which items its "
+                f"rows are. Pass the ids that it selects, such as {parameter}="
                 "items.loc[items['stock'] > 0, 'item_id']."
             )
         if unknown:

@@ -44,7 +44,7 @@ def replaced(estimator: Estimator, **fitted: Any) -> Estimator:
 
 
 def snapshot(steps: Sequence[Any]) -> list[Any]:
-    """Return copies of the steps as of one moment, which `propagate` in other threads keeps.
+    """Return copies of the steps as of a single moment, also while other threads `propagate`.
 
     Steps that cannot grow are returned themselves.
     """
@@ -61,8 +61,8 @@ def propagate(steps: Sequence[Any], verb: str, rows: Any, *args: Any, **of_last:
     copies = []
     for step, before in zip(steps, snapshot(steps), strict=True):
         if hasattr(step, verb):
-            own = of_last if step is steps[-1] else {}
-            copy, rows = getattr(before, verb)(rows, *args, **own)
+            arguments = of_last if step is steps[-1] else {}
+            copy, rows = getattr(before, verb)(rows, *args, **arguments)
             copies.append((step, vars(before), vars(copy)))
         else:
             rows = step.transform(rows)

@@ -46,13 +46,13 @@ class ItemLists(NamedTuple):
         return ItemLists(self.items, self.start[queries], self.stop[queries])
 
     def _flat_index(
-        self, a: int, b: int, n_columns: int, column_of: np.ndarray | None = None
+        self, start: int, stop: int, n_columns: int, column_of: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return flat indices of the lists of queries a to b - 1, in rows of n_columns."""
-        index, offsets = concatenate_ranges(self.start[a:b], self.stop[a:b])
-        first = np.repeat(np.arange(b - a) * n_columns, np.diff(offsets))
+        """Return flat indices, in rows of n_columns, of the lists of queries start to stop - 1."""
+        index, offsets = concatenate_ranges(self.start[start:stop], self.stop[start:stop])
+        row_start = np.repeat(np.arange(stop - start) * n_columns, np.diff(offsets))
         columns = _columns(self.items[index], column_of)
-        return (first + columns)[columns >= 0]
+        return (row_start + columns)[columns >= 0]
 
     def _table(self, n_items: int, n_columns: int) -> np.ndarray:
         """Return the sorted, distinct positions of each list as rows, padded with -1."""
@@ -118,7 +118,7 @@ class ItemFilter(NamedTuple):
         """
         b, n_columns = a + len(scores), scores.shape[1]
         if self.candidates is not None and self.has_candidates is not None:
-            # Added as one row that stays in the cache. Codes without a column index its end.
+            # Added as a row that stays in the cache. Codes without a column index its end.
             penalty = np.empty(n_columns + FIRST_KNOWN, dtype=np.float32)
             for i in np.flatnonzero(self.has_candidates[a:b]):
                 start, stop = self.candidates.start[a + i], self.candidates.stop[a + i]
@@ -131,16 +131,18 @@ class ItemFilter(NamedTuple):
             # Adding is faster than writing through a mask.
             scores += np.where(self.mask, np.float32(0), np.float32(-np.inf))
 
-    def _permits(self, found: np.ndarray, n_items: int) -> np.ndarray:
-        """Return whether each position found for a query, (n_queries, n_found), is allowed."""
-        index = np.arange(len(found))[:, None] * n_items + found
-        permitted = np.ones(found.shape, dtype=bool) if self.mask is None else self.mask[found]
+    def _permits(self, positions: np.ndarray, n_items: int) -> np.ndarray:
+        """Return whether each position, (n_queries, n_candidates), is allowed for its query."""
+        index = np.arange(len(positions))[:, None] * n_items + positions
+        is_allowed = np.ones(positions.shape, dtype=bool)
+        if self.mask is not None:
+            is_allowed = self.mask[positions]
         for lists in self.exclude:
-            permitted &= ~is_in(index, lists._flat_index(0, len(found), n_items))
+            is_allowed &= ~is_in(index, lists._flat_index(0, len(positions), n_items))
         if self.candidates is not None and self.has_candidates is not None:
-            listed = self.candidates._flat_index(0, len(found), n_items)
-            permitted &= ~self.has_candidates[:, None] | is_in(index, listed)
-        return permitted
+            candidates = self.candidates._flat_index(0, len(positions), n_items)
+            is_allowed &= ~self.has_candidates[:, None] | is_in(index, candidates)
+        return is_allowed
 
 
 def _columns(codes: np.ndarray, column_of: np.ndarray | None) -> np.ndarray:
@@ -151,7 +153,7 @@ def _columns(codes: np.ndarray, column_of: np.ndarray | None) -> np.ndarray:
 
 
 def check_exclude_seen(exclude_seen: Any) -> bool:
-    """Return whether to exclude seen items; raise if that is no boolean."""
+    """Return whether to exclude seen items; raise if the value is not a boolean."""
     if not isinstance(exclude_seen, (bool, np.bool_)):
         raise ValueError(
             f"exclude_seen={exclude_seen!r} is not a boolean: pass True, False or None, which "

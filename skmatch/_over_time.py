@@ -10,15 +10,15 @@ from typing import NamedTuple, Self
 import numpy as np
 
 PERIODS_PER_HALF_LIFE = 8
-MIN_PERIODS = 16  # that events span, so that counts as of an earlier time have most events before
+MIN_PERIODS = 16  # periods that events span: counts as of a time lack the events of its period
 NEGLIGIBLE = 100  # half-lives after which an event no longer counts
 # Chosen by the worst of the validation splits in benchmarks/NOTES.md.
-# Powers of the ratio of shares by which scores change: within a visit what the user does in it
-# decides, at its start what is popular now.
+# Powers of the ratio of shares by which scores change: within a visit the user's own events decide,
+# at its start the popularity of the moment.
 WITHIN_VISIT, NEXT_VISIT, WITHOUT_VISITS = 0.25, 0.75, 0.5
 PRIOR = 0.5  # of the mean share, added to both shares
 FEW = 0.1  # of the usual counts, added to counts by popularity: a single event makes no trend
-HARDLY_ANY = 0.01  # of the usual counts: fewer are no evidence of what is popular now
+HARDLY_ANY = 0.01  # of the usual counts: fewer events are no evidence of a trend
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +72,14 @@ class CountsOverTime:
     @classmethod
     def merged(cls, parts: list[CountsOverTime]) -> Self:
         """Return the counts of all events of parts with the same half-life."""
-        end = np.unique(np.concatenate([one.end for one in parts]))
-        periods = [np.searchsorted(end, one.end) for one in parts]
-        lengths = [np.diff(one.offsets) for one in parts]
-        period = np.concatenate([np.repeat(*own) for own in zip(periods, lengths, strict=True)])
-        items = np.concatenate([one.items for one in parts])
-        counts = np.concatenate([one.counts for one in parts])
-        latest = max(one.latest for one in parts)
-        n_items = max(one.n_items for one in parts)
+        end = np.unique(np.concatenate([part.end for part in parts]))
+        periods = [np.searchsorted(end, part.end) for part in parts]
+        lengths = [np.diff(part.offsets) for part in parts]
+        period = np.concatenate([np.repeat(*pair) for pair in zip(periods, lengths, strict=True)])
+        items = np.concatenate([part.items for part in parts])
+        counts = np.concatenate([part.counts for part in parts])
+        latest = max(part.latest for part in parts)
+        n_items = max(part.n_items for part in parts)
         summed = _summed(period, items, counts, len(end))
         return cls(parts[0].half_life, latest, n_items, end, *summed)
 
@@ -88,7 +88,7 @@ class CountsOverTime:
         return replace(self, n_items=n_items)
 
     def n_ended(self, time: np.ndarray) -> np.ndarray:
-        """Return how many periods have ended before each time: all, after the latest event."""
+        """Return the number of periods that end before each time: all, after the latest event."""
         n_ended = np.searchsorted(self.end, time, side="left")
         return np.where(time > self.latest, len(self.end), n_ended)
 
@@ -100,19 +100,20 @@ class CountsOverTime:
             yield counts, np.flatnonzero(n_ended == number)
 
     def after(self, n_ended: int) -> np.ndarray:
-        """Return the counts of items once so many periods have ended, (n_items,)."""
+        """Return the counts of items as of the end of period `n_ended` - 1, (n_items,)."""
         if n_ended == 0:
             return np.zeros(self.n_items)
         age = (self.end[n_ended - 1] - self.end[:n_ended]) / self.half_life
-        first = int(np.searchsorted(-age, -NEGLIGIBLE))
-        factor = np.repeat(0.5 ** age[first:], np.diff(self.offsets[first : n_ended + 1]))
-        own = slice(self.offsets[first], self.offsets[n_ended])
-        return np.bincount(self.items[own], factor * self.counts[own], minlength=self.n_items)
+        first_period = int(np.searchsorted(-age, -NEGLIGIBLE))
+        offsets = self.offsets[first_period : n_ended + 1]
+        factor = np.repeat(0.5 ** age[first_period:], np.diff(offsets))
+        rows = slice(offsets[0], offsets[-1])
+        return np.bincount(self.items[rows], factor * self.counts[rows], minlength=self.n_items)
 
     def now(self) -> np.ndarray:
         """Return the counts of items as of the latest event, (n_items,).
 
-        A few events long after all others, such as one with a wrong date, are ignored.
+        A few events long after all other events, such as an event with a wrong date, are ignored.
         """
         counts = self.after(len(self.end))
         if len(self.end):
@@ -126,10 +127,11 @@ class CountsOverTime:
     def trend(self, counts: np.ndarray, popularity: np.ndarray) -> np.ndarray:
         """Return the logarithm of shares of counts over popularity, (n_items,), float32.
 
-        Times with hardly any events, such as after a wrong date, have no trend.
+        Times with hardly any events, as around an event with a wrong date, have no trend.
         """
-        few = FEW * self._usual_count
-        share = (counts + few * popularity) / max(counts.sum() + few, np.finfo(float).tiny)
+        smoothing = FEW * self._usual_count
+        total = max(counts.sum() + smoothing, np.finfo(float).tiny)
+        share = (counts + smoothing * popularity) / total
         prior = PRIOR / len(counts)
         return np.log((share + prior) / (popularity + prior)).astype(np.float32)
 
@@ -140,13 +142,13 @@ class CountsOverTime:
             return 1.0
         counts = np.add.reduceat(self.counts, self.offsets[:-1], dtype=float)
         total = counts.sum()
-        first, last = np.searchsorted(np.cumsum(counts), [0.01 * total, 0.99 * total])
-        span = self.end[min(last, len(self.end) - 1)] - self.end[first]
+        low, high = np.searchsorted(np.cumsum(counts), [0.01 * total, 0.99 * total])
+        span = self.end[min(high, len(self.end) - 1)] - self.end[low]
         return total * min(1.0, self.half_life / np.log(2) / max(span, np.finfo(float).tiny))
 
 
 class Moment(NamedTuple):
-    """What scores of queries with a trend depend on, besides the query."""
+    """The time and the kind of queries with a trend, on which their scores depend."""
 
     counts: np.ndarray | None  # of late; None: as of now
     power: float  # of the ratio of shares by which scores change
@@ -160,7 +162,7 @@ def moments(
 ) -> Iterator[tuple[Moment, np.ndarray]]:
     """Yield each moment of queries, and the queries of that moment.
 
-    Queries without counts over time are all of one moment, which changes no score.
+    Without counts over time, all queries have the same moment, which changes no score.
     """
     power = np.full(n_queries, WITHOUT_VISITS)
     if over_time is not None and begins_visit is not None:
@@ -170,8 +172,8 @@ def moments(
     else:
         by_time = over_time.by_time(time)
     for counts, rows in by_time:
-        for own in np.unique(power[rows]):
-            yield Moment(counts, float(own)), rows[power[rows] == own]
+        for value in np.unique(power[rows]):
+            yield Moment(counts, float(value)), rows[power[rows] == value]
 
 
 def period_width(half_life: float, span: float) -> float:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skmatch._ranking import best_found
+from skmatch._ranking import best_candidates
 
 _BLOCK = 2**18  # numbers that are converted at a time: 1 MiB, which stays in the cache
-_MARGIN = 100  # further items that are scored exactly, at least as many as are wanted
+_MARGIN = 100  # further items that are scored exactly, at least `k`
 
 
 @dataclass(frozen=True, eq=False)
 class Int8Vectors:
-    """Vectors as integers of one byte, times a scale per vector."""
+    """Vectors as integers of a byte, times a scale per vector."""
 
     codes: np.ndarray  # (n, D) int8
     scales: np.ndarray  # (n,) float32
@@ -38,17 +38,17 @@ class Int8Vectors:
 
 
 def n_to_rescore(k: int, n_items: int) -> int:
-    """Return how many items to score exactly, so that the best `k` are among them."""
+    """Return the number of items to score exactly, so that the best `k` are among them."""
     return min(max(2 * k, k + _MARGIN), n_items)
 
 
 def rescored(
-    found: np.ndarray,
+    candidates: np.ndarray,
     queries: np.ndarray,
     vectors: np.ndarray,
     k: int,
     bias: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best `k` of the positions found, (n_queries, n_found), by their exact scores."""
-    found = np.sort(found, axis=1)  # of equal scores, the first item first
-    return best_found(found, found >= 0, queries, vectors, k, bias)
+    """Return the best `k` of the candidates, (n_queries, n_candidates), by their exact scores."""
+    candidates = np.sort(candidates, axis=1)  # of equal scores, the first item first
+    return best_candidates(candidates, candidates >= 0, queries, vectors, k, bias)

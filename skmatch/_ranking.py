@@ -1,4 +1,4 @@
-"""What ranks items and needs numpy alone: shared by the retrievers and the runtime."""
+"""Ranking of items with numpy alone: shared by the retrievers and the runtime."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     if n > 4 * k * _WIDTH:
         return _top_k_of_blocks(scores, k)
     if k < n:
-        kept = np.flatnonzero(_are_best(scores, k)).reshape(-1, k)
-        best_scores = scores.ravel()[kept]
-        best = kept - np.arange(len(scores))[:, None] * n
+        index = np.flatnonzero(_are_best(scores, k)).reshape(-1, k)
+        best_scores = scores.ravel()[index]
+        best = index - np.arange(len(scores))[:, None] * n
     else:
         best, best_scores = np.broadcast_to(np.arange(n), scores.shape), scores
     order = np.argsort(-best_scores, axis=1, kind="stable")  # ties in order
@@ -54,35 +54,35 @@ def _top_k_of_blocks(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray
     positions = (blocks[:, :, None] * _WIDTH + np.arange(_WIDTH)).reshape(len(scores), -1)
     outside = (positions < 0) | (positions >= n)
     positions[outside] = 0
-    kept = np.take_along_axis(scores, positions, axis=1)
-    kept[outside] = -np.inf
-    best, best_scores = top_k(kept, k)
-    found = np.take_along_axis(positions, np.maximum(best, 0), axis=1)
-    return np.where(best < 0, -1, found), best_scores
+    block_scores = np.take_along_axis(scores, positions, axis=1)
+    block_scores[outside] = -np.inf
+    best, best_scores = top_k(block_scores, k)
+    best_positions = np.take_along_axis(positions, np.maximum(best, 0), axis=1)
+    return np.where(best < 0, -1, best_positions), best_scores
 
 
-def best_found(
-    found: np.ndarray,
+def best_candidates(
+    candidates: np.ndarray,
     is_allowed: np.ndarray,
     queries: np.ndarray,
     vectors: np.ndarray,
     k: int,
     bias: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best `k` of the allowed positions, (n_queries, n_found), padded with -1."""
-    scores = np.einsum("qd,qfd->qf", queries, vectors[found]).astype(np.float32)
+    """Return the best `k` of allowed candidates, (n_queries, n_candidates), padded with -1."""
+    scores = np.einsum("qd,qfd->qf", queries, vectors[candidates]).astype(np.float32)
     if bias is not None:
-        scores += bias[found]
+        scores += bias[candidates]
     scores[~is_allowed] = -np.inf
     best, best_scores = top_k(scores, k)
-    positions = np.take_along_axis(found, np.maximum(best, 0), axis=1)
+    positions = np.take_along_axis(candidates, np.maximum(best, 0), axis=1)
     return np.where(best < 0, -1, positions), best_scores
 
 
 def merge_lists(
     lists: list[tuple[np.ndarray, np.ndarray]], k: int, weights: np.ndarray, by_rank: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Merge lists of positions and shares, (n_queries, n_found) each, by ranks or by shares.
+    """Merge lists of positions and shares, (n_queries, n_listed) each, by ranks or by shares.
 
     Return positions and scores, (n_queries, k), and which lists named each, (n_queries, k, M).
     """
@@ -103,14 +103,14 @@ def merge_lists(
     order = np.lexsort((key, -score, query))  # of equal scores, the first item first
     start = np.searchsorted(query, np.arange(n_queries))
     rank = np.arange(len(order)) - start[query]
-    kept = order[rank < k]
+    top = order[rank < k]
     row, column = query[rank < k], rank[rank < k]
     positions = np.full((n_queries, k), -1, dtype=np.int64)
     scores = np.full((n_queries, k), -np.inf, dtype=np.float32)
     named = np.zeros((n_queries, k, len(lists)), dtype=bool)
-    positions[row, column] = key[kept] % n_items
-    scores[row, column] = score[kept]
-    named[row, column] = is_named[kept]
+    positions[row, column] = key[top] % n_items
+    scores[row, column] = score[top]
+    named[row, column] = is_named[top]
     return positions, scores, named
 
 
@@ -125,7 +125,7 @@ def weighted_events(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the query, the item's position and the weight of the known events of histories.
 
-    A weight halves with every `half_life` events, (n_queries,); those of a query sum to 1.
+    A weight halves with every `half_life` events, (n_queries,); the weights of a query sum to 1.
     """
     longest = int((stop - start).max(initial=0))
     n_recent = int(np.ceil(half_life.max(initial=1) * np.log2(1 / MIN_WEIGHT)))

@@ -141,7 +141,7 @@ class CodedRows:
         }
 
     def user_columns(self) -> Columns:
-        """Return all user features of the rows; absent ones have the users' latest values."""
+        """Return all user features of the rows; absent features have the users' latest values."""
         return {
             feature.name: self.features[feature.name]
             if feature.name in self.features
@@ -150,7 +150,7 @@ class CodedRows:
         }
 
     def original_users(self) -> pd.Series:
-        """Return the users as the caller wrote them, unknown ones included."""
+        """Return the users as the caller wrote them, unknown users included."""
         return self.schema.users.decode(self.user) if self.user_ids is None else self.user_ids
 
     def decode(self) -> pd.DataFrame:

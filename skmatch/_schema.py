@@ -19,7 +19,7 @@ Kind = Literal["categorical", "numeric", "multi_valued", "vector"]
 
 
 class SharedValue:
-    """An immutable value. pandas copies the ``attrs`` of frames deeply; this one is shared."""
+    """An immutable value that copies share: pandas copies the ``attrs`` of frames deeply."""
 
     def __deepcopy__(self, memo: dict) -> Self:
         return self
@@ -40,10 +40,10 @@ class Feature:
     def extends(self, other: Feature) -> bool:
         """Return whether all codes and numbers of `other` mean the same in this feature."""
         if self.vocabulary is None or other.vocabulary is None:
-            same = self.scale == other.scale and np.array_equal(self.mean, other.mean)
+            is_same = self.scale == other.scale and np.array_equal(self.mean, other.mean)
         else:
-            same = self.vocabulary.extends(other.vocabulary)
-        return same and (self.name, self.kind) == (other.name, other.kind)
+            is_same = self.vocabulary.extends(other.vocabulary)
+        return is_same and (self.name, self.kind) == (other.name, other.kind)
 
     @property
     def size(self) -> int:
@@ -157,9 +157,9 @@ class Schema(SharedValue):
         """
         feature = next((feature for feature in self.item_features if feature.name == name), None)
         if feature is None:
-            known = ", ".join(repr(feature.name) for feature in self.item_features) or "none"
+            names = ", ".join(repr(feature.name) for feature in self.item_features) or "none"
             raise ValueError(
-                f"feature={name!r} is not an item feature of the MatchEncoder, which has {known}: "
+                f"feature={name!r} is not an item feature of the MatchEncoder, which has {names}: "
                 "use one of them, or pass a Series of values indexed by item ids."
             )
         column = gather_rows(self.item_table[name], np.arange(FIRST_KNOWN, len(self.items)))

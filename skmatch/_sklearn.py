@@ -1,4 +1,4 @@
-"""What skmatch needs of scikit-learn beyond the public names of every supported version.
+"""Parts of scikit-learn beyond the public names of every supported version.
 
 No other module imports a private name of scikit-learn; `tests/test_architecture.py` holds it.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import sklearn
 
-# As scikit-learn's own estimators validate parameters; it documents no other way.
+# scikit-learn's own estimators validate parameters by this decorator; it documents no other way.
 from sklearn.base import _fit_context as fit_context
 
 # Respects both OMP_NUM_THREADS and threadpoolctl; `os.cpu_count` respects neither.
@@ -19,7 +19,7 @@ from sklearn.utils._openmp_helpers import _openmp_effective_n_threads as n_threa
 # The constraints that `fit_context` reads.
 from sklearn.utils._param_validation import Interval, StrOptions
 
-# The only base class of estimators with named parts, such as a VotingClassifier.
+# Base class of estimators with named parts, such as VotingClassifier; there is no public class.
 from sklearn.utils.metaestimators import _BaseComposition as BaseComposition
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "without_callback_context",
 ]
 
-# Attribute of an own `set_output`: `clone` copies it.
+# Attribute of skmatch's `set_output`: `clone` copies it.
 OUTPUT_CONFIG = "_sklearn_output_config"
 
 try:
@@ -90,7 +90,7 @@ def callbacks_of(estimator: Any) -> list[Any]:
 
 
 def has_progress_bar(estimator: Any) -> bool:
-    """Return whether scikit-learn's progress bar is set on an estimator or an outer one."""
+    """Return whether scikit-learn's progress bar is set on an estimator or around it."""
     callbacks = callbacks_of(estimator)
     context = getattr(estimator, "_parent_callback_ctx", None)
     while context is not None:
@@ -111,6 +111,6 @@ def without_callback_context(estimator: Any) -> Any:
 
 
 def parameter_names(estimator: Any) -> list[str]:
-    """Return the names of the parameters; `get_params` fails where one has no value."""
+    """Return the names of the parameters; `get_params` fails where a parameter has no value."""
     names: list[str] = estimator._get_param_names()
     return names

@@ -39,7 +39,7 @@ class Roles(NamedTuple):
 
 
 def checked_fit(method: Method) -> Method:
-    """Decorate what fits an estimator: validate its parameters, call its callbacks."""
+    """Decorate a `fit` method: validate the estimator's parameters, call its callbacks."""
     # scikit-learn's decorators are untyped; the cast keeps the signature for type checkers.
     return cast(Method, with_callbacks(fit_context(prefer_skip_nested_validation=True)(method)))
 
@@ -50,7 +50,7 @@ def read_table(
     """Return events or queries as a pandas DataFrame, and the labels of its roles.
 
     The columns of a DataFrame of any library are read by name. The first three columns of an array
-    or a list of rows are labelled as user, item and time; further ones keep their position. An
+    or a list of rows are labelled as user, item and time; further columns keep their position. An
     integer role that is not a label is a position, as in ``ColumnTransformer``.
     """
     for parameter, role in (("user", user), ("item", item), ("time", time)):
@@ -81,17 +81,18 @@ def read_table(
     if time == DEFAULT_TIME and labels[2] not in frame.columns:
         labels[2] = None
     roles = Roles(*labels)
-    for first, second in combinations(Roles._fields, 2):
-        label = getattr(roles, first)
-        if label is not None and label == getattr(roles, second):
+    for role_name, other_name in combinations(Roles._fields, 2):
+        label = getattr(roles, role_name)
+        if label is not None and label == getattr(roles, other_name):
             raise ValueError(
-                f"{first} and {second} are both the column {label!r}: name a column for each."
+                f"{role_name} and {other_name} are both the column {label!r}: name a column for "
+                "each."
             )
     return frame, roles
 
 
 def check_columns(table: pd.DataFrame, name: str) -> None:
-    """Raise if a DataFrame has several columns of one label, or several levels of labels."""
+    """Raise if a DataFrame has several columns of a label, or several levels of labels."""
     if table.columns.nlevels > 1:
         raise ValueError(
             f"{name} has columns of {table.columns.nlevels} levels, such as "
@@ -124,7 +125,7 @@ def warn_of_forgotten_time(
 
 
 def read_frame(table: Any) -> Any:
-    """Return a DataFrame of any library as a clean pandas DataFrame, and others unchanged."""
+    """Return a DataFrame of any library as a clean pandas DataFrame; other values unchanged."""
     table = as_pandas(table)
     return _plain(table) if isinstance(table, pd.DataFrame) else table
 
@@ -136,7 +137,7 @@ def read_stream(table: Any) -> Any:
 
 
 def as_pandas(table: Any) -> Any:
-    """Return a DataFrame or Series of any library as that of pandas, and others unchanged.
+    """Return a DataFrame or Series of any library as a pandas object; other values unchanged.
 
     Lazy frames are collected. Integers with nulls stay integers.
     """
@@ -247,12 +248,12 @@ def read_array(X: Any, estimator: Any = None) -> np.ndarray:
         return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
     except (TypeError, ValueError) as error:
         shape = getattr(X, "shape", None)
-        what = reprlib.repr(X) if shape is None else f"of shape {shape}"
+        description = reprlib.repr(X) if shape is None else f"of shape {shape}"
         reason = str(error).splitlines()[0].rstrip(":")
         kind = TypeError if isinstance(error, TypeError) else ValueError
         parquet = " Only fit reads Parquet: pass the result of pandas.read_parquet(...)."
         raise kind(
-            f"X is not a table of events but a {type(X).__name__} {what} ({reason}). Pass a "
+            f"X is not a table of events but a {type(X).__name__} {description} ({reason}). Pass a "
             "DataFrame. Reshape your data if it is an array: it has two dimensions, and its "
             f"columns are user, item and time.{parquet if is_parquet(X) else ''}"
         ) from None
@@ -311,7 +312,7 @@ def as_times(column: pd.Series) -> pd.Series:
 def read_times(column: pd.Series) -> tuple[np.ndarray, str]:
     """Return times as int64 or float64 and their kind: number, datetime, zoned datetime or none.
 
-    Datetimes become nanoseconds, zoned ones in UTC. A missing time becomes the latest possible.
+    Datetimes become nanoseconds, in UTC if zoned. A missing time becomes the latest possible.
     """
     column = as_times(column)
     dtype = column.dtype

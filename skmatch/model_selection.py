@@ -409,11 +409,11 @@ def _read_duration(name: str, value: Any, times: pd.Index) -> Any:
     zero: Any = 0
     if isinstance(times, pd.DatetimeIndex):
         zero = pd.Timedelta(0)
-        wanted = "a pandas.Timedelta or text such as '7D', as the times are datetimes"
+        expected = "a pandas.Timedelta or text such as '7D', as the times are datetimes"
         length = zero if is_number and value == 0 else as_timedelta(value)
     else:
-        wanted = "a number, as the times are numbers"
+        expected = "a number, as the times are numbers"
         length = value if is_number else None
     if length is None or not length >= zero:
-        raise ValueError(f"{name}={value!r} is not a length of time: use {wanted}, not below 0.")
+        raise ValueError(f"{name}={value!r} is not a length of time: use {expected}, not below 0.")
     return length

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from skmatch._arrays import FIRST_KNOWN, is_in
 from skmatch._item_filter import ItemFilter, ItemLists
 from skmatch._quantised import Int8Vectors, n_to_rescore, rescored
-from skmatch._ranking import best_found, top_k
+from skmatch._ranking import best_candidates, top_k
 from skmatch._sklearn import n_threads
 from skmatch._validation import check_choice, check_k
 
@@ -95,7 +95,7 @@ class ItemIndex:
         return self
 
     def _build(self) -> None:
-        """Build what a search needs besides the vectors; `graph_` is set last, as it is read."""
+        """Build the arrays and the graph of searches; `graph_` is set last: it marks completion."""
         self.quantised_ = Int8Vectors.of(self.vectors_) if self.method_ == "int8" else None
         is_graph = self.method_ == "pynndescent"
         self.graph_ = _Graph(self.vectors_, self.random_state) if is_graph else None
@@ -148,17 +148,17 @@ class ItemIndex:
         for group in np.unique(exponent):
             of_group = np.flatnonzero(exponent == group)
             n_max = int(n_fetched[of_group].max())
-            # The other searches divide their queries into blocks themselves.
+            # All other searches divide their queries into blocks themselves.
             n_numbers = n_max * self.vectors_.shape[1]
             block = max(1, _BLOCK_SIZE // n_numbers) if n_max > 0 else len(of_group)
-            for a in range(0, len(of_group), block):
-                rows = of_group[a : a + block]
-                own = queries[rows], k, allowed.gather(rows), bias
+            for start in range(0, len(of_group), block):
+                rows = of_group[start : start + block]
+                arguments = queries[rows], k, allowed.gather(rows), bias
                 if n_max > 0:
-                    positions[rows], scores[rows] = self._search_graph(*own, n_max)
+                    positions[rows], scores[rows] = self._search_graph(*arguments, n_max)
                 else:
                     search = self._search_candidates if n_max else self._search_all
-                    positions[rows], scores[rows] = search(*own)
+                    positions[rows], scores[rows] = search(*arguments)
         return positions, scores
 
     def estimate_recall(self, queries: np.ndarray, k: int) -> float:
@@ -180,13 +180,13 @@ class ItemIndex:
         if not len(queries):
             raise ValueError("queries holds 0 vectors; pass a sample of at least one.")
         k = min(check_k(k), len(self.vectors_))
-        found, _ = self.search(queries, k)
+        positions, _ = self.search(queries, k)
         exact, _ = self._search_exactly(queries, k, ItemFilter())
-        first = np.arange(len(found))[:, None] * len(self.vectors_)
-        return float(is_in(first + exact, (first + found).ravel()).mean())
+        row_start = np.arange(len(positions))[:, None] * len(self.vectors_)
+        return float(is_in(row_start + exact, (row_start + positions).ravel()).mean())
 
     def _has_few_candidates(self, allowed: ItemFilter, n_queries: int) -> np.ndarray:
-        """Return which queries have few enough candidates to score only these."""
+        """Return which queries have so few candidates that only the candidates are scored."""
         if allowed.candidates is None or allowed.has_candidates is None:
             return np.zeros(n_queries, dtype=bool)
         n_candidates = allowed.candidates.stop - allowed.candidates.start
@@ -203,7 +203,7 @@ class ItemIndex:
         for lists in allowed.exclude:
             n_wanted += lists.stop - lists.start
         # Assumes that the mask is independent of distance. If it would fetch more items than the
-        # mask allows, scoring those is cheaper.
+        # mask allows, scoring the allowed items is cheaper.
         n_fetched = -(-np.maximum(n_wanted, _MIN_FETCHED) * n_items // max(n_allowed, 1))
         return np.where(n_fetched < n_allowed, n_fetched, 0)
 
@@ -217,10 +217,10 @@ class ItemIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Filter the items that the graph finds; search exactly where fewer than `k` remain."""
         assert self.graph_ is not None
-        found = self.graph_.query(queries, n_fetched)
+        candidates = self.graph_.query(queries, n_fetched)
         if bias is not None:
-            found = _joined(found, top_k(bias[None], n_fetched)[0], len(bias))
-        positions, scores = self._best_of(found, queries, k, allowed, bias)
+            candidates = _joined(candidates, top_k(bias[None], n_fetched)[0], len(bias))
+        positions, scores = self._best_of(candidates, queries, k, allowed, bias)
         rows = np.flatnonzero((positions < 0).any(axis=1))
         if len(rows):
             exact = self._search_exactly(queries[rows], k, allowed.gather(rows), bias)
@@ -230,64 +230,66 @@ class ItemIndex:
     def _search_candidates(
         self, queries: np.ndarray, k: int, allowed: ItemFilter, bias: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Score each query's own candidates only."""
+        """Score only the candidates of each query."""
         candidates = allowed.candidates
         assert candidates is not None
         longest = max(k, int((candidates.stop - candidates.start).max()))
         positions = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
         block = max(1, _BLOCK_SIZE // (longest * self.vectors_.shape[1]))
-        for a in range(0, len(queries), block):
-            rows = np.arange(a, min(a + block, len(queries)))
-            found = candidates.gather(rows)._table(len(self.vectors_), longest)
-            rest = allowed._replace(candidates=None).gather(rows)
-            positions[rows], scores[rows] = self._best_of(found, queries[rows], k, rest, bias)
+        for start in range(0, len(queries), block):
+            rows = np.arange(start, min(start + block, len(queries)))
+            positions_of_lists = candidates.gather(rows)._table(len(self.vectors_), longest)
+            further_rules = allowed._replace(candidates=None).gather(rows)
+            positions[rows], scores[rows] = self._best_of(
+                positions_of_lists, queries[rows], k, further_rules, bias
+            )
         return positions, scores
 
     def _best_of(
         self,
-        found: np.ndarray,
+        candidates: np.ndarray,
         queries: np.ndarray,
         k: int,
         allowed: ItemFilter,
         bias: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the best `k` of the positions found for each query, padded with -1."""
-        is_allowed = (found >= 0) & allowed._permits(found, len(self.vectors_))
-        return best_found(found, is_allowed, queries, self.vectors_, k, bias)
+        """Return the best `k` allowed candidates of each query, padded with -1."""
+        is_allowed = (candidates >= 0) & allowed._permits(candidates, len(self.vectors_))
+        return best_candidates(candidates, is_allowed, queries, self.vectors_, k, bias)
 
     def _search_all(
         self, queries: np.ndarray, k: int, allowed: ItemFilter, bias: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Score the whole catalogue by the quantised vectors, if there are any, and rescore."""
+        """Score the whole catalogue, first by the quantised vectors if there are any."""
         if self.quantised_ is None:
             return self._search_exactly(queries, k, allowed, bias)
         positions = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
-        n_items, n_found = len(self.vectors_), n_to_rescore(k, len(self.vectors_))
-        block = max(1, _BLOCK_SIZE // max(n_items, n_found * self.vectors_.shape[1]))
-        for a in range(0, len(queries), block):
-            rows = slice(a, min(a + block, len(queries)))
-            out = np.empty((rows.stop - a, n_items), dtype=np.float32)
+        n_items, n_nearest = len(self.vectors_), n_to_rescore(k, len(self.vectors_))
+        block = max(1, _BLOCK_SIZE // max(n_items, n_nearest * self.vectors_.shape[1]))
+        for start in range(0, len(queries), block):
+            rows = slice(start, min(start + block, len(queries)))
+            out = np.empty((rows.stop - start, n_items), dtype=np.float32)
             self.quantised_.inner_products(queries[rows], out)
             if bias is not None:
                 out += bias
-            allowed.apply(out, a)
-            found, _ = _top_k_in_threads(out, n_found)
-            positions[rows], scores[rows] = rescored(found, queries[rows], self.vectors_, k, bias)
+            allowed.apply(out, start)
+            nearest, _ = _top_k_in_threads(out, n_nearest)
+            positions[rows], scores[rows] = rescored(nearest, queries[rows], self.vectors_, k, bias)
         return positions, scores
 
     def _search_exactly(
         self, queries: np.ndarray, k: int, allowed: ItemFilter, bias: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score the whole catalogue, or the items that a sparse mask allows."""
-        vectors, kept, column_of = self.vectors_, None, None
+        vectors, allowed_items, column_of = self.vectors_, None, None
         if allowed.mask is not None and allowed.mask.mean() <= _MAX_MASK_SHARE:
-            kept = np.flatnonzero(allowed.mask)
+            allowed_items = np.flatnonzero(allowed.mask)
             column_of = np.full(len(vectors) + FIRST_KNOWN, -1)
-            column_of[kept + FIRST_KNOWN] = np.arange(len(kept))
-            vectors = vectors[kept]
-            bias = None if bias is None else bias[kept]
+            column_of[allowed_items + FIRST_KNOWN] = np.arange(len(allowed_items))
+            vectors = vectors[allowed_items]
+            bias = None if bias is None else bias[allowed_items]
         positions = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         n, n_columns = max(1, len(vectors)), min(k, len(vectors))
@@ -296,16 +298,16 @@ class ItemIndex:
         buffer = np.empty(
             (min(block, len(queries)), len(vectors)), np.result_type(queries, vectors)
         )
-        for a in range(0, len(queries), block):
-            rows = slice(a, min(a + block, len(queries)))
-            block_scores = np.matmul(queries[rows], vectors.T, out=buffer[: rows.stop - a])
+        for start in range(0, len(queries), block):
+            rows = slice(start, min(start + block, len(queries)))
+            block_scores = np.matmul(queries[rows], vectors.T, out=buffer[: rows.stop - start])
             if bias is not None:
                 block_scores += bias
-            allowed.apply(block_scores, a, column_of)
+            allowed.apply(block_scores, start, column_of)
             found = _top_k_in_threads(block_scores, n_columns)
             positions[rows, :n_columns], scores[rows, :n_columns] = found
-        if kept is not None:
-            positions = np.append(kept, -1)[positions]
+        if allowed_items is not None:
+            positions = np.append(allowed_items, -1)[positions]
         return positions, scores
 
 
@@ -333,11 +335,11 @@ class _Graph:
             return self._graph.query(queries, k=k)[0].astype(np.int64)
 
 
-def _joined(found: np.ndarray, others: np.ndarray, n_items: int) -> np.ndarray:
-    """Return the positions found for each query and, after them, further ones, each once."""
-    first = np.arange(len(found))[:, None] * n_items
-    is_new = ~is_in(first + others, (first + found)[found >= 0])
-    return np.concatenate([found, np.where(is_new, others, -1)], axis=1)
+def _joined(candidates: np.ndarray, further: np.ndarray, n_items: int) -> np.ndarray:
+    """Return the candidates of each query and, after them, the further positions that are new."""
+    row_start = np.arange(len(candidates))[:, None] * n_items
+    is_new = ~is_in(row_start + further, (row_start + candidates)[candidates >= 0])
+    return np.concatenate([candidates, np.where(is_new, further, -1)], axis=1)
 
 
 def _top_k_in_threads(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -340,7 +340,7 @@ def load(path: str | os.PathLike) -> Any:
 
 
 def _is_whole(file: IO[bytes]) -> bool:
-    """Return whether the checksum of an open file matches; True for a file without one."""
+    """Return whether the checksum of an open file matches; True for a file without checksum."""
     size = file.seek(0, os.SEEK_END) - _FOOTER_SIZE
     if size < 0:
         return True

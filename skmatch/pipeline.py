@@ -90,7 +90,7 @@ class MatchPipeline(
         # Fitted attributes are never changed in place, so shallow copies are enough.
         steps = [*self.named_steps.items()]
         for name, step in steps:
-            if isinstance(step, type):  # before scikit-learn 1.9, its methods fail one by one
+            if isinstance(step, type):  # scikit-learn before 1.9 takes classes
                 raise TypeError(
                     f"Expected an estimator instance as step {name!r}, got estimator class "
                     f"{step.__name__}: pass {step.__name__}()."
