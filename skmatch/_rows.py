@@ -150,7 +150,7 @@ class CodedRows:
         }
 
     def original_users(self) -> pd.Series:
-        """Return the users as the caller wrote them, unknown users included."""
+        """Return the users as they were passed in, unknown users included."""
         return self.schema.users.decode(self.user) if self.user_ids is None else self.user_ids
 
     def decode(self) -> pd.DataFrame:

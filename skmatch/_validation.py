@@ -96,7 +96,7 @@ def check_columns(table: pd.DataFrame, name: str) -> None:
     if table.columns.nlevels > 1:
         raise ValueError(
             f"{name} has columns of {table.columns.nlevels} levels, such as "
-            f"{table.columns[0]!r}: give each column one label."
+            f"{table.columns[0]!r}: use one label per column."
         )
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]

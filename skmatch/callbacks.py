@@ -26,7 +26,7 @@ class Checkpoint:
         File to write, in an existing folder. It is replaced atomically, as by
         `skmatch.persistence.save`, so that it always holds the last saved epoch.
     every : int, default=1
-        Number of epochs between savings.
+        Number of epochs from one save to the next.
 
     See Also
     --------

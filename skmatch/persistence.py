@@ -261,7 +261,7 @@ def _sha256(file: IO[bytes], size: int) -> bytes:
 
 
 def load(path: str | os.PathLike) -> Any:
-    """Load a file of `save` or ``joblib.dump``, with errors that name the fault of the file.
+    """Load an estimator from a file of `save` or ``joblib.dump``, and verify its checksum.
 
     Parameters
     ----------

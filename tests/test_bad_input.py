@@ -141,7 +141,7 @@ EVENTS_WRONG = {
     ),
     "columns of two levels": (
         EVENTS.set_axis(pd.MultiIndex.from_product([["x"], EVENTS.columns]), axis=1),
-        r"columns of 2 levels, such as \('x', 'user_id'\): give each column one label",
+        r"columns of 2 levels, such as \('x', 'user_id'\): use one label per column",
     ),
     "lists as users": (
         EVENTS.assign(user_id=objects([["ann"]] * 7)),

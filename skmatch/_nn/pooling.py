@@ -1,7 +1,7 @@
 """Pooling of histories: a window of item vectors becomes one vector.
 
 A pooling is a module that maps a `History` of R rows to a matrix (R, width); rows without events
-should give zeros. Built-in poolings are chosen by name; others are passed as a callable
+should return zeros. Built-in poolings are chosen by name; others are passed as a callable
 ``(dim, max_length) -> module``.
 """
 

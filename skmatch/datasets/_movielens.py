@@ -90,7 +90,7 @@ def load_movielens(path: str | os.PathLike[str]) -> pd.DataFrame:
         and, for 100K and 1M,
 
         - `gender`, `zip` : categorical of str
-        - `age` : int64; 1M gives the lowest age of a band
+        - `age` : int64; in 1M the lowest age of a band
         - `occupation` : categorical of str (100K), or an int64 code from 0 to 20 (1M)
 
         These four are NaN, and numbers float64, if the archive lacks a user.

@@ -38,7 +38,7 @@ def to_onnx(
 ) -> None:
     """Export a fitted pipeline as a folder that `skmatch.runtime.load` reads.
 
-    The folder appears when it is complete, instead of an older export of the same name. It holds
+    The folder is complete when it appears, and replaces an older export of the same name. It holds
     towers in ONNX, arrays in NumPy's format, ids in JSON, and a manifest with the parameters and
     the hash of each file; see :doc:`/guide/export`. It needs onnx: ``pip install onnx``.
 

@@ -41,8 +41,8 @@ def compare(
         As for `make_topk_scorer`.
     confidence : float, default=0.95
         Level of the interval of each difference, by a paired bootstrap: 1000 resamples of the
-        users, each scored in both. An interval without 0 says that the difference does not depend
-        on the users tested; the seed of the training is not in it.
+        users, each scored in both. If the interval excludes 0, the difference is hardly due to the
+        choice of users; it does not include the randomness of training.
     random_state : int, Generator or None, default=None
         Seed of the bootstrap; None draws a new one.
 

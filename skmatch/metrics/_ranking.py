@@ -322,8 +322,8 @@ def map_at_k(y_true: Rows, y_pred: Rows, k: int, *, average: bool = True) -> flo
     Notes
     -----
     With this denominator an ideal ranking scores 1 at every k. Some programs (``trec_eval``,
-    ``ranx``) divide by the number of relevant items instead, which gives a lower score where there
-    are more than k relevant items.
+    ``ranx``) divide by the number of relevant items instead, which is a lower score where there are
+    more than k relevant items.
 
     References
     ----------

@@ -212,14 +212,14 @@ def make_topk_scorer(
     With several scores, a search needs ``refit`` to name one of them, such as ``"ndcg_at_10"``.
     Successive halving needs a single score, one metric at one k. Set its resource to the epochs,
     such as ``resource="dssmretriever__max_epochs", max_resources=20``: by default it samples
-    events, which tears holes into histories, leaves few or no users to test, and needs a time
+    events, which leaves gaps in histories, leaves few or no users to test, and needs a time
     column, since the order of the rows is lost. When scoring fails, scikit-learn replaces a float
     by ``error_score``, but not a dict; with several scores ``error_score="raise"`` shows the error.
 
-    A user's query is made as of the earliest of the user's held-out events, and knows the stored
+    A user's query has the time of the earliest of the user's held-out events, and reads the stored
     events of earlier or equal time; where the held-out event itself is stored, only those stored
-    before it. Without times it is made as of the user's first row, and knows all stored events. It
-    never knows later events or the held-out items. A column ``history`` is dropped. An estimator
+    before it. Without times it reads all stored events. Later events and the held-out items are
+    never read. A column ``history`` is dropped. An estimator
     that is not a retriever of skmatch gets the user's first row without its item and time: these
     columns are dropped from a frame and set to None in an array.
 
@@ -280,15 +280,17 @@ def evaluate(
     metrics, k, exclude_seen, candidates, gain, feature
         As for `make_topk_scorer`.
     by : label, Series or None, default=None
-        Groups of users to score apart: a column of `X`, of which the user's first row counts; a
-        Series indexed by user ids; or "activity", unless `X` has such a column: users that are new
-        (without stored events), light (up to the median of the others) and heavy. None makes none.
+        Groups of users to score separately: a column of `X`, of which the user's first row counts;
+        a Series indexed by user ids; or "activity", unless `X` has such a column: users who are
+        new (without stored events), light (up to the median of the others) and heavy. None: no
+        groups.
     average : bool, default=True
         Whether to average over the users; otherwise the table has one row per user.
     confidence : float or None, default=None
         Level of a bootstrap percentile interval of each average, such as 0.95, from 1000 resamples
         of the users; None computes no interval. It shows how much the average depends on the users
-        tested, not on the seed of the training. "coverage" and "gini" are no averages: none.
+        tested, not on the seed of the training. "coverage" and "gini" are no averages and have
+        none.
     random_state : int, Generator or None, default=None
         Seed of the bootstrap; None draws a new one.
 

@@ -65,7 +65,7 @@ def _standardised(column: np.ndarray, feature: Feature, on_disk: bool) -> Any:
 def _check_kind(feature: Feature) -> None:
     if feature.kind not in ("categorical", "numeric"):
         raise ValueError(
-            f"The event feature {feature.name!r} is of kind {feature.kind!r}: one of an event is "
+            f"The event feature {feature.name!r} is of kind {feature.kind!r}: event features are "
             "'categorical' or 'numeric'. Split it into columns, or set its kind in kinds."
         )
 

@@ -193,8 +193,8 @@ class _SideLearner:
             raise ValueError(
                 f"{self.parameter} has as many rows as X, {self.n_events:,}, and lacks ids of X, "
                 f"such as {example!r}: cross_validate and searches cut tables as long as X to the "
-                f"rows of a fold. Pass {self.parameter} of another length, such as without those "
-                "without events, or merge the table into X."
+                f"rows of a fold. Pass {self.parameter} of another length, such as without rows "
+                "that have no events, or merge the table into X."
             )
 
     def _feature(self, name: Hashable, column: pd.Series) -> Feature:
@@ -341,8 +341,8 @@ def read_events(
         times, time_kind = read_times(time_column)
         _check_finite(times, time_column)
     require_rows(len(frame))
-    _check_complete(user_column, "user", "give them an id")
-    _check_complete(item_column, "item", "give them an id")
+    _check_complete(user_column, "user", "fill in an id")
+    _check_complete(item_column, "item", "fill in an id")
     return user_column, item_column, times, time_kind
 
 
@@ -379,7 +379,7 @@ def read_table_ids(table: Any, role: Hashable, parameter: str) -> pd.Series:
     check_columns(table, parameter)
     remedy = f"Name the column of its ids {role!r}, as in the events."
     ids = require_column(table, role, f"{parameter} table's id", remedy, table=parameter)
-    _check_complete(ids, f"{parameter} table's id", "give them an id")
+    _check_complete(ids, f"{parameter} table's id", "fill in an id")
     if ids.duplicated().any():
         twice = ids[ids.duplicated()].tolist()[0]
         raise ValueError(f"{parameter} has several rows for {role!r} = {twice!r}; keep one.")

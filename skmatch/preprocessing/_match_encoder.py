@@ -79,14 +79,14 @@ class MatchEncoder(
     Parameters
     ----------
     user, item : label, default="user_id", "item_id"
-        The columns of the ids, which are hashable; 1, 1.0 and True are the same id. An integer that
-        is not a label is a position. The columns of an array are user, item, time.
+        Columns of the ids, which are hashable; 1, 1.0 and True are the same id. An integer that is
+        no label is the position of a column. The columns of an array are user, item, time.
     time : label or None, default="timestamp"
         The column of the times: numbers or datetimes. With None, or if the column of the default
         name is absent, events are in the order of the rows.
     weight : label or None, default=None
-        The column of how much an event counts as a target: one of weight 2 trains as two events,
-        one of weight 0 is history and seen, but no target. It multiplies a retriever's
+        Column of the weights. An event of weight 2 trains as two events; an event of weight 0 is in
+        the history and seen, but no target. Weights are multiplied by a retriever's
         `sample_weight`. `fit` and `partial_fit` need the column, queries do not.
     user_features, item_features : sequence of labels, default=()
         The columns of features of users and of items. A missing value of a user feature becomes
@@ -223,8 +223,8 @@ class MatchEncoder(
         """Learn from events and encode them for training.
 
         A missing value of a user feature becomes the user's latest value before that row, in the
-        order of time, then rows. `transform` differs for rows of equal time: it takes them as
-        queries, which know all values of their time.
+        order of time, then rows. `transform` differs for rows of equal time: there each row
+        is a query, which has all values of its time.
 
         Parameters
         ----------

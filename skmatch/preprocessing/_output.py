@@ -39,7 +39,7 @@ class FrameOutputMixin:
         ----------
         transform : {"default", "pandas", "polars"} or None, default=None
             "pandas" returns DataFrames of codes. "polars" leaves this step's output as it is, since
-            a frame of polars cannot carry what the next step needs. None leaves the current choice.
+            a frame of polars cannot hold what the next step needs. None leaves the current choice.
 
         Returns
         -------

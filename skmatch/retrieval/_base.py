@@ -46,12 +46,13 @@ class BaseRetriever(
     """Base class of retrievers.
 
     A subclass has the parameters `k` and `exclude_seen`, and defines `_fit_samples`, which returns
-    what was learnt from `Samples`, and `_top_k`, which ranks items for queries. All verbs follow.
+    what was learnt from `Samples`, and `_top_k`, which ranks items for queries. All other methods
+    follow from these.
 
     See Also
     --------
-    VectorsMixin : Adds what needs vectors of users and items.
-    GrowthMixin : Adds what takes in new events and items.
+    VectorsMixin : Adds the methods that need vectors of users and items.
+    GrowthMixin : Adds the methods that take new events and items.
 
     Examples
     --------

@@ -8,7 +8,7 @@ from skmatch.retrieval._shared_docs import with_shared_docs
 
 @with_shared_docs
 class DSSMRetriever(NeuralRetriever):
-    """Retrieve with two towers: one for users and their histories, one for items.
+    """Recommend by a two-tower network that compares vectors of users and items (DSSM).
 
     Both towers [1]_ read ids and features; their vectors are L2-normalised, and the score is their
     cosine (divided by the temperature in training). Items share the weights of their features, so

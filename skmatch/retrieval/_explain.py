@@ -83,12 +83,12 @@ class ExplainMixin(ABC):
         -----
         The contributions of an `ItemToItemRetriever` are the terms of its sum, and those of a
         `FusionRetriever` what each member adds. The kind "trend" is what a neural retriever adds
-        for an item that is more popular at the time of the query than over all. Of the rest, a
-        contribution is the score less what it is once all events of that item, or that feature,
-        are left out; these need not add up. Where nothing else is known of the query, the score
+        for an item that is more popular at the time of the query than over all. Any
+        other contribution is the score less the score without all events of that item, or without
+        that feature; these need not add up. Where nothing else is known of the query, the score
         without the reason counts as 0. For an "item feature" a neural retriever encodes the
         explained item with the feature's value unknown; the items of the history keep theirs.
-        Why a member of a fusion values an item is in units of the member's score:
+        The reasons of a member of a fusion are in units of the member's score:
         ``fusion.named_retrievers_["items"].explain(samples, items)`` returns it, where a
         pipeline's ``pipe[:-1].transform(queries)`` makes the samples.
         A contribution says what the model used, not what made the user act.

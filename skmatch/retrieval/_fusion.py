@@ -52,9 +52,9 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         `DSSMRetriever` and an `ItemToItemRetriever`.
     weights : sequence of float, "auto" or None, default="auto"
         Weight of each member; None weighs all alike. "auto" holds out the last event of a tenth of
-        the users, or, where that is more, of half of them up to 2,000, fits the members without
-        these targets, and learns the weights that rank them best: from equal weights on, ten times
-        the member that raises NDCG@10 most is added again, and the best sums are kept [2]_.
+        the users, but of at least 2,000 (or half of them), fits the members without these targets,
+        and learns the weights that rank them best, by ensemble selection [2]_: it starts from equal
+        weights, ten times adds the member that raises NDCG@10 most, and keeps the best sums.
     rule : {"ranks", "shares"}, default="ranks"
         What a member adds to the score of an item. "ranks": its weight, divided by 60 plus the
         rank. "shares": its weight times the item's share of the list, which is the softmax of
@@ -233,8 +233,8 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         is_valid = weights.shape == (len(retrievers),) and weights.dtype.kind in "iuf"
         if not (is_valid and np.isfinite(weights).all() and weights.min() >= 0 and weights.any()):
             raise ValueError(
-                f"weights={self.weights!r} does not weigh {len(retrievers)} retrievers: give each "
-                "a number of at least 0, not all of them 0."
+                f"weights={self.weights!r} does not weigh {len(retrievers)} retrievers: pass one "
+                "number of at least 0 per retriever, not all of them 0."
             )
         is_used = [not isinstance(member, str) for _, member in retrievers]
         return weights[is_used].astype(float)

@@ -13,7 +13,7 @@ from skmatch.retrieval._base import popularity_of, training_weight
 
 
 class GrowthMixin(GrowingMixin):
-    """`observe`, `partial_fit` and `add_items` of a retriever.
+    """Add `observe`, `partial_fit` and `add_items` to a retriever.
 
     A subclass defines `_learn_more`, which trains on further rows, and `_learn_items`, which takes
     new items into the catalogue; both return the new values of fitted attributes and change none.

@@ -55,9 +55,9 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
     visit_half_life : float, default=10.0
         The same for queries that begin a visit.
     smoothing : float, default=10.0
-        Number of events by popularity that are added to the counts of each item: items with few
-        events are followed by popular ones. With weights, a sum of weights: weights whose mean is
-        far from 1 need another value, or division by their mean.
+        Number of pseudo-events, distributed by popularity, that are added to the counts of each
+        item, so that popular items follow those with few events. It is in the unit of the weights:
+        if their mean is far from 1, divide them by it or change this value.
     n_neighbors : int or None, default=None
         Number of items that are kept per item, those counted most often; None keeps all.
     {trend}

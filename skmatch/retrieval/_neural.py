@@ -176,7 +176,7 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
                 raise ValueError(
                     f"The item column {schema.item!r} holds a single item, "
                     f"{schema.items.values.tolist()[0]!r}, in {len(samples):,} sample(s); a "
-                    "retriever needs at least 2 items to tell apart."
+                    "retriever needs at least 2 items to compare."
                 )
             fit = NeuralFit(self, samples, weight, encoding)
             self._unfinished = fit.unfinished  # for the callback Checkpoint

@@ -216,7 +216,7 @@ class NeuralFit:
         if len(held_out) >= len(training):
             raise ValueError(
                 f"validation_fraction={estimator.validation_fraction!r} holds out {len(held_out)} "
-                f"of {len(training)} events and leaves none to train on; lower it or give more "
+                f"of {len(training)} events and leaves none to train on; lower it or pass more "
                 "events."
             )
         return training[~np.isin(training, held_out)], held_out

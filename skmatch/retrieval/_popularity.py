@@ -32,9 +32,10 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
     ----------
     half_life : duration, "auto" or None, default=None
         Length of time after which an event counts half, in the unit of the times or as a timedelta
-        for datetimes: what is popular now, or was at the time of a query that has one. "auto" takes
-        the one by which the most frequent items of late rank the next events best, among 1/2, 1/4,
-        ... 1/256 of the time that the events span, and None. None counts all events alike.
+        for datetimes. Recommendations are what is popular at the time of the query or, without one,
+        at the latest event; a few events long after all others, such as one with a wrong date, are
+        ignored then. "auto" chooses among 1/2, 1/4, ... 1/256 of the time that the events span, and
+        None, what ranks the next events best. None counts all events alike.
     {ranking}
 
     Attributes

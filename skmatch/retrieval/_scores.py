@@ -40,7 +40,7 @@ class ScoreMixin(ABC):
         -------
         scores : DataFrame
             One row per pair, in order: the user's id, the item's id, the ``score`` that `recommend`
-            would give the item if it were not left out, missing for an unknown item, and the
+            would return if the item were not left out, missing for an unknown item, and the
             ``source`` of the score.
 
         Examples
@@ -107,7 +107,7 @@ class ScoreMixin(ABC):
 
         Notes
         -----
-        Scores are made to order items for one user, and are compared between users as they are.
+        Scores are trained to rank the items of one user; they are not calibrated between users.
 
         Examples
         --------

@@ -11,8 +11,8 @@ X : Samples, DataFrame, array-like of shape (n_events, n_columns), or Parquet
 y : None
     Ignored.
 sample_weight : array-like of shape (n_events,) or None, default=None
-    Weight of each event as a target: one of weight 2 counts as two events, one of weight 0
-    is history and seen, but no target.
+    Weight of each event as a target: an event of weight 2 counts as two events; an event of
+    weight 0 is in the history and seen, but no target.
 users, items : DataFrame or None, default=None
     Tables for the `MatchEncoder`, where `X` holds plain events.
 
@@ -30,17 +30,17 @@ exclude_seen : bool, default=True
 TREND = """\
 trend : duration, "auto" or None, default="auto"
     Half-life of the popularity that scores follow, in the unit of the times or as a timedelta for
-    datetimes: the likelihood of an item is multiplied by the ratio of its share of the events of
-    late, before the time of the query, to its share of all events, to the power of 0.75 where the
+    datetimes: the likelihood of an item is multiplied by the ratio of its share of the recent
+    events before the time of the query to its share of all events, to the power of 0.75 where the
     query begins a visit, of 0.25 within a visit, and of 0.5 where the `SequenceSampler` has found
-    no visits. "auto" takes the half-life by which popularity ranks the next events best, see
-    `PopularityRetriever`. None, or events without times: no trend. Queries without a time are as of
-    the latest event that was trained on."""
+    no visits. "auto" chooses the half-life by which popularity ranks the next events best,
+    see `PopularityRetriever`. None, or events without times: no trend. Queries without a time
+    are as of the latest event that was trained on."""
 
 TREND_ATTRIBUTES = """\
 trend_ : ndarray of shape (n_items,), float32, or None
-    Logarithm of the ratio of each item's shares of the events, of late and of all, as of the latest
-    event.
+    Logarithm of the ratio of each item's share of recent events to its share of all events, as of
+    the latest event.
 counts_over_time_ : object or None
     Counts of items as of any time; ``counts_over_time_.half_life`` is the half-life, in the unit of
     the times (nanoseconds for datetimes)."""
@@ -108,12 +108,12 @@ early_stopping : bool, default=False
     Whether to hold out the last event of some users, compute NDCG@100 on it after each epoch (as
     `score` does with ``k=100``), stop when it no longer improves and restore the best weights.
 validation : {"both", "next", "visit"}, default="both"
-    Question that validation asks: "next" gives held-out events the history up to the event,
-    "visit" that before its visit, where there is one, and "both" averages over all of these
+    What validation measures. With "next", held-out events have the history up to the event; with
+    "visit", the history before their visit, where there is one; "both" averages over all of these
     queries. All are equal where the `SequenceSampler` finds no visits.
 validation_fraction : float or "auto", default="auto"
-    Share of the users whose last event is held out. "auto" holds out that of a tenth of the users,
-    or, where that is more, of half of them up to 2,000.
+    Share of the users whose last event is held out. "auto" is a tenth of the users, but at
+    least 2,000 users, or half of them if there are fewer than 4,000.
 n_iter_no_change : int, default=5
     Number of epochs without improvement before training stops.
 warm_start : bool, default=False

@@ -20,7 +20,7 @@ from skmatch.retrieval._verbs import SimilarItemsMixin
 class VectorsMixin(
     SimilarUsersMixin, SimilarItemsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ABC
 ):
-    """`transform`, `similar_items` and ranking by an index.
+    """Add `transform`, `similar_items` and ranking by an index to a retriever.
 
     A subclass defines `_encode`, and its fit sets `item_vectors_` and `index_`.
 

@@ -58,7 +58,7 @@ class RecommendMixin(ABC):
             Whether to leave out what the user has interacted with; None takes the retriever's
             `exclude_seen`.
         candidates : list of item ids, mapping, column of lists or None, default=None
-            The only items that may be recommended; None allows all. A list holds for every query; a
+            The only items that may be recommended; None allows all. A list is for all queries; a
             mapping from user ids to lists, or a column of lists, one per query, for those that have
             one. Ids that are not in the catalogue are ignored, with a warning.
         exclude : list of item ids, mapping, column of lists or None, default=None

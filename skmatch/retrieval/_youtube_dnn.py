@@ -8,7 +8,7 @@ from skmatch.retrieval._shared_docs import with_shared_docs
 
 @with_shared_docs
 class YoutubeDNNRetriever(NeuralRetriever):
-    """Retrieve with a user tower against a table of item vectors.
+    """Recommend by a network of one user tower and a vector per item (YoutubeDNN).
 
     Histories and candidates [1]_ share one vector per item, computed from its id and features.
     Vectors are L2-normalised, and the score is their cosine (divided by the temperature in

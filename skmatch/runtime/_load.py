@@ -20,7 +20,7 @@ def load(folder: str | os.PathLike, *, n_threads: int = 1) -> Recommender:
     folder : str or path-like
         The exported folder.
     n_threads : int, default=1
-        Number of threads of the user tower, which more help with many queries per call only.
+        Number of threads of the user tower, of which more help only with many queries per call.
 
     Returns
     -------

@@ -73,7 +73,7 @@ class Recommender:
         ----------
         X : list of user ids, list of dicts, dict of lists, or None
             The queries: ids, a dict per query, or a dict of columns. The columns are those of
-            ``MatchPipeline.recommend``: the user, and where wanted ``history``, the time and
+            ``MatchPipeline.recommend``: the user, and optionally ``history``, the time and
             features of the user. None stands for all known users.
         k : int or None, default=None
             Number of items per query; None takes the retriever's `k`.
@@ -81,7 +81,7 @@ class Recommender:
             Whether to leave out what the user has interacted with; None takes the retriever's
             `exclude_seen`.
         candidates : list of item ids, mapping, list of lists or None, default=None
-            The only items that may be recommended; None allows all. A list holds for every query; a
+            The only items that may be recommended; None allows all. A list is for all queries; a
             mapping from user ids to lists, or a list of lists, one per query, for those that have
             one. Ids that are not in the catalogue are ignored, with a warning.
         exclude : list of item ids, mapping, list of lists or None, default=None

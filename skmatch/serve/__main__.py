@@ -55,7 +55,7 @@ def read_arguments(arguments: list[str] | None) -> tuple[argparse.Namespace, Any
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Load the model and serve it until the process is told to stop."""
+    """Load the model and serve it until the process is stopped."""
     options, parser = read_arguments(arguments)
     try:
         import uvicorn

@@ -35,7 +35,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Service:
-    """Answers requests with a model, which is replaced while it runs.
+    """Responds to requests with a model, which is replaced while it runs.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ class Metrics:
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self.batch_size = Histogram(
-            "skmatch_batch_size", "Queries that were answered together.", buckets=SIZES,
+            "skmatch_batch_size", "Queries per batch.", buckets=SIZES,
             registry=registry,
         )  # fmt: skip
         self.observed = Counter(

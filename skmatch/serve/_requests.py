@@ -19,7 +19,7 @@ MAX_EVENTS = 1000
 
 
 class RequestError(Exception):
-    """A request that is answered with an error: its status, the field at fault, the remedy."""
+    """An error response to a request: its status, the field at fault, the remedy."""
 
     def __init__(self, status: int, message: str, field: str | None = None):
         super().__init__(message)
