@@ -22,7 +22,7 @@ RESULTS = HERE / "results"
 OWN = sys.executable
 RECHUB = str(ROOT / ".venv-rechub" / "bin" / "python")
 RECTOOLS = str(ROOT / ".venv-rectools" / "bin" / "python")
-# implicit asks for one BLAS thread: it starts threads of its own.
+# implicit asks for a single BLAS thread, since it starts its own threads.
 ONE_BLAS_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 SECONDS_BETWEEN_SAMPLES = 0.2
 SHARE_OF_SAMPLING = 0.05  # a look at a large process takes long and must not slow it
@@ -41,14 +41,14 @@ class Side:
 def run_side(
     side: Side, inputs: Path, seed: int, settings: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Run a side in a fresh process; give what `_side.main` wrote of it."""
+    """Run a side in a fresh process; return the result that `_side.main` wrote."""
     command = [side.python, str(HERE / side.script), side.comparison, str(inputs)]
     command += ["--seed", str(seed), "--settings", json.dumps(settings or {})]
     return run(command, side.environment)
 
 
 def run(command: Sequence[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run a script that takes the path of a result as its last argument; give the result.
+    """Run a script that takes the path of a result as its last argument; return the result.
 
     `peak_bytes` becomes the peak of the process and its children within the measured spans. A
     page that several processes share is counted once (proportional set size).
@@ -92,8 +92,8 @@ def _watch(process: psutil.Popen) -> list[tuple[float, int]]:
 def _memory(process: psutil.Popen) -> int:
     total = 0
     try:
-        for one in [process, *process.children(recursive=True)]:
-            info = one.memory_full_info()
+        for member in [process, *process.children(recursive=True)]:
+            info = member.memory_full_info()
             total += getattr(info, "pss", info.uss)
     except psutil.Error:  # ended meanwhile
         pass

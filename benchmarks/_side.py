@@ -1,4 +1,4 @@
-"""What the sides of a comparison share: equal settings, the clock and the result.
+"""Shared parts of the sides of a comparison: equal settings, the clock and the result.
 
 A side is a script that runs in the environment of its own library, so this file needs only numpy
 and pandas, which every environment has.
@@ -37,7 +37,7 @@ YOUTUBE_DNN_TEMPERATURE = 0.02
 TOP_K = 100
 CUTOFFS = (10, 50, 100)
 METRICS = ("recall", "hit", "ndcg", "mrr", "precision", "map")
-N_CALLS = 7  # of what takes less than a second, after one call that is not counted
+N_CALLS = 7  # of calls that take less than a second, after a call that is not counted
 
 
 class Clock:
@@ -62,7 +62,7 @@ class Clock:
         self.peak_bytes = max(self.peak_bytes, _peak())
 
     def repeat(self, phase: str, call: Callable[[], object]) -> object:
-        """Measure a short call several times; give what it returned last."""
+        """Measure a short call several times; return its last result."""
         result = call()
         for _ in range(N_CALLS):
             with self(phase):
@@ -92,7 +92,7 @@ Side = Callable[..., "dict | None"]  # of the clock, the inputs, the seed and se
 
 
 def main(sides: dict[str, Side]) -> None:
-    """Run one side of one comparison, as the command line says, and write its result."""
+    """Run a side of a comparison, chosen on the command line, and write its result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("comparison", choices=sides)
     parser.add_argument("inputs", type=Path, help="folder of the inputs that all sides share")
@@ -107,7 +107,7 @@ def main(sides: dict[str, Side]) -> None:
 
 
 def write_result(path: Path, clock: Clock, values: dict) -> None:
-    """Write what was measured, and values of the side's own."""
+    """Write the measurements, and further values of the side."""
     result = {
         "seconds": clock.seconds,
         "cpu_seconds": clock.cpu_seconds,
@@ -120,18 +120,18 @@ def write_result(path: Path, clock: Clock, values: dict) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the sides are made of, where installed."""
-    found = {"python": platform.python_version()}
+    """Return the versions of the sides' packages, where installed."""
+    versions_of_packages = {"python": platform.python_version()}
     for name in ("skmatch", "torch-rechub", "rectools", "implicit", "torch", "numpy", "pandas"):
         try:
-            found[name] = version(name)
+            versions_of_packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions_of_packages
 
 
 def read_events(inputs: Path) -> pd.DataFrame:
-    """Read the events as torch-rechub's tutorial does: one table, one row a rating."""
+    """Read the events as torch-rechub's tutorial does: a table with a row per rating."""
     return pd.read_csv(inputs / "events.csv", dtype={"zip": str})
 
 
@@ -149,7 +149,7 @@ def read_training(inputs: Path) -> pd.DataFrame:
 
 
 def write_lists(inputs: Path, recommend: Callable[[np.ndarray, bool], np.ndarray]) -> None:
-    """Write the best items of every user that is asked about, with seen items left out and kept.
+    """Write the best items of every query's user, with seen items left out and kept.
 
     `recommend` gets the users and whether to leave out what is seen, and gives a row of `TOP_K`
     items a user, best first, -1 where there is none.
@@ -160,7 +160,7 @@ def write_lists(inputs: Path, recommend: Callable[[np.ndarray, bool], np.ndarray
 
 
 def as_lists(recommended: pd.DataFrame, users: np.ndarray) -> np.ndarray:
-    """Turn a table with a row a recommended item into what `write_lists` wants."""
+    """Turn a table with a row per recommended item into the lists of `write_lists`."""
     lists = np.full((len(users), TOP_K), -1)
     row = pd.Index(users).get_indexer(recommended["user_id"])
     lists[row, recommended["rank"] - 1] = recommended["item_id"]
@@ -184,19 +184,19 @@ def accuracy(
     """Return NDCG@100 of the held-out events under an exact ranking of the whole catalogue.
 
     The same code judges the vectors of every side. A held-out item without a vector is a miss,
-    and so is one that ties with others for the last place.
+    and so is an item that ties with other items for the last rank.
     """
     split = np.load(inputs / "split.npz")
     column = pd.Index(items)
     row = pd.Index(users).get_indexer(split["test_user"])
-    own = column.get_indexer(split["test_item"])
+    target = column.get_indexer(split["test_item"])
     gains = {"ndcg@100, seen left out": [], "ndcg@100, seen kept": []}
     by_user = pd.Series(split["train_item"]).groupby(split["train_user"])
     seen = {user: column.get_indexer(ids) for user, ids in by_user}
     for i in range(len(row)):
         scores = item_vectors @ user_vectors[row[i]]
-        score = scores[own[i]] if own[i] >= 0 else -np.inf
-        scores[own[i]] = -np.inf
+        score = scores[target[i]] if target[i] >= 0 else -np.inf
+        scores[target[i]] = -np.inf
         gains["ndcg@100, seen kept"].append(_gain(scores, score))
         left_out = seen[split["test_user"][i]]
         scores[left_out[left_out >= 0]] = -np.inf
@@ -204,6 +204,6 @@ def accuracy(
     return {name: float(np.mean(values)) for name, values in gains.items()}
 
 
-def _gain(others: np.ndarray, own: float) -> float:
-    rank = int((others >= own).sum())
-    return 1 / np.log2(rank + 2) if rank < TOP_K and own > -np.inf else 0.0
+def _gain(scores: np.ndarray, target_score: float) -> float:
+    rank = int((scores >= target_score).sum())
+    return 1 / np.log2(rank + 2) if rank < TOP_K and target_score > -np.inf else 0.0

@@ -1,4 +1,4 @@
-"""Measure how well items are recommended that training has not seen, by their content.
+"""Measure recommendations, by their content, of items that training has not seen.
 
 python benchmarks/cold_items.py PATH ... [--split validation] [--seeds N] [--id-dropout RATE ...]
 
@@ -39,7 +39,7 @@ N_ASKED_FOR_SHARE = 2000
 
 
 class Task(NamedTuple):
-    """Events to train on, new items, and what is asked."""
+    """Events to train on, new items, and the queries."""
 
     train: pd.DataFrame
     items: pd.DataFrame
@@ -109,15 +109,15 @@ def make_task(events: pd.DataFrame, items: pd.DataFrame, seed: int) -> Task:
     users = events["user_id"].unique()
     asks_cold = events["user_id"].isin(rng.choice(users, len(users) // 2, replace=False))
     event = pd.Series(np.arange(len(events)))
-    new = events["item_id"].isin(items["item_id"][is_new])
-    last = event[new & asks_cold].groupby(events["user_id"]).max()
-    train = events[~new & ~(event > events["user_id"].map(last).fillna(len(events)))]
+    is_new_event = events["item_id"].isin(items["item_id"][is_new])
+    last_event = event[is_new_event & asks_cold].groupby(events["user_id"]).max()
+    train = events[~is_new_event & ~(event > events["user_id"].map(last_event).fillna(len(events)))]
     n_events = train.groupby("user_id")["item_id"].transform("size")
     warm = train[~asks_cold[train.index] & (n_events > 1)].drop_duplicates("user_id", keep="last")
     train = train.drop(index=warm.index)
-    cold = events.loc[last][lambda frame: frame["user_id"].isin(train["user_id"])]
+    cold = events.loc[last_event][lambda frame: frame["user_id"].isin(train["user_id"])]
     warm = warm[warm["item_id"].isin(train["item_id"])]
-    return Task(train, items, is_new, cold, warm, float(new.mean()))
+    return Task(train, items, is_new, cold, warm, float(is_new_event.mean()))
 
 
 def content_knn(task: Task) -> dict[str, float]:
@@ -144,33 +144,33 @@ def fit(task: Task, features: list[str], id_dropout: float, epochs: int) -> dict
         SequenceSampler(),
         DSSMRetriever(id_dropout=id_dropout, max_epochs=epochs, random_state=0),
     )
-    known = task.items[~task.is_new & task.items["item_id"].isin(task.train["item_id"])]
+    known_items = task.items[~task.is_new & task.items["item_id"].isin(task.train["item_id"])]
     start = time.process_time()
-    pipe.fit(task.train, matchencoder__items=known if features else None)
+    pipe.fit(task.train, matchencoder__items=known_items if features else None)
     figures: dict[str, Any] = {"CPU seconds": time.process_time() - start}
     query = ["user_id", "timestamp"]
     warm = pipe.predict(task.warm[query], k=K)
     is_hit = hits(warm, task.warm)
     figures["warm, NDCG@10"] = (is_hit / np.log2(np.arange(2, K + 2))).sum(1).mean()
     if features:
-        new = task.items[task.is_new]
-        pipe.add_items(new)
-        found = pipe.predict(task.cold[query], k=K, candidates=new["item_id"].tolist())
-        figures["new, HR@10"] = hits(found, task.cold).any(1).mean()
-        asked = pd.concat([task.cold, task.warm])[query]
-        asked = asked.sample(min(N_ASKED_FOR_SHARE, len(asked)), random_state=0)
-        found = pipe.predict(asked, k=K_SHARE)
-        figures["share of new in top 100"] = np.isin(found, new["item_id"]).mean()
+        new_items = task.items[task.is_new]
+        pipe.add_items(new_items)
+        recommended = pipe.predict(task.cold[query], k=K, candidates=new_items["item_id"].tolist())
+        figures["new, HR@10"] = hits(recommended, task.cold).any(1).mean()
+        queries = pd.concat([task.cold, task.warm])[query]
+        queries = queries.sample(min(N_ASKED_FOR_SHARE, len(queries)), random_state=0)
+        recommended = pipe.predict(queries, k=K_SHARE)
+        figures["share of new in top 100"] = np.isin(recommended, new_items["item_id"]).mean()
     return figures
 
 
-def hits(found: np.ndarray, asked: pd.DataFrame) -> np.ndarray:
-    """Return where the target stands among the items found, (n_queries, k)."""
-    return found == asked["item_id"].to_numpy()[:, None]
+def hits(recommended: np.ndarray, targets: pd.DataFrame) -> np.ndarray:
+    """Return which recommended items are the targets, (n_queries, k)."""
+    return recommended == targets["item_id"].to_numpy()[:, None]
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Draw HR@10 among new items, one group of bars per set."""
+    """Draw HR@10 among new items, a group of bars per set."""
     style = {"svg.hashsalt": path.stem, "svg.fonttype": "none"}
     figures = (
         table["new, HR@10"]

@@ -1,24 +1,22 @@
-"""Measure how well users are answered whom training has not seen, by the number of their events.
+"""Measure recommendations to users that training has not seen, by the number of their events.
 
 python benchmarks/cold_start.py PATH [--seeds N] [--retriever NAME] [--epochs N]
 
 A path is a MovieLens zip or folder. With seed s, a tenth of the users (another tenth with every
-seed) is withheld from training altogether. The question is which item such a user touches next
-after n events; the figures are HR@10 and NDCG@10 of that one item in the ranking of the whole
-catalogue without what the user has touched before. The answers to the same question:
+seed) is withheld from training altogether. The target is the item that a withheld user touches next
+after n events; the figures are HR@10 and NDCG@10 of the target in the ranking of the whole
+catalogue without the items that the user has touched before. The models compared:
 
 - "popularity": the most frequent training items.
 - "history": the model, asked about an unknown user with the n events in the column ``history``.
 - "history, features": the same, and the query brings the user's features, too.
-- "known user": a model to which the user is known. What is fair to compare with has had as many
-  events of the user, and the same ones, and has not learnt from later ones. So for each n another
-  model is fitted, on the same events of the other users and the first n events of the withheld
-  ones, and is asked about the known user, of whom it has stored just these. Questions and users are
-  the same as in the other columns, so that a difference is not one between users; what is left is
-  what the model gains by having trained on the user's n events.
+- "known user": a model that has trained on the user's first n events. For a fair comparison it has
+  exactly these events of the user: for each n another model is fitted, on the same events of all
+  other users and the first n events of the withheld users. Queries and users are the same as in
+  the other columns, so that the difference is the gain from training on the user's n events.
 
-A user is asked after n events where there is a next one. An item that training did not have is a
-miss, for all alike. The order of events is that of (time, row).
+A user with more than n events is a query after n events. An item that training did not have is a
+miss for every model. Events are ordered by (time, row).
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ from skmatch.datasets import load_movielens
 from skmatch.metrics import ndcg_at_k, recall_at_k
 
 N_EVENTS = (0, 1, 3, 5, 10, 20, 50)
-N_PARTS = 10  # one of which is withheld
+N_PARTS = 10  # the users of one part are withheld
 NOBODY = "nobody"
 USER_FEATURES = ["gender", "age", "occupation"]
 METRICS = {"HR@10": recall_at_k, "NDCG@10": ndcg_at_k}
@@ -50,7 +48,7 @@ POPULARITY, HISTORY, FEATURES, KNOWN = ANSWERS = (
     "known user",
 )
 LINES = {POPULARITY: "o:", HISTORY: "s-", FEATURES: "^--", KNOWN: "x-."}
-ENOUGH_EVENTS = 10  # from so many on a stranger is to be answered nearly as well as a known user
+ENOUGH_EVENTS = 10  # from this number on, unknown users should score nearly as well as known users
 ALLOWED_LOSS = 0.1
 
 Gains = dict[str, dict[int, dict[str, np.ndarray]]]  # of each question, by answer, n and metric
@@ -90,33 +88,36 @@ def ask(events: pd.DataFrame, seed: int, retriever: type, epochs: int) -> Gains:
     """Withhold a part of the users, fit without and with their first events, and ask."""
     order = np.random.default_rng(0).permutation(events["user_id"].unique())
     withheld = events["user_id"].isin(order[seed::N_PARTS])
-    training, rest = events[~withheld], events[withheld]
-    place = rest.groupby("user_id").cumcount()
+    training, withheld_events = events[~withheld], events[withheld]
+    index = withheld_events.groupby("user_id").cumcount()
     popularity = PopularityRetriever().fit(training[["user_id", "item_id", "timestamp"]])
     cold = fit(retriever, training, seed, epochs)
     gains: Gains = {answer: {} for answer in ANSWERS}
 
     def judge_answers(n: int, answers: dict[str, tuple[Any, pd.DataFrame]]) -> None:
-        items = rest.loc[place == n, "item_id"].to_numpy()
+        items = withheld_events.loc[index == n, "item_id"].to_numpy()
         for answer, (model, queries) in answers.items():
             gains[answer][n] = judge(model.predict(queries, k=10), items)
             ndcg = gains[answer][n]["NDCG@10"].mean()
             print(f"  seed {seed}, {n} events, {answer}: NDCG@10 {ndcg:.4f}", flush=True)
 
     for n in N_EVENTS:
-        asked = rest[place == n]
-        history = rest[place < n].groupby("user_id")["item_id"].agg(list)
-        own = [history.get(user, []) for user in asked["user_id"]]
-        plain = pd.DataFrame({"user_id": NOBODY, "history": own})
-        full = pd.concat([plain, asked[USER_FEATURES].reset_index(drop=True)], axis=1)
+        targets = withheld_events[index == n]
+        history = withheld_events[index < n].groupby("user_id")["item_id"].agg(list)
+        histories = [history.get(user, []) for user in targets["user_id"]]
+        plain = pd.DataFrame({"user_id": NOBODY, "history": histories})
+        full = pd.concat([plain, targets[USER_FEATURES].reset_index(drop=True)], axis=1)
         judge_answers(
             n, {POPULARITY: (popularity, plain), HISTORY: (cold, plain), FEATURES: (cold, full)}
         )
     for n in N_EVENTS[1:]:  # nobody is known without an event
-        known = fit(retriever, pd.concat([training, rest[place < n]]), seed, epochs)
-        asked = rest.loc[place == n, ["user_id", "timestamp"]]
-        asked = asked.assign(timestamp=asked["timestamp"] + 0.5)  # events of the same second count
-        judge_answers(n, {KNOWN: (known, asked)})
+        model_of_known = fit(
+            retriever, pd.concat([training, withheld_events[index < n]]), seed, epochs
+        )
+        targets = withheld_events.loc[index == n, ["user_id", "timestamp"]]
+        # Events of the same second count.
+        targets = targets.assign(timestamp=targets["timestamp"] + 0.5)
+        judge_answers(n, {KNOWN: (model_of_known, targets)})
     return gains
 
 
@@ -130,11 +131,11 @@ def fit(retriever: type, events: pd.DataFrame, seed: int, epochs: int) -> MatchP
     return pipe.fit(events)
 
 
-def judge(found: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each metric of each question."""
+def judge(recommended: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
+    """Return each metric of each query."""
     return {
         name: np.array(
-            [metric([item], row[None], 10) for item, row in zip(items, found, strict=True)]
+            [metric([item], row[None], 10) for item, row in zip(items, recommended, strict=True)]
         )
         for name, metric in METRICS.items()
     }
@@ -159,8 +160,8 @@ def summarise(parts: list[Gains]) -> list[dict[str, Any]]:
                 gains = np.concatenate([part[answer][n][name] for part in parts])
                 row[answer][name] = float(gains.mean())
                 if answer in (HISTORY, FEATURES) and n in parts[0][KNOWN]:
-                    known = np.concatenate([part[KNOWN][n][name] for part in parts])
-                    error = (gains - known).std(ddof=1) / np.sqrt(len(gains))
+                    known_gains = np.concatenate([part[KNOWN][n][name] for part in parts])
+                    error = (gains - known_gains).std(ddof=1) / np.sqrt(len(gains))
                     row[answer][f"{name}, error of difference from {KNOWN}"] = float(error)
         rows.append(row)
     return rows
@@ -185,16 +186,16 @@ def verdicts(table: list[dict[str, Any]]) -> list[str]:
     lines = []
     for name in METRICS:
         for answer in (HISTORY, FEATURES):
-            some = [row for row in table if row["n_events"] > 0]
-            worst = min(some, key=lambda row: row[answer][name] - row[POPULARITY][name])
+            with_history = [row for row in table if row["n_events"] > 0]
+            worst = min(with_history, key=lambda row: row[answer][name] - row[POPULARITY][name])
             holds = worst[answer][name] > worst[POPULARITY][name]
             lines.append(
                 f"{'holds' if holds else 'MISSED'}: {name} of {answer!r} is above popularity from "
                 f"the first event on; least so after {worst['n_events']}: "
                 f"{worst[answer][name]:.4f} and {worst[POPULARITY][name]:.4f}"
             )
-            many = [row for row in some if row["n_events"] >= ENOUGH_EVENTS]
-            worst = min(many, key=lambda row: row[answer][name] / row[KNOWN][name])
+            with_enough = [row for row in with_history if row["n_events"] >= ENOUGH_EVENTS]
+            worst = min(with_enough, key=lambda row: row[answer][name] / row[KNOWN][name])
             ratio = worst[answer][name] / worst[KNOWN][name]
             error = worst[answer][f"{name}, error of difference from {KNOWN}"] / worst[KNOWN][name]
             lines.append(

@@ -2,8 +2,8 @@
 
 python benchmarks/growth.py [--max-events N] [--max-items N]
 
-Every point is one epoch of `DSSMRetriever` with its default parameters, in a fresh process.
-README.md says what is measured and what must hold.
+Every point is an epoch of `DSSMRetriever` with its default parameters, in a fresh process.
+README.md describes the measurements and the bounds.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def chosen(max_events: int, max_items: int) -> list[tuple[int, int]]:
 
 
 def measured(n_events: int, n_items: int, n_epochs: int = 1) -> Point:
-    """Make the events in one process and measure them in another, which starts small."""
+    """Make the events in a process and measure them in another, which starts small."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "events.pkl"
         maker = multiprocessing.get_context("spawn").Process(
@@ -146,7 +146,7 @@ def warm_up() -> tuple[pd.DataFrame, pd.DataFrame]:
 def fit(
     clock: Clock, events: pd.DataFrame, items: pd.DataFrame, n_epochs: int
 ) -> tuple[DSSMRetriever, float]:
-    """Prepare and train; give the retriever and the seconds of the last epoch."""
+    """Prepare and train; return the retriever and the seconds of the last epoch."""
     with clock("prepare"):
         encoder = MatchEncoder(user_features=["segment"]).fit(events, items=items)
         samples = SequenceSampler().fit_transform(encoder.transform(events))
@@ -164,8 +164,8 @@ def as_row(point: Point) -> str:
     """Return a point as a line of the table."""
     cells = [f"{point['n_events']:,}", f"{point['n_items']:,}", f"{point['prepare']:.2f}"]
     cells += [f"{point['epoch']:.1f}", f"{point['step'] * 1000:.1f}"]
-    rest = point["peak_bytes"] - point["work_bytes"]
-    sizes = (point["peak_bytes"], point["work_bytes"], rest, point["allowed_bytes"])
+    rest_bytes = point["peak_bytes"] - point["work_bytes"]
+    sizes = (point["peak_bytes"], point["work_bytes"], rest_bytes, point["allowed_bytes"])
     cells += [f"{size / 2**20:,.0f}" for size in sizes]
     return "".join(f"{cell:>12}" for cell in cells)
 
@@ -181,7 +181,7 @@ def by_items(points: list[Point]) -> list[Point]:
 
 
 def verdicts(points: list[Point]) -> list[str]:
-    """Say of each promise whether it holds."""
+    """Return a line for each bound: whether it holds."""
     lines = []
     for name, label in (("prepare", "preparation"), ("epoch", "epoch")):
         rates = [point[name] / point["n_events"] for point in by_events(points)]
@@ -190,19 +190,19 @@ def verdicts(points: list[Point]) -> list[str]:
     if steps:
         lines.append(verdict("Time of a step, greatest to least catalogue", steps[-1] / steps[0]))
     for point in points:
-        whole, allowed = point["peak_bytes"], point["allowed_bytes"]
+        peak, allowed = point["peak_bytes"], point["allowed_bytes"]
         lines.append(
             f"Memory, {point['n_events']:,} events, {point['n_items']:,} items: "
-            f"{whole / allowed:.2f} of what is allowed, "
-            f"{(whole - point['work_bytes']) / allowed:.2f} without the work space of a step"
+            f"{peak / allowed:.2f} of what is allowed, "
+            f"{(peak - point['work_bytes']) / allowed:.2f} without the work space of a step"
         )
     return lines
 
 
-def verdict(what: str, ratio: float) -> str:
-    """Say whether a ratio stays within what is allowed."""
+def verdict(label: str, ratio: float) -> str:
+    """Return a line that says whether a ratio stays within the allowed ratio."""
     word = "holds" if ratio <= ALLOWED_RATIO else "FAILS"
-    return f"{what}: {ratio:.2f} times; at most {ALLOWED_RATIO}: {word}"
+    return f"{label}: {ratio:.2f} times; at most {ALLOWED_RATIO}: {word}"
 
 
 def draw(points: list[Point], path: Path) -> None:

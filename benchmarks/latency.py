@@ -1,9 +1,9 @@
-"""Time the answer to a single known user on one core, and say where the time goes.
+"""Time the recommendations to a single known user on one core, and their parts.
 
 python benchmarks/latency.py [--items N] [--queries N]
 
-Then time one call for many users with each kind of filter, in turn with the call without: in CPU
-time, reading the lists of ids included.
+Then time a call for many users with each kind of filter, in turn with the call without filter: in
+CPU time, reading the lists of ids included.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LISTED = 1000  # items of a list
 
 
 def make_pipe(n_items: int) -> Any:
-    """Fit with default sizes; how well it has learnt does not matter here."""
+    """Fit with default sizes; the quality of the model does not matter here."""
     rng = np.random.default_rng(0)
     items = pd.DataFrame({"item_id": "item-" + pd.Series(np.arange(n_items)).astype(str)})
     events = pd.DataFrame(
@@ -42,16 +42,16 @@ def make_pipe(n_items: int) -> Any:
 
 
 def milliseconds(call: Callable[[Any], Any], arguments: Iterable[Any]) -> np.ndarray:
-    """Return the wall time of a call with each of some arguments, after a few that do not count."""
+    """Return the wall time of a call with each argument, after a few calls that do not count."""
     arguments = list(arguments)
     for argument in arguments[:5]:
         call(argument)
-    taken = []
+    seconds = []
     for argument in arguments:
         start = time.perf_counter()
         call(argument)
-        taken.append(time.perf_counter() - start)
-    return 1e3 * np.array(taken)
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * np.array(seconds)
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def report(pipe: Any, n_queries: int) -> None:
-    """Print the time of the whole and of its parts."""
+    """Print the time of the call and of its parts."""
     encoder, sampler, retriever = (step for _, step in pipe.steps)
     users = pipe.schema_.users.values[:n_queries]
     frames = [pd.DataFrame({"user_id": [user]}) for user in users]
@@ -93,10 +93,12 @@ def report(pipe: Any, n_queries: int) -> None:
             lambda search: retriever.index_.search(*search), searches
         ),
     }
-    for name, taken in parts.items():
-        print(f"  {name:28} {np.median(taken):6.2f} ms  {np.median(taken) / np.median(total):4.0%}")
-    rest = np.median(total) - sum(np.median(taken) for taken in parts.values())
-    print(f"  {'frames, and what is between':28} {rest:6.2f} ms  {rest / np.median(total):4.0%}")
+    for name, times in parts.items():
+        print(f"  {name:28} {np.median(times):6.2f} ms  {np.median(times) / np.median(total):4.0%}")
+    between = np.median(total) - sum(np.median(times) for times in parts.values())
+    print(
+        f"  {'frames, and what is between':28} {between:6.2f} ms  {between / np.median(total):4.0%}"
+    )
     scored = milliseconds(lambda vector: vector @ retriever.item_vectors_.T, vectors)
     chosen = milliseconds(lambda scores: top_k(scores, 10), product)
     print(
@@ -105,20 +107,20 @@ def report(pipe: Any, n_queries: int) -> None:
 
 
 def report_filters(pipe: Any) -> None:
-    """Print what each kind of filter costs a call."""
+    """Print the cost of each kind of filter in a call."""
     rng = np.random.default_rng(0)
     users = pipe.schema_.users.values[:FILTER_QUERIES].tolist()
     items = pipe[-1].item_ids_
     listed = rng.choice(items, LISTED, replace=False).tolist()
     half = rng.choice(items, len(items) // 2, replace=False).tolist()
-    own = {user: rng.choice(items, LISTED, replace=False).tolist() for user in users}
+    list_of_user = {user: rng.choice(items, LISTED, replace=False).tolist() for user in users}
     filters: dict[str, dict[str, Any]] = {
         "none": {},
         f"candidates: {LISTED:,} items for all": {"candidates": listed},
         "candidates: half of the items for all": {"candidates": half},
-        f"candidates: {LISTED:,} items a user": {"candidates": own},
+        f"candidates: {LISTED:,} items a user": {"candidates": list_of_user},
         f"exclude: {LISTED:,} items for all": {"exclude": listed},
-        f"exclude: {LISTED:,} items a user": {"exclude": own},
+        f"exclude: {LISTED:,} items a user": {"exclude": list_of_user},
     }
     seconds: dict[str, list[float]] = {name: [] for name in filters}
     for _ in range(FILTER_REPEATS + 1):
@@ -128,9 +130,9 @@ def report_filters(pipe: Any) -> None:
             seconds[name].append(time.process_time() - start)
     print(f"recommend of {len(users)} users: CPU time, and times that without a filter")
     without = np.array(seconds["none"][1:])  # the first round does not count
-    for name, own_seconds in seconds.items():
-        times = np.median(np.array(own_seconds[1:]) / without)
-        print(f"  {name:40} {1e3 * np.median(own_seconds[1:]):8.1f} ms {times:6.2f}")
+    for name, filter_seconds in seconds.items():
+        times = np.median(np.array(filter_seconds[1:]) / without)
+        print(f"  {name:40} {1e3 * np.median(filter_seconds[1:]):8.1f} ms {times:6.2f}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Compare exact and approximate search for neighbours, and say what filters cost.
+"""Compare exact and approximate search for neighbours, and measure the cost of filters.
 
 python benchmarks/neighbors.py [--items N ...] [--queries N] [--seconds S]
 
 The vectors have 64 dimensions and unit length, are clustered, and vary less in each further
 dimension, as embeddings do; queries come from the same clusters. `ItemIndex` stands against faiss
-(HNSW) and hnswlib where those are installed. All times are CPU time, of all threads together: on a
-machine that others use, too, these are what hardly changes. Queries per second are those of one
-call with many queries ("batch") and of calls with one query each ("single"), after a call that does
-not count; recall is that of the exact 10 best. Then `ItemIndex` searches exactly with each kind of
-filter: the same queries should take less than 1.3 times as long as without one.
+(HNSW) and hnswlib where they are installed. All times are CPU times of all threads together, which
+hardly change on a shared machine. Queries per second are measured in a call with many queries
+("batch") and in calls with one query each ("single"), after a call that does not count; recall is
+the share of the exact 10 best. Then `ItemIndex` searches exactly with each kind of filter: the same
+queries should take less than 1.3 times as long as without a filter.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ N_DIMS = 64
 K = 10
 N_SINGLE = 100
 ITEMS_PER_CLUSTER = 100
-LISTED, SEEN = 1000, 100  # items of a list for all queries or of one, and of a user's events
+LISTED, SEEN = 1000, 100  # items of a list of candidates, and of a user's events
 FILTER_QUERIES, FILTER_REPEATS = 64, 5
 ALLOWED_COST = 1.3
 HNSW = {"neighbours": 32, "construction": 200, "search": 64}
@@ -70,15 +70,15 @@ def make_vectors(n_items: int, n_queries: int) -> tuple[np.ndarray, np.ndarray]:
     centres = rng.standard_normal((n_items // ITEMS_PER_CLUSTER, N_DIMS), dtype=np.float32)
 
     def draw(n: int) -> np.ndarray:
-        own = centres[rng.integers(len(centres), size=n)]
-        vectors = (own + 0.7 * rng.standard_normal((n, N_DIMS), dtype=np.float32)) * scales
+        centre = centres[rng.integers(len(centres), size=n)]
+        vectors = (centre + 0.7 * rng.standard_normal((n, N_DIMS), dtype=np.float32)) * scales
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     return draw(n_items), draw(n_queries)
 
 
 def compare(vectors: np.ndarray, queries: np.ndarray, seconds: float) -> list[dict[str, Any]]:
-    """Build and ask each engine."""
+    """Build and query each engine."""
     rows = []
     print("| engine | build s | queries/s, batch | queries/s, single | recall@10 |")
     print("|---|---:|---:|---:|---:|")
@@ -92,18 +92,19 @@ def compare(vectors: np.ndarray, queries: np.ndarray, seconds: float) -> list[di
         started = time.process_time()
         search(queries[:N_SINGLE])
         per_query = (time.process_time() - started) / N_SINGLE
-        asked = queries[: max(N_SINGLE, int(seconds / per_query))]
-        row["n_queries"] = len(asked)
+        batch = queries[: max(N_SINGLE, int(seconds / per_query))]
+        row["n_queries"] = len(batch)
         started = time.process_time()
-        found = search(asked)
-        row["batch"] = len(asked) / (time.process_time() - started)
+        positions = search(batch)
+        row["batch"] = len(batch) / (time.process_time() - started)
         row["single"] = 1 / statistics.median(
             timed(search, queries[i : i + 1]) for i in range(N_SINGLE)
         )
-        truth = found if truth is None else truth  # the exact engine comes first
-        n = min(len(truth), len(found))
+        truth = positions if truth is None else truth  # the exact engine comes first
+        n = min(len(truth), len(positions))
         hits = [
-            len({*a} & {*b}) for a, b in zip(truth[:n].tolist(), found[:n].tolist(), strict=True)
+            len({*a} & {*b})
+            for a, b in zip(truth[:n].tolist(), positions[:n].tolist(), strict=True)
         ]
         row["recall"] = sum(hits) / (n * K)
         rows.append(row)
@@ -123,13 +124,13 @@ def timed(search: Search, queries: np.ndarray) -> float:
 
 
 def engines() -> dict[str, Callable[[np.ndarray], Search]]:
-    """Return what builds the search of each engine that is there, the exact one first."""
-    found = {"exact": build_exact, "pynndescent": build_pynndescent}
+    """Return the builders of the installed engines, the exact engine first."""
+    builders = {"exact": build_exact, "pynndescent": build_pynndescent}
     if find_spec("faiss"):
-        found["faiss HNSW"] = build_faiss
+        builders["faiss HNSW"] = build_faiss
     if find_spec("hnswlib"):
-        found["hnswlib"] = build_hnswlib
-    return found
+        builders["hnswlib"] = build_hnswlib
+    return builders
 
 
 def build_exact(vectors: np.ndarray) -> Search:
@@ -160,7 +161,8 @@ def build_hnswlib(vectors: np.ndarray) -> Search:
     import hnswlib
 
     index = hnswlib.Index("ip", N_DIMS)
-    index.set_num_threads(_openmp_effective_n_threads())  # which the other engines heed unasked
+    # The other engines use this number by default.
+    index.set_num_threads(_openmp_effective_n_threads())
     index.init_index(len(vectors), M=HNSW["neighbours"], ef_construction=HNSW["construction"])
     index.add_items(vectors)
     index.set_ef(HNSW["search"])
@@ -168,7 +170,7 @@ def build_hnswlib(vectors: np.ndarray) -> Search:
 
 
 def cost_of_filters(vectors: np.ndarray, queries: np.ndarray) -> list[dict[str, Any]]:
-    """Time the exact search with each kind of filter, in turn with the search without one."""
+    """Time the exact search with each kind of filter, in turn with the search without filter."""
     queries = queries[:FILTER_QUERIES]
     index = ItemIndex().fit(vectors)
     filters = make_filters(len(vectors), len(queries))
@@ -181,11 +183,11 @@ def cost_of_filters(vectors: np.ndarray, queries: np.ndarray) -> list[dict[str, 
     rows = []
     print("\n| filter of the exact search | ms a query | times that without |")
     print("|---|---:|---:|")
-    # The first round does not count; pairs of one round met the same machine.
+    # The first round does not count; ratios are of pairs of the same round.
     without = np.array(seconds["none"][1:])
-    for name, own in seconds.items():
-        times = float(np.median(np.array(own[1:]) / without))
-        per_query = 1000 * statistics.median(own[1:]) / len(queries)
+    for name, filter_seconds in seconds.items():
+        times = float(np.median(np.array(filter_seconds[1:]) / without))
+        per_query = 1000 * statistics.median(filter_seconds[1:]) / len(queries)
         verdict = "" if times < ALLOWED_COST else f"; MISSED: {ALLOWED_COST} is allowed"
         print(f"| {name} | {per_query:.2f} | {times:.2f}{verdict} |", flush=True)
         rows.append({"n_items": len(vectors), "filter": name, "ms": per_query, "times": times})
@@ -193,10 +195,10 @@ def cost_of_filters(vectors: np.ndarray, queries: np.ndarray) -> list[dict[str, 
 
 
 def make_filters(n_items: int, n_queries: int) -> dict[str, ItemFilter | None]:
-    """Make each kind of filter, as a retriever reads it from what it is asked."""
+    """Return a filter of each kind, as a retriever makes it."""
     rng = np.random.default_rng(0)
-    few, half = np.zeros((2, n_items), dtype=bool)
-    few[rng.choice(n_items, LISTED, replace=False)] = True
+    listed, half = np.zeros((2, n_items), dtype=bool)
+    listed[rng.choice(n_items, LISTED, replace=False)] = True
     half[rng.choice(n_items, n_items // 2, replace=False)] = True
 
     def lists(n: int) -> ItemLists:
@@ -209,14 +211,14 @@ def make_filters(n_items: int, n_queries: int) -> dict[str, ItemFilter | None]:
     return {
         "none": None,
         f"seen: {SEEN} items a query": ItemFilter(exclude=(seen,)),
-        f"candidates: {LISTED:,} items for all": ItemFilter(mask=few),
+        f"candidates: {LISTED:,} items for all": ItemFilter(mask=listed),
         "candidates: half of the items for all": ItemFilter(mask=half),
         f"candidates: {LISTED:,} items a query": ItemFilter(
             candidates=lists(LISTED), has_candidates=everybody
         ),
-        f"exclude: {LISTED:,} items for all": ItemFilter(mask=~few),
+        f"exclude: {LISTED:,} items for all": ItemFilter(mask=~listed),
         f"exclude: {LISTED:,} items a query": ItemFilter(exclude=(lists(LISTED),)),
-        "candidates and exclude for all, seen": ItemFilter(mask=half & ~few, exclude=(seen,)),
+        "candidates and exclude for all, seen": ItemFilter(mask=half & ~listed, exclude=(seen,)),
         "candidates and exclude a query, seen": ItemFilter(
             candidates=lists(LISTED), has_candidates=everybody, exclude=(lists(LISTED), seen)
         ),

@@ -46,7 +46,7 @@ EPOCHS = (1, 2, 4, 8)
 
 
 def rows() -> dict[str, Callable[[int, bool], Any]]:
-    """Return the models by name: functions of the seed and of whether the run is a short one."""
+    """Return the models by name: functions of the seed and of whether the run is short."""
 
     def dssm(seed: int, fast: bool, **parameters: Any) -> DSSMRetriever:
         parameters |= {"max_epochs": 1} if fast else {}
@@ -74,7 +74,7 @@ MAIN = ("popularity", "popular now", "item-to-item", "dssm", "fusion")
 
 
 class Cell(NamedTuple):
-    """A question about a table: events to train on and held-out ones."""
+    """A question about a table: events to train on and held-out events."""
 
     table: str
     question: str
@@ -97,7 +97,9 @@ def main() -> None:
             for name in options.only:
                 runs = [run(cell, ROWS[name](n, options.fast)) for n in range(options.seeds)]
                 result = {"table": cell.table, "question": cell.question, "model": name}
-                result |= {figure: np.mean([one[figure] for one in runs]) for figure in runs[0]}
+                result |= {
+                    figure: np.mean([figures[figure] for figures in runs]) for figure in runs[0]
+                }
                 results.append(result)
                 print("  " + ", ".join(map(as_text, result.values())), flush=True)
     if not options.fast:
@@ -116,22 +118,24 @@ def tables(paths: list[Path]) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def cells(table: str, events: pd.DataFrame, split: str) -> Iterator[Cell]:
-    """Split a table in both ways; what is held out last is the test, what before it to choose by.
+    """Split a table in both ways; the last held-out part is the test, the part before validation.
 
-    The next visit is asked of known users, about items that they did not have before.
+    Queries of the next visit are known users, and targets are items that they did not have before.
     """
     fold = 1 if split == "test" else 0
     train, test = list(LeaveLastOut(n_splits=2).split(events))[fold]
     yield Cell(table, "next event", events.iloc[train], events.iloc[test])
     train, test = list(TemporalSplit(n_splits=2, test_size=0.1).split(events))[fold]
-    known, held_out = events.iloc[train], events.iloc[test]
+    train_events, held_out = events.iloc[train], events.iloc[test]
     keys = ["user_id", "item_id"]
     held_out = held_out.drop_duplicates(keys)
-    had = pd.MultiIndex.from_frame(held_out[keys]).isin(pd.MultiIndex.from_frame(known[keys]))
-    is_asked = held_out["user_id"].isin(known["user_id"]) & held_out["item_id"].isin(
-        known["item_id"]
+    is_repeat = pd.MultiIndex.from_frame(held_out[keys]).isin(
+        pd.MultiIndex.from_frame(train_events[keys])
     )
-    yield Cell(table, "next visit", known, held_out[is_asked & ~had])
+    is_known = held_out["user_id"].isin(train_events["user_id"]) & held_out["item_id"].isin(
+        train_events["item_id"]
+    )
+    yield Cell(table, "next visit", train_events, held_out[is_known & ~is_repeat])
 
 
 def run(cell: Cell, retriever: Any) -> dict[str, float]:
@@ -144,7 +148,7 @@ def run(cell: Cell, retriever: Any) -> dict[str, float]:
 
 
 def as_text(value: Any) -> str:
-    """Return a figure with four digits, anything else as it is."""
+    """Return a figure with four digits, other values unchanged."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
@@ -166,19 +170,21 @@ def as_markdown(results: pd.DataFrame) -> str:
 
 
 def draw(results: pd.DataFrame, path: Path) -> None:
-    """Draw NDCG@10 against the time of a fit, one panel per question and one line per table."""
+    """Draw NDCG@10 against the time of a fit, a panel per question and a line per table."""
     results = results[~results["table"].isin(MADE_UP)]
     style = {"svg.hashsalt": path.stem, "svg.fonttype": "none"}
     with plt.style.context(["seaborn-v0_8-colorblind", style]):
         figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharey=True, layout="constrained")
         markers = dict(zip(results["model"].unique(), "osD^vP*Xd", strict=False))
         for axis, (question, of_question) in zip(axes, results.groupby("question"), strict=True):
-            for table, own in of_question.groupby("table"):
-                own = own.sort_values("cpu_seconds")
-                axis.plot(own["cpu_seconds"], own["ndcg_at_10"], lw=1, label=table)
+            for table, of_table in of_question.groupby("table"):
+                of_table = of_table.sort_values("cpu_seconds")
+                axis.plot(of_table["cpu_seconds"], of_table["ndcg_at_10"], lw=1, label=table)
                 color = axis.lines[-1].get_color()
-                for model, one in own.groupby("model"):
-                    axis.plot(one["cpu_seconds"], one["ndcg_at_10"], markers[model], color=color)
+                for model, of_model in of_table.groupby("model"):
+                    axis.plot(
+                        of_model["cpu_seconds"], of_model["ndcg_at_10"], markers[model], color=color
+                    )
             axis.set(xscale="log", title=question, xlabel="CPU seconds of the fit")
             axis.spines[["top", "right"]].set_visible(False)
         axes[0].set_ylabel("NDCG@10")

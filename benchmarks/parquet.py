@@ -3,7 +3,7 @@
 python benchmarks/parquet.py [--events N] [--features]
 
 The events are written in one process and prepared in another, up to samples to train on.
-README.md says what is measured.
+README.md describes the measurements.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def main() -> None:
 
 
 def write_events(folder: Path, n_events: int, features: bool) -> list[str]:
-    """Write files of events in the order of time; give the names of the features."""
+    """Write files of events in the order of time; return the names of the features."""
     n_users, n_items = n_events // EVENTS_PER_USER, n_events // EVENTS_PER_ITEM
     rng = np.random.default_rng(0)
-    for i, first in enumerate(range(0, n_events, FILE_SIZE)):
-        n_rows = min(FILE_SIZE, n_events - first)
+    for i, start in enumerate(range(0, n_events, FILE_SIZE)):
+        n_rows = min(FILE_SIZE, n_events - start)
         user = (n_users * rng.random(n_rows) ** 1.5).astype(np.int64)  # some are more active
         item = (n_items * rng.random(n_rows) ** 3).astype(np.int64)
-        columns = {"user_id": user, "item_id": item, "timestamp": first + np.arange(n_rows)}
+        columns = {"user_id": user, "item_id": item, "timestamp": start + np.arange(n_rows)}
         if features:
             columns["segment"] = pd.Categorical.from_codes(user % 10, SEGMENTS)
             columns["price"] = np.sqrt(item)
@@ -94,7 +94,7 @@ class Peak:
 
 
 def memory() -> dict[str, int]:
-    """Return what Linux says of the memory of this process, in bytes."""
+    """Return the sizes in bytes that Linux reports of this process's memory, by name."""
     lines = Path("/proc/self/status").read_text().splitlines()
     sizes = (line.split() for line in lines if line.endswith(" kB"))
     return {name.rstrip(":"): 1024 * int(size) for name, size, _ in sizes}

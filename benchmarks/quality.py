@@ -1,4 +1,4 @@
-"""Compare how well skmatch and others rank the item that a user touches next, on real events.
+"""Compare skmatch and other libraries by their ranking of the user's next item, on real events.
 
 python benchmarks/quality.py PATH ... [--seeds N] [--split validation] [--only NAME ...]
                              [--slow] [--ablation] [--fast]
@@ -35,7 +35,7 @@ from skmatch import LeaveLastOut
 from skmatch.datasets import load_movielens, load_online_retail
 from skmatch.metrics import ndcg_at_k, recall_at_k
 
-# The best recipe of skmatch: what differs from the defaults, chosen with `--split validation`.
+# The best recipe of skmatch: its differences from the defaults, chosen with `--split validation`.
 BEST: dict[str, dict[str, Any]] = {
     "parameters": {
         "embedding_dim": 128,
@@ -47,13 +47,13 @@ BEST: dict[str, dict[str, Any]] = {
     },
     "sampler": {"max_length": 100, "neg_ratio": 8},
 }
-# The same by four networks: better still, in four times the time.
+# The same recipe with four networks: better still, in four times the time.
 ENSEMBLE = BEST | {"parameters": BEST["parameters"] | {"n_estimators": 4}}
-# What else both take on a set, chosen in the same way.
+# Further settings of both recipes on a set, chosen in the same way.
 OF_SET: dict[str, dict[str, Any]] = {
     "online-retail": {"dropout": 0.2, "temperature": 0.07},
 }
-# What the rows of `--ablation` change in the defaults, with features.
+# The changes of the rows of `--ablation` to the defaults, with features.
 ABLATION: dict[str, dict[str, dict[str, Any]]] = {
     "mean": {"parameters": {"pooling": "mean"}},
     "attention": {"parameters": {"pooling": "attention"}},
@@ -76,7 +76,7 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
     "twice-the-epochs": {"parameters": {"max_epochs": 12}},
     "2-members": {"parameters": {"n_estimators": 2}},
 }
-# The rows by which to find when skmatch reaches SASRec, and their epochs.
+# Rows that find the epoch at which skmatch reaches SASRec, and their epochs.
 CURVE = {f"dssm-{epochs}-epochs": epochs for epochs in (1, 2, 3, 4, 6)}
 USER_FEATURES = ["gender", "age", "occupation", "country"]
 ITEM_FEATURES = ["genres", "words"]
@@ -94,28 +94,32 @@ class Row:
 
     side: Side
     settings: dict[str, Any]
-    group: str = "main"  # or "slow" or "ablation", which have an option each
+    group: str = "main"  # or "slow" or "ablation", by options of the same names
     features: bool = False  # whether it reads features, where the set has them
     library: str = "skmatch"
-    is_best: bool = False  # whether it takes what is best on its set
+    is_best: bool = False  # whether the best settings of the set apply
 
 
 def rows() -> dict[str, Row]:
     """Return the models of the table by name."""
     table = {
-        "popularity": own("PopularityRetriever"),
-        "item-to-item": own("ItemToItemRetriever"),
-        "fusion": own("FusionRetriever"),
+        "popularity": skmatch_row("PopularityRetriever"),
+        "item-to-item": skmatch_row("ItemToItemRetriever"),
+        "fusion": skmatch_row("FusionRetriever"),
     }
     for name, retriever in {"dssm": "DSSMRetriever", "youtube-dnn": "YoutubeDNNRetriever"}.items():
-        table[name] = own(retriever)
-        table[f"{name}-features"] = own(retriever, features=True)
+        table[name] = skmatch_row(retriever)
+        table[f"{name}-features"] = skmatch_row(retriever, features=True)
         for best, recipe, group in (("best", BEST, "main"), ("ensemble", ENSEMBLE, "slow")):
             options = {"group": group, "is_best": True}
-            table[f"{name}-{best}"] = own(retriever, recipe, **options)
-            table[f"{name}-{best}-features"] = own(retriever, recipe, features=True, **options)
+            table[f"{name}-{best}"] = skmatch_row(retriever, recipe, **options)
+            table[f"{name}-{best}-features"] = skmatch_row(
+                retriever, recipe, features=True, **options
+            )
         for change, recipe in ABLATION.items():
-            table[f"{name}-{change}"] = own(retriever, recipe, group="ablation", features=True)
+            table[f"{name}-{change}"] = skmatch_row(
+                retriever, recipe, group="ablation", features=True
+            )
     matrix = {
         "als": ("implicit", {"factors": 64}, ONE_BLAS_THREAD),
         "item-knn": ("implicit", {"K": 100}, ONE_BLAS_THREAD),
@@ -128,18 +132,18 @@ def rows() -> dict[str, Row]:
     table["sasrec"] = Row(side, {"epochs": 20}, "slow", library="RecTools")
     for name, epochs in CURVE.items():
         recipe = {"parameters": {"max_epochs": epochs}}
-        table[name] = own("DSSMRetriever", recipe, group="slow")
-    # An epoch of its shows each user once.
+        table[name] = skmatch_row("DSSMRetriever", recipe, group="slow")
+    # RecTools' epoch has a row per user.
     side = Side(RECTOOLS, "side_rectools.py", "dssm")
     table["rectools-dssm"] = Row(side, {"max_epochs": 100}, "slow", True, library="RecTools")
-    for name in ("dssm", "youtube-dnn"):  # as many epochs as its tutorial's scripts take
+    for name in ("dssm", "youtube-dnn"):  # the epochs of the tutorial's scripts
         side = Side(RECHUB, "side_rechub.py", f"{name}-quality")
         table[f"rechub-{name}"] = Row(side, {"epochs": 10}, "slow", library="torch-rechub")
     return table
 
 
-def own(retriever: str, recipe: dict[str, Any] | None = None, **options: Any) -> Row:
-    """Make a row of skmatch's."""
+def skmatch_row(retriever: str, recipe: dict[str, Any] | None = None, **options: Any) -> Row:
+    """Return a row of skmatch."""
     settings = {"retriever": retriever, "parameters": {}, "sampler": {}} | (recipe or {})
     return Row(Side(OWN, "side_skmatch.py", "quality"), settings, **options)
 
@@ -153,9 +157,9 @@ class Task:
 
     name: str
     train: pd.DataFrame  # with numbers for users and items, in the order of time
-    users: np.ndarray  # whom to ask about
-    items: np.ndarray  # what they touched next
-    seconds: np.ndarray  # when they did
+    users: np.ndarray  # of the queries
+    items: np.ndarray  # their next items
+    seconds: np.ndarray  # the times of these events
     features: dict[str, Any] = field(default_factory=dict)  # parameters of the encoder
 
 
@@ -201,7 +205,7 @@ def run_set(task: Task, names: list[str], options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder)
         task.train.to_csv(inputs / "train.csv", index=False)
-        np.save(inputs / "users.npy", task.users)  # what they touched next stays here
+        np.save(inputs / "users.npy", task.users)  # the targets are not written
         np.save(inputs / "seconds.npy", task.seconds)
         for name in names:
             row = ROWS[name]
@@ -222,7 +226,7 @@ def run_set(task: Task, names: list[str], options: argparse.Namespace) -> None:
 
 
 def when_reached(models: dict[str, Any]) -> str:
-    """Say which of the fits of few epochs is the first to rank as well as SASRec, and its time."""
+    """Return the first of the fits of few epochs that ranks as well as SASRec, and its time."""
     (quality, seconds), *ours = (
         (models[name]["left_out"]["NDCG@10"]["mean"], models[name]["fit_seconds"]["mean"])
         for name in ["sasrec", *CURVE]
@@ -238,7 +242,7 @@ def when_reached(models: dict[str, Any]) -> str:
 
 
 def read_task(path: Path, split: str, fast: bool) -> Task:
-    """Read a set and split it: what was held out last is the test, what before that is to choose.
+    """Read a set and split it: the last held-out event is the test, the event before validation.
 
     A user's events are in the order of time, and of the rows where times are equal.
     """
@@ -256,14 +260,16 @@ def read_task(path: Path, split: str, fast: bool) -> Task:
             "user_id": pd.factorize(events["user_id"])[0],
             "item_id": pd.factorize(events["item_id"])[0],
             "timestamp": np.arange(len(events)),  # for models that read the order
-            "second": seconds_of(events["timestamp"]),  # for those that read times
+            "second": seconds_of(events["timestamp"]),  # for models that read times
         }
     )
     table[user_features] = events[user_features]
     for name in item_features:
         table[name] = events[name].str.join("|")
-    chosen, last = LeaveLastOut(n_splits=2).split(table)
-    train, held_out = (table.iloc[rows] for rows in (last if split == "test" else chosen))
+    validation_fold, test_fold = LeaveLastOut(n_splits=2).split(table)
+    train, held_out = (
+        table.iloc[rows] for rows in (test_fold if split == "test" else validation_fold)
+    )
     features = {
         "user_features": user_features,
         "item_features": item_features,
@@ -287,7 +293,7 @@ def seconds_of(times: pd.Series) -> pd.Series:
 
 
 def load(path: Path) -> pd.DataFrame:
-    """Read a set with the loader that knows its layout."""
+    """Read a set with the loader of its layout."""
     if is_tweetings(path):
         return read_tweetings(path / "ratings.dat", ["user_id", "item_id", "rating", "timestamp"])
     try:
@@ -339,8 +345,8 @@ def run_row(
         (inputs / f"{ranking}.npy").unlink()
     check_unseen(name, task, lists["left_out"])
     run["figures"] = {
-        ranking: {figure: metric(task.items, found, k) for figure, (metric, k) in FIGURES.items()}
-        for ranking, found in lists.items()
+        ranking: {figure: metric(task.items, items, k) for figure, (metric, k) in FIGURES.items()}
+        for ranking, items in lists.items()
     }
     figures = run["figures"]["left_out"]
     print(
@@ -352,7 +358,7 @@ def run_row(
 
 
 def check_unseen(name: str, task: Task, lists: np.ndarray) -> None:
-    """Make sure that all models leave out the same."""
+    """Raise if a model recommends an item that should be left out."""
     n_items = int(task.train["item_id"].max()) + 1
     seen = task.train["user_id"] * n_items + task.train["item_id"]
     listed = task.users[:, None] * n_items + lists
@@ -381,7 +387,7 @@ def summarise(row: Row, settings: dict[str, Any], runs: list[dict[str, Any]]) ->
 
 
 def saved_models(file: str) -> dict[str, Any]:
-    """Return the models that earlier runs have saved: a slow one need not run again."""
+    """Return the models that earlier runs have saved: a slow model need not run again."""
     path = RESULTS / f"{file}.json"
     return json.loads(path.read_text())["models"] if path.exists() else {}
 

@@ -2,7 +2,7 @@
 
 python benchmarks/run.py ml-1m.zip [--repeats N] [--only NAME ...]
 
-README.md says what is equal between the sides and what is not.
+README.md lists the settings that are equal between the sides and those that are not.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def rectools(name: str) -> Side:
     return Side(RECTOOLS, "side_rectools.py", name, ONE_BLAS_THREAD)
 
 
-# comparison -> what it measures, its sides; skmatch comes first
+# comparison -> its title, its sides; skmatch comes first
 COMPARISONS: dict[str, tuple[str, dict[str, Side]]] = {
     "preparation": (
         "Preparation for DSSM: events in memory to the first batch",
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def make_inputs(archive: Path) -> Path:
-    """Write what all sides read, once: events, split, vectors to search and a ranking to judge."""
+    """Write the inputs of all sides, once: events, split, vectors to search, a ranking to judge."""
     folder = CACHE / archive.stem
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "archive.txt").write_text(str(archive))
@@ -162,15 +162,15 @@ def make_inputs(archive: Path) -> Path:
 
 
 def check_top_k(inputs: Path) -> None:
-    """Make sure that what was searched is the same; rounding may swap neighbours."""
-    own, other = (np.load(inputs / f"top-k-{side}.npy") for side in ("skmatch", "RecTools"))
-    shared = np.mean([len(np.intersect1d(a, b)) for a, b in zip(own, other, strict=True)]) / TOP_K
+    """Raise if the lists of neighbours differ; rounding may swap neighbours."""
+    lists = (np.load(inputs / f"top-k-{side}.npy") for side in ("skmatch", "RecTools"))
+    shared = np.mean([len(np.intersect1d(a, b)) for a, b in zip(*lists, strict=True)]) / TOP_K
     if shared < 0.999:
         raise RuntimeError(f"skmatch and RecTools share {shared:.1%} of the items they found.")
 
 
 def check_evaluation(runs: dict[str, list[dict[str, Any]]]) -> None:
-    """Make sure that all sides computed the same."""
+    """Raise if the sides computed different metrics."""
     values = {side: results[0].pop("values") for side, results in runs.items()}
     for side, its in values.items():
         for metric, value in values["skmatch"].items():
@@ -182,7 +182,7 @@ def check_evaluation(runs: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def summarise(title: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return the figures of each side over its runs, and how many times skmatch's they are."""
+    """Return the figures of each side over its runs, and their ratios to skmatch's."""
     sides: dict[str, Any] = {}
     for side, results in runs.items():
         phases = results[0]["seconds"]
@@ -201,12 +201,14 @@ def summarise(title: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, An
             },
             "versions": results[0]["versions"],
         }
-    own = sides["skmatch"]
+    skmatch_figures = sides["skmatch"]
     for figures in sides.values():
         figures["time_ratio"] = (
-            figures["seconds"]["total"]["median"] / own["seconds"]["total"]["median"]
+            figures["seconds"]["total"]["median"] / skmatch_figures["seconds"]["total"]["median"]
         )
-        figures["memory_ratio"] = figures["peak_bytes"]["median"] / own["peak_bytes"]["median"]
+        figures["memory_ratio"] = (
+            figures["peak_bytes"]["median"] / skmatch_figures["peak_bytes"]["median"]
+        )
     n_runs = len(next(iter(runs.values())))
     return {"title": title, "n_runs": n_runs, "n_cores": os.cpu_count(), "sides": sides}
 
@@ -238,12 +240,12 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def draw(path: Path) -> None:
-    """Draw the time of every comparison that has a result, one panel each."""
-    found = [name for name in COMPARISONS if (RESULTS / f"{name}.json").exists()]
+    """Draw the time of every comparison that has a result, a panel each."""
+    names = [name for name in COMPARISONS if (RESULTS / f"{name}.json").exists()]
     figure, panels = plt.subplots(
-        len(found), 1, figsize=(8, 1.5 * len(found)), layout="constrained", squeeze=False
+        len(names), 1, figsize=(8, 1.5 * len(names)), layout="constrained", squeeze=False
     )
-    for name, panel in zip(found, panels[:, 0], strict=True):
+    for name, panel in zip(names, panels[:, 0], strict=True):
         result = json.loads((RESULTS / f"{name}.json").read_text())
         sides = result["sides"]
         totals = [figures["seconds"]["total"] for figures in sides.values()]

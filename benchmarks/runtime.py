@@ -32,7 +32,7 @@ FIRST_ANSWER = """
 import re, sys
 from skmatch.runtime import load
 load(sys.argv[1]).recommend([sys.argv[2]])
-# Of Linux; getrusage would count the memory of the process that started this one.
+# Of Linux; getrusage would count the memory of the parent process.
 print(int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024)
 """
 
@@ -43,12 +43,12 @@ def size_of(folder: Path) -> int:
 
 def one_by_one(call: Callable[[str], Any], users: list[str]) -> str:
     """Return the wall and CPU times of a call with each user."""
-    taken = []
-    for user in [*users[:5], *users]:  # the first do not count
+    times = []
+    for user in [*users[:5], *users]:  # the first calls do not count
         start = time.perf_counter(), time.process_time()
         call(user)
-        taken.append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    wall, cpu = 1e3 * np.array(taken[5:]).T
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    wall, cpu = 1e3 * np.array(times[5:]).T
     tail = ", ".join(f"{np.percentile(wall, p):.2f}" for p in (50, 95, 99))
     return f"{tail} ms, of CPU {np.median(cpu):.2f} ms"
 
@@ -59,17 +59,19 @@ def cpu_seconds(who: int = resource.RUSAGE_SELF) -> float:
 
 
 def time_first_response(folder: Path, user: str) -> None:
-    """Print what a fresh process takes to its first response."""
+    """Print the time and memory of a fresh process up to its first response."""
     command = [sys.executable, "-c", FIRST_ANSWER, str(folder), user]
     walls, cpus = [], []
     for _ in range(5):
         start, cpu = time.perf_counter(), cpu_seconds(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
+        process = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=os.environ
+        )
         walls.append(time.perf_counter() - start)
         cpus.append(cpu_seconds(resource.RUSAGE_CHILDREN) - cpu)
     print(
         f"  fresh process to the first response: {np.median(walls):.2f} s, of CPU "
-        f"{np.median(cpus):.2f} s; {float(done.stdout):.0f} MiB, of which at most "
+        f"{np.median(cpus):.2f} s; {float(process.stdout):.0f} MiB, of which at most "
         f"{size_of(folder) / 2**20:.0f} MiB are the files"
     )
 
@@ -85,13 +87,13 @@ def measure(n_items: int, n_queries: int, parent: Path) -> None:
         folder = parent / f"{n_items}-{quantize}"
         to_onnx(pipe, folder, quantize=quantize)
         recommender = load(folder)
-        taken = one_by_one(lambda user, own=recommender: own.recommend([user]), users)
+        latencies = one_by_one(lambda user, model=recommender: model.recommend([user]), users)
         cpu = cpu_seconds()
         recommender.recommend(many)
         cpu = 1e3 * (cpu_seconds() - cpu) / MANY
         print(
-            f"  runtime, {quantize or 'float32':8} {taken}; in one call of {MANY} {cpu:.3f} ms of "
-            "CPU each"
+            f"  runtime, {quantize or 'float32':8} {latencies}; in one call of {MANY} {cpu:.3f} ms "
+            "of CPU each"
         )
         time_first_response(folder, users[0])
 

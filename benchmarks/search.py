@@ -1,4 +1,4 @@
-"""Time searches: one worker against two, with and without memory, and the scoring alone.
+"""Time searches: with one worker and two, with and without memory, and the scoring alone.
 
 python benchmarks/search.py [PATH of a MovieLens zip or folder] [--epochs N] [--repeats N]
 """
@@ -32,7 +32,7 @@ GRID = {  # 8 candidates
 
 
 class RandomRetriever(PopularityRetriever):
-    """Gives random vectors at once: what is left to time is everything but the model."""
+    """Returns random vectors at once, so that the time is that of everything but the model."""
 
     def fit(self, X, y=None):
         """Draw the vectors."""
@@ -94,16 +94,19 @@ def main() -> None:
     joblib.Parallel(2)(joblib.delayed(search)(events[:5000], 1) for _ in range(2))  # warm workers
     search(events[:5000], 1)
     for _ in range(options.repeats):
-        one, share, ndcg = search(events, options.epochs)
-        print(f"n_jobs=1 {one:.1f} s, of which scoring {share:.1%}")
-        two, _, ndcg_of_two = search(events, options.epochs, n_jobs=2)
-        same = np.abs(ndcg - ndcg_of_two).max()
-        print(f"n_jobs=2 {two:.1f} s: {one / two:.2f} times as fast; NDCG@10 differs by {same:.2g}")
+        one_worker, share, ndcg = search(events, options.epochs)
+        print(f"n_jobs=1 {one_worker:.1f} s, of which scoring {share:.1%}")
+        two_workers, _, ndcg_of_two = search(events, options.epochs, n_jobs=2)
+        difference = np.abs(ndcg - ndcg_of_two).max()
+        print(
+            f"n_jobs=2 {two_workers:.1f} s: {one_worker / two_workers:.2f} times as fast; NDCG@10 "
+            f"differs by {difference:.2g}"
+        )
         with tempfile.TemporaryDirectory() as folder:
             cached, _, ndcg_of_cached = search(events, options.epochs, memory=folder)
-        same = np.abs(ndcg - ndcg_of_cached).max()
-        print(f"memory   {cached:.1f} s: {one / cached:.2f} times as fast as n_jobs=1 without; "
-              f"NDCG@10 differs by {same:.2g}")  # fmt: skip
+        difference = np.abs(ndcg - ndcg_of_cached).max()
+        print(f"memory   {cached:.1f} s: {one_worker / cached:.2f} times as fast as n_jobs=1 "
+              f"without; NDCG@10 differs by {difference:.2g}")  # fmt: skip
 
 
 if __name__ == "__main__":

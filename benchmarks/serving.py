@@ -82,7 +82,7 @@ def serving(command: list[str]) -> Iterator[tuple[psutil.Process, int]]:
 
 
 class Client(asyncio.Protocol):
-    """Sends a request when the last one is answered, over one connection."""
+    """Sends a request after the response to the last request, over a single connection."""
 
     def __init__(self, load: Load, seed: int):
         self.load, self.rng = load, np.random.default_rng(seed)
@@ -134,11 +134,11 @@ class Load:
         self.models: set[str] = set()
 
     def add(self, start: float, status: int, body: bytes) -> None:
-        now = time.perf_counter()
+        end = time.perf_counter()
         if status != 200:
             self.failed[str(status)] += 1
         elif start >= self.begin:
-            self.seconds.append(now - start)
+            self.seconds.append(end - start)
             response = json.loads(body)
             assert len(response["items"]) == len(response["scores"])
             self.models.add(response.get("model", ""))
@@ -191,9 +191,9 @@ def measure_reloads(command: list[str], models: list[Path], options: argparse.Na
         def reload() -> None:
             for number in range(10):
                 time.sleep(options.seconds / 12)
-                new = served.with_suffix(".new")
-                new.write_bytes(models[(number + 1) % 2].read_bytes())
-                os.replace(new, served)
+                replacement = served.with_suffix(".new")
+                replacement.write_bytes(models[(number + 1) % 2].read_bytes())
+                os.replace(replacement, served)
                 server.send_signal(signal.SIGHUP)
 
         before = sum(server.cpu_times()[:2])

@@ -52,7 +52,7 @@ ITEM_COLUMNS = ["movie_id", ITEM_FEATURE]
 
 @dataclass
 class Prepared:
-    """What the tutorial's preparation ends with."""
+    """The arrays that the tutorial's preparation returns."""
 
     x: dict[str, np.ndarray]
     y: np.ndarray
@@ -183,7 +183,7 @@ def judge(inputs: Path, prepared: Prepared, user_vectors: object, item_vectors: 
 
 def set_seed(seed: int) -> None:
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 (what torch-rechub draws from)
+    np.random.seed(seed)  # noqa: NPY002 (torch-rechub draws from it)
     torch.manual_seed(seed)
 
 
@@ -199,9 +199,9 @@ def preparation(clock: Clock, inputs: Path, seed: int) -> None:
 def cached(inputs: Path, mode: int) -> Prepared:
     """Prepare once for all runs: an epoch is measured without the preparation."""
     folder = inputs / f"rechub-{mode}"
-    done = folder / "done"
+    marker = folder / "done"
     parts = ("x", "test_user", "all_item", "ids")
-    if not done.exists():
+    if not marker.exists():
         set_seed(0)
         prepared = prepare(read_needed(inputs), mode)
         for part in parts:
@@ -210,7 +210,7 @@ def cached(inputs: Path, mode: int) -> Prepared:
                 np.save(folder / part / f"{name}.npy", values)
         np.save(folder / "y.npy", prepared.y)
         pd.Series(prepared.sizes).to_json(folder / "sizes.json")
-        done.touch()
+        marker.touch()
     columns = {
         part: {path.stem: np.load(path) for path in sorted((folder / part).glob("*.npy"))}
         for part in parts
@@ -262,22 +262,22 @@ def whole_job(clock: Clock, inputs: Path, seed: int) -> dict[str, float]:
             catalogue = prepared.ids["movie_id"][prepared.all_item["movie_id"] - 1]
             users = prepared.ids["user_id"][prepared.test_user["user_id"] - 1]
             held_out = prepared.ids["movie_id"][prepared.test_user["movie_id"] - 1]
-            found = {
+            recommended = {
                 user: catalogue[index.query(v=vector, n=TOP_K)[0]]
                 for user, vector in zip(users, user_vectors, strict=True)
             }
             truth = {user: [movie] for user, movie in zip(users, held_out, strict=True)}
-            own = topk_metrics(y_true=truth, y_pred=found, topKs=[TOP_K])
-    print(dict(own))
+            metrics = topk_metrics(y_true=truth, y_pred=recommended, topKs=[TOP_K])
+    print(dict(metrics))
     return judge(inputs, prepared, user_vectors, item_vectors)
 
 
 def quality(
     clock: Clock, inputs: Path, seed: int, make: object, mode: int, batch_size: int, epochs: int
 ) -> None:
-    """Prepare, train and write what is recommended by an exact ranking of the vectors."""
+    """Prepare, train and write the recommendations of an exact ranking of the vectors."""
     events = with_category(read_training(inputs)).rename(columns={"item_id": "movie_id"})
-    # Its preparation holds out the last event of each user, so each gets one to hold out.
+    # The preparation holds out the last event of each user: each user gets an event to hold out.
     stand_in = events.groupby("user_id").tail(1)
     stand_in = stand_in.assign(timestamp=len(events) + np.arange(len(stand_in)))
     padded = pd.concat([events, stand_in], ignore_index=True)
@@ -290,11 +290,11 @@ def quality(
             trainer = make_trainer(model, mode, folder, epochs)
             trainer.fit(train)
         user_vectors, item_vectors = vectors(trainer, model, test, item)
-    known = pd.Index(prepared.ids["user_id"][prepared.test_user["user_id"] - 1])
+    known_users = pd.Index(prepared.ids["user_id"][prepared.test_user["user_id"] - 1])
     items = pd.Index(prepared.ids["movie_id"][prepared.all_item["movie_id"] - 1])
 
     def recommend(users: np.ndarray, exclude_seen: bool) -> np.ndarray:
-        scores = (user_vectors[known.get_indexer(users)] @ item_vectors.T).numpy()
+        scores = (user_vectors[known_users.get_indexer(users)] @ item_vectors.T).numpy()
         if exclude_seen:
             row = pd.Index(users).get_indexer(events["user_id"])
             column = items.get_indexer(events["movie_id"])

@@ -1,4 +1,4 @@
-"""RecTools' side: its rankers, its metrics, and its models with those of implicit it wraps."""
+"""RecTools' side: its rankers, its metrics, its models, and implicit's models that it wraps."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def rank(
     )
     ranker = make(users, items)
     subjects = np.arange(len(users))
-    _, found, _ = clock.repeat(
+    _, items_of_lists, _ = clock.repeat(
         "total", lambda: ranker.rank(subjects, k=TOP_K, filter_pairs_csr=seen)
     )
-    return np.asarray(found).reshape(len(users), TOP_K)
+    return np.asarray(items_of_lists).reshape(len(users), TOP_K)
 
 
 def top_k(clock: Clock, inputs: Path, seed: int) -> None:
-    found = rank(clock, inputs, lambda users, items: ImplicitRanker(Distance.DOT, users, items))
-    np.save(inputs / "top-k-RecTools.npy", found)
+    ranking = rank(clock, inputs, lambda users, items: ImplicitRanker(Distance.DOT, users, items))
+    np.save(inputs / "top-k-RecTools.npy", ranking)
 
 
 def top_k_torch(clock: Clock, inputs: Path, seed: int) -> None:
@@ -114,7 +114,7 @@ def sasrec(clock: Clock, inputs: Path, seed: int, **parameters: float) -> None:
 def dssm(
     clock: Clock, inputs: Path, seed: int, *, features: dict[str, list[str]], max_epochs: int
 ) -> None:
-    """Its towers know ids only as features, so that they are among them."""
+    """RecTools' towers know ids only as features: the ids are among the features."""
     seed_everything(seed)
     events = read_training(inputs)
     tables = {
@@ -130,7 +130,7 @@ def dssm(
 
 
 def as_features(events: pd.DataFrame, key: str, names: list[str]) -> pd.DataFrame:
-    """Return RecTools' long table of an id's features, several values of one split."""
+    """Return RecTools' long table of an id's features, a row per value of a cell."""
     rows = events.drop_duplicates(key)
     parts = [
         pd.DataFrame({"id": rows[key], "feature": name, "value": rows[name].astype(str)})
@@ -153,23 +153,23 @@ def read_interactions(inputs: Path) -> pd.DataFrame:
 
 
 def read_pairs(inputs: Path) -> pd.DataFrame:
-    """Return each pair once, for models of a matrix of zeros and ones."""
+    """Return each pair once, for models of a binary matrix."""
     return read_interactions(inputs).drop_duplicates([Columns.User, Columns.Item])
 
 
 def answer(
     clock: Clock, inputs: Path, model: object, interactions: pd.DataFrame, **features: object
 ) -> None:
-    """Fit a model and write what it recommends."""
+    """Fit a model and write its recommendations."""
     with clock("total"):
         dataset = Dataset.construct(interactions, **features)
         model.fit(dataset)
 
     def recommend(users: np.ndarray, exclude_seen: bool) -> np.ndarray:
-        found = model.recommend(
+        table = model.recommend(
             users, dataset, TOP_K, filter_viewed=exclude_seen, on_unsupported_targets="ignore"
         )
-        return as_lists(found, users)
+        return as_lists(table, users)
 
     write_lists(inputs, recommend)
 

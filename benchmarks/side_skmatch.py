@@ -178,8 +178,8 @@ def whole_job(clock: Clock, inputs: Path, seed: int) -> dict[str, float]:
         with clock("train"):
             model[-1].fit(samples)
         with clock("top-100 and metrics"):
-            own = evaluate(model, test, ["ndcg", "mrr", "recall", "hit", "precision"], k=TOP_K)
-    print(own)
+            metrics = evaluate(model, test, ["ndcg", "mrr", "recall", "hit", "precision"], k=TOP_K)
+    print(metrics)
     return judge(inputs, model, train)
 
 
@@ -189,12 +189,12 @@ def top_k(clock: Clock, inputs: Path, seed: int) -> None:
     # Codes of items start at 2: 0 is padding and 1 unknown.
     lists = ItemLists(data["seen_item"] + 2, data["seen_start"][:-1], data["seen_start"][1:])
     seen = ItemFilter(exclude=(lists,))
-    found, _ = clock.repeat("total", lambda: index.search(data["users"], TOP_K, seen))
-    np.save(inputs / "top-k-skmatch.npy", found)
+    positions, _ = clock.repeat("total", lambda: index.search(data["users"], TOP_K, seen))
+    np.save(inputs / "top-k-skmatch.npy", positions)
 
 
 def evaluation(clock: Clock, inputs: Path, seed: int) -> dict[str, float]:
-    """Compute all metrics from one ranking, by a scorer of a retriever that has it ready."""
+    """Compute all metrics of a ranking, by a scorer of a retriever that returns this ranking."""
     data = np.load(inputs / "ranking.npz")
     held_out = pd.DataFrame({"user_id": data["test_user"], "item_id": data["test_item"]})
     schema = SimpleNamespace(user="user_id", item="item_id", time=None)
@@ -204,7 +204,7 @@ def evaluation(clock: Clock, inputs: Path, seed: int) -> dict[str, float]:
 
 
 def evaluation_functions(clock: Clock, inputs: Path, seed: int) -> dict[str, float]:
-    """One function call a metric and cutoff."""
+    """Compute each metric at each cutoff by a function call."""
     data = np.load(inputs / "ranking.npz")
     ranking, held_out = data["ranking"], data["test_item"]
 
@@ -228,19 +228,19 @@ def quality(
     sampler: dict,
     parameters: dict,
 ) -> None:
-    """Fit the named retriever and write what it recommends."""
+    """Fit the named retriever and write its recommendations."""
     events = read_training(inputs)
-    last = getattr(skmatch, retriever)(**parameters)
+    estimator = getattr(skmatch, retriever)(**parameters)
     if retriever == "FusionRetriever":
         members = {"dssm": DSSMRetriever(random_state=seed), "items": skmatch.ItemToItemRetriever()}
-        last.set_params(retrievers=list(members.items()))
-    elif "random_state" in last.get_params():
-        last.set_params(random_state=seed)
+        estimator.set_params(retrievers=list(members.items()))
+    elif "random_state" in estimator.get_params():
+        estimator.set_params(random_state=seed)
     encode = MatchEncoder(time="second", **encoder)
-    model = make_match_pipeline(encode, SequenceSampler(**sampler), last)
+    model = make_match_pipeline(encode, SequenceSampler(**sampler), estimator)
     with clock("total"):
         model.fit(events)
-    # Events of the same second as the one to find come before it.
+    # Events of the same second as the target come before it.
     as_of = np.load(inputs / "seconds.npy") + 0.5
     write_lists(
         inputs,

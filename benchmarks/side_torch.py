@@ -16,7 +16,7 @@ def top_k(clock: Clock, inputs: Path, seed: int) -> None:
     users, items = torch.from_numpy(data["users"]), torch.from_numpy(data["items"])
 
     def call() -> torch.Tensor:
-        """Seen items stay in: nothing but the product and the selection."""
+        """Seen items stay in: the product and the selection only."""
         blocks = users.split(N_SCORES // len(items))
         return torch.cat([torch.topk(torch.matmul(b, items.T), TOP_K).indices for b in blocks])
 

@@ -41,7 +41,7 @@ def make_steps(retriever):
 
 
 def run_in_a_fresh_process(code, *arguments):
-    """Run a program that can import what this process can."""
+    """Run a program with the import path of this process."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     subprocess.run(command, check=True, env=environment)
@@ -68,7 +68,7 @@ def power_of_trend(pipe, query):
 
 
 class RetrieverContract:
-    """What every retriever keeps."""
+    """Tests that every retriever passes."""
 
     retriever = None
     further_columns = ()
@@ -79,14 +79,14 @@ class RetrieverContract:
         return make_match_pipeline(*make_steps(cls.retriever)).fit(EVENTS)
 
     def test_recommend_gives_k_new_items_in_the_users_own_ids(self, pipe):
-        found = pipe.recommend(k=5)
-        assert list(found.columns) == [
+        table = pipe.recommend(k=5)
+        assert list(table.columns) == [
             *("user_id", "item_id", "score", "rank", "source"), *self.further_columns
         ]  # fmt: skip
-        assert found["user_id"].dtype == EVENTS["user_id"].dtype
-        assert found["item_id"].dtype == EVENTS["item_id"].dtype
-        assert found["user_id"].unique().tolist() == EVENTS["user_id"].unique().tolist()
-        for user, rows in found.groupby("user_id"):
+        assert table["user_id"].dtype == EVENTS["user_id"].dtype
+        assert table["item_id"].dtype == EVENTS["item_id"].dtype
+        assert table["user_id"].unique().tolist() == EVENTS["user_id"].unique().tolist()
+        for user, rows in table.groupby("user_id"):
             n_left = EVENTS["item_id"].nunique() - len(seen_by(user))
             assert rows["rank"].tolist() == list(range(1, min(5, n_left) + 1))
             assert rows["item_id"].is_unique
@@ -95,8 +95,8 @@ class RetrieverContract:
 
     def test_predict_has_a_row_per_query_and_recommends_the_same(self, pipe):
         queries = pd.DataFrame({"user_id": EVENTS["user_id"].unique()[:7]})
-        found = pipe.recommend(queries, k=4)["item_id"].to_numpy()
-        np.testing.assert_array_equal(pipe.predict(queries, k=4), found.reshape(7, 4))
+        items = pipe.recommend(queries, k=4)["item_id"].to_numpy()
+        np.testing.assert_array_equal(pipe.predict(queries, k=4), items.reshape(7, 4))
 
     @pytest.mark.parametrize("batch_size", [1, 7, 1000])
     def test_batches_are_the_recommendations_in_parts(self, pipe, batch_size):
@@ -110,22 +110,22 @@ class RetrieverContract:
     def test_an_unknown_user_gets_the_most_popular_items(self, pipe):
         retriever = pipe[-1]
         members = getattr(retriever, "retrievers_", [retriever])
-        trends = [getattr(one, "trend_", None) for one in members]
+        trends = [getattr(member, "trend_", None) for member in members]
         power = power_of_trend(pipe, pd.DataFrame({"user_id": ["nobody"]}))
         factor = 1 if trends[0] is None else np.exp(power * trends[0])
         top = pd.Series(retriever.popularity_ * factor, index=retriever.item_ids_).nlargest(3)
-        found = pipe.recommend(["nobody"], k=3)
-        assert found["user_id"].tolist() == ["nobody"] * 3
-        assert found["source"].tolist() == ["popularity"] * 3
-        assert found["item_id"].tolist() == top.index.tolist()
+        table = pipe.recommend(["nobody"], k=3)
+        assert table["user_id"].tolist() == ["nobody"] * 3
+        assert table["source"].tolist() == ["popularity"] * 3
+        assert table["item_id"].tolist() == top.index.tolist()
 
     def test_a_query_brings_its_history(self, pipe):
         history = EVENTS.loc[EVENTS["user_id"] == USER, "item_id"].tolist()
         queries = pd.DataFrame({"user_id": [USER, "nobody"], "history": [None, history]})
-        found = pipe.recommend(queries, k=3)
-        assert found["user_id"].tolist() == [USER] * 3 + ["nobody"] * 3
-        assert not set(found["item_id"]) & set(history)
-        assert found["source"].nunique() == 1
+        table = pipe.recommend(queries, k=3)
+        assert table["user_id"].tolist() == [USER] * 3 + ["nobody"] * 3
+        assert not set(table["item_id"]) & set(history)
+        assert table["source"].nunique() == 1
 
     def test_seen_items_are_left_out_only_when_asked(self, pipe):
         everything = pipe.recommend([USER], k=1000, exclude_seen=False)
@@ -135,14 +135,14 @@ class RetrieverContract:
     def test_filters_hold_for_known_and_unknown_users(self, pipe):
         users = [USER, "nobody"]
         options = {"candidates": ITEMS[:20].tolist(), "exclude": {"nobody": ITEMS[:5].tolist()}}
-        found = pipe.recommend(users, k=50, **options).groupby("user_id")["item_id"].agg(set)
-        assert found[USER] == set(ITEMS[:20]) - seen_by(USER)
-        assert found["nobody"] == set(ITEMS[5:20])
+        items = pipe.recommend(users, k=50, **options).groupby("user_id")["item_id"].agg(set)
+        assert items[USER] == set(ITEMS[:20]) - seen_by(USER)
+        assert items["nobody"] == set(ITEMS[5:20])
 
     def test_filters_keep_the_order(self, pipe):
         everything = pipe.recommend([USER], k=50)["item_id"]
-        few = pipe.recommend([USER], k=50, candidates=ITEMS[:20])["item_id"]
-        assert few.tolist() == everything[everything.isin(ITEMS[:20])].tolist()
+        filtered = pipe.recommend([USER], k=50, candidates=ITEMS[:20])["item_id"]
+        assert filtered.tolist() == everything[everything.isin(ITEMS[:20])].tolist()
 
     def test_a_user_who_has_seen_everything_gets_nothing(self):
         everything = pd.DataFrame({"user_id": "all", "item_id": ITEMS, "timestamp": 0})
@@ -215,11 +215,11 @@ class RetrieverContract:
             clone(self.retriever).fit(samples, users=EVENTS[["user_id"]].drop_duplicates())
 
     def test_a_saved_pipeline_recommends_the_same_in_a_fresh_process(self, pipe, tmp_path):
-        path, found = tmp_path / "pipe.joblib", tmp_path / "found.pkl"
+        path, result = tmp_path / "pipe.joblib", tmp_path / "found.pkl"
         joblib.dump(pipe, path)
         code = "import sys, joblib; joblib.load(sys.argv[1]).recommend(k=3).to_pickle(sys.argv[2])"
-        run_in_a_fresh_process(code, path, found)
-        pd.testing.assert_frame_equal(pd.read_pickle(found), pipe.recommend(k=3), check_exact=True)
+        run_in_a_fresh_process(code, path, result)
+        pd.testing.assert_frame_equal(pd.read_pickle(result), pipe.recommend(k=3), check_exact=True)
 
     def test_not_fitted(self):
         for verb in ("recommend", "predict", "score"):
@@ -258,16 +258,16 @@ class RetrieverContract:
 
 
 class SimilarItemsContract:
-    """What `SimilarItemsMixin` adds."""
+    """Tests of `SimilarItemsMixin`."""
 
     def test_similar_items_never_hold_the_item_itself(self, pipe):
-        found = pipe.similar_items(ITEMS[:5], k=3)
-        assert len(found) == 15
-        assert (found["item_id"] != found["similar"]).all()
+        table = pipe.similar_items(ITEMS[:5], k=3)
+        assert len(table) == 15
+        assert (table["item_id"] != table["similar"]).all()
 
 
 class VectorsContract(SimilarItemsContract):
-    """What `VectorsMixin` adds."""
+    """Tests of `VectorsMixin`."""
 
     def test_transform_has_a_vector_per_query(self, pipe):
         vectors = pipe.transform(EVENTS[:7])
@@ -278,15 +278,15 @@ class VectorsContract(SimilarItemsContract):
 
     def test_scores_are_inner_products(self, pipe):
         query = pd.DataFrame({"user_id": [USER]})
-        found = pipe.recommend(query, k=3)
+        table = pipe.recommend(query, k=3)
         vectors = pd.Series([*pipe[-1].item_vectors_], index=pipe[-1].item_ids_)
-        expected = [pipe.transform(query)[0] @ vectors[item] for item in found["item_id"]]
+        expected = [pipe.transform(query)[0] @ vectors[item] for item in table["item_id"]]
         if getattr(pipe[-1], "trend_", None) is not None:
             trend = pd.Series(pipe[-1].trend_, index=pipe[-1].item_ids_)
             power = power_of_trend(pipe, query)
-            expected += pipe[-1].temperature * power * trend[found["item_id"]].to_numpy()
-        if found["source"][0] != "popularity":
-            np.testing.assert_allclose(found["score"], expected, atol=1e-5)
+            expected += pipe[-1].temperature * power * trend[table["item_id"]].to_numpy()
+        if table["source"][0] != "popularity":
+            np.testing.assert_allclose(table["score"], expected, atol=1e-5)
 
     def test_vectors_are_repeated_exactly(self, pipe):
         again = clone(pipe).fit(EVENTS)
@@ -294,7 +294,7 @@ class VectorsContract(SimilarItemsContract):
 
 
 class GrowthContract:
-    """What `GrowthMixin` adds."""
+    """Tests of `GrowthMixin`."""
 
     NEWS = pd.DataFrame({"user_id": "new", "item_id": ITEMS[:2], "timestamp": 10**12})
 
@@ -303,8 +303,8 @@ class GrowthContract:
         return clone(self.retriever).fit(PLAIN)
 
     def test_observed_events_are_seen(self, fitted):
-        found = fitted.observe(self.NEWS).recommend(["new"], k=1000)
-        assert set(found["item_id"]) == set(ITEMS[2:])
+        table = fitted.observe(self.NEWS).recommend(["new"], k=1000)
+        assert set(table["item_id"]) == set(ITEMS[2:])
 
     def test_partial_fit_brings_new_items(self, fitted):
         fitted.partial_fit(self.NEWS.assign(item_id=[-7, -8]))
