@@ -60,10 +60,10 @@ def check_names(roles: Roles, features: dict[str, list[Label]]) -> None:
                 "add a copy of the column under another name."
             )
     reserved_names = {HISTORY, *map(history_name, features["event"])}
-    taken = reserved_names.intersection((*roles, *named))
-    if taken:
+    clashes = reserved_names.intersection((*roles, *named))
+    if clashes:
         raise ValueError(
-            f"The column name {min(taken)!r} is reserved for the histories that queries provide, "
+            f"The column name {min(clashes)!r} is reserved for the histories that queries provide, "
             "and cannot be a role or a feature: rename the column."
         )
     for names, reserved, of in (

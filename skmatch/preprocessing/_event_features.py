@@ -1,4 +1,4 @@
-"""Features of events, such as a rating: known of past events, never of the one predicted."""
+"""Features of events, such as a rating: known of past events, never of the predicted event."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class EventFeatureLearner:
         columns: Columns = {}
         for name in self.names:
             column = require_column(piece, name, "feature")
-            known = self.features.get(name)
-            if known is None:
-                known = Feature(name, self.kinds.get(name) or kind_of(column))
-                _check_kind(known)
-            self.features[name] = learn(known, column, self.delimiter)
+            feature = self.features.get(name)
+            if feature is None:
+                feature = Feature(name, self.kinds.get(name) or kind_of(column))
+                _check_kind(feature)
+            self.features[name] = learn(feature, column, self.delimiter)
             columns["event", name] = encode(self.features[name], column, self.delimiter)
         return columns
 
@@ -73,7 +73,7 @@ def _check_kind(feature: Feature) -> None:
 def extended(
     features: tuple[Feature, ...], frame: pd.DataFrame, delimiter: str
 ) -> tuple[tuple[Feature, ...], Arrays]:
-    """Return features with the new categories of further events, and the values of these."""
+    """Return features with the new categories of further events, and the events' values."""
     features = tuple(
         learn(feature, frame[feature.name], delimiter) if feature.name in frame.columns else feature
         for feature in features

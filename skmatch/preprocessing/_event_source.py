@@ -72,15 +72,15 @@ class ParquetEvents:
                         f"The column {name!r} is missing in {_path(fragment)}, but in other files: "
                         "add it, or leave the file out."
                     )
-                own, first = schema.field(name).type, self.dataset.schema.field(name).type
-                if _plain(own) != _plain(first):
+                kind, expected = schema.field(name).type, self.dataset.schema.field(name).type
+                if _plain(kind) != _plain(expected):
                     raise ValueError(
-                        f"The column {name!r} has type {own} in {_path(fragment)}, and {first} in "
-                        "earlier files: write it with the same type in all files."
+                        f"The column {name!r} has type {kind} in {_path(fragment)}, and {expected} "
+                        "in earlier files: write it with the same type in all files."
                     )
 
     def _dtypes(self, names: list[str]) -> dict[Hashable, Any]:
-        """Return the dtypes of whole columns, where those of a piece may differ."""
+        """Return the dtypes of whole columns, where the dtypes of a piece may differ."""
         import pyarrow as pa
 
         schema = pa.schema([self.dataset.schema.field(name) for name in names])
@@ -101,13 +101,13 @@ class ParquetEvents:
         """Return the dtype of a column with the categories of all pieces, in their order."""
         import pyarrow as pa
 
-        known = pa.array([], type=field.type.value_type)
+        categories = pa.array([], type=field.type.value_type)
         for batch, _ in self._scan([field.name]):
             dictionary = batch.column(0).dictionary
-            if not dictionary.equals(known[: len(dictionary)]):
-                known = pa.chunked_array([known, dictionary]).unique()
+            if not dictionary.equals(categories[: len(dictionary)]):
+                categories = pa.chunked_array([categories, dictionary]).unique()
         codes = pa.array([], type=pa.int32())
-        column = pa.DictionaryArray.from_arrays(codes, known, ordered=field.type.ordered)
+        column = pa.DictionaryArray.from_arrays(codes, categories, ordered=field.type.ordered)
         return _frame(pa.table({"": column}))[""].dtype
 
     def _has_null(self, name: str) -> bool:
@@ -120,7 +120,7 @@ class ParquetEvents:
     def _scan(self, names: list[str]) -> Iterator[tuple[Any, Any]]:
         """Yield batches of some columns, in order, each with its file."""
         for fragment in self.dataset.get_fragments():
-            # Read row groups one by one: of a whole file, Arrow reads a gigabyte ahead.
+            # Read single row groups: of a whole file, Arrow reads a gigabyte ahead.
             can_split = hasattr(fragment, "split_by_row_group")
             for group in fragment.split_by_row_group() if can_split else [fragment]:
                 for batch in group.to_batches(
@@ -181,7 +181,7 @@ def _open(X: Any) -> Any:
 
 
 def _with_columns_of_all(dataset: Any) -> Any:
-    """Return the dataset with the columns of all files; pyarrow takes those of the first."""
+    """Return the dataset with the columns of all files; pyarrow takes the first file's columns."""
     schema = dataset.schema
     for fragment in dataset.get_fragments():
         for field in fragment.physical_schema:

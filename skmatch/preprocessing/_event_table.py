@@ -1,4 +1,4 @@
-"""`EventTableMixin`: what all estimators that read a table of events have in common."""
+"""`EventTableMixin`: tags and callbacks of estimators that read a table of events."""
 
 from __future__ import annotations
 

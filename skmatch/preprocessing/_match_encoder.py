@@ -280,7 +280,7 @@ class MatchEncoder(
         codes = collect(source.read(learner.learn, learner.columns()), source.on_disk)
         learnt, columns = learner.learnt(source, codes)
         warn_of_amounts(learnt["schema_"], self.kinds or {})
-        # Set attributes last, so that a failed fit keeps the previous ones.
+        # Set attributes last, so that a failed fit keeps the previous attributes.
         validate_data(self, table, skip_check_array=True)
         for name, value in learnt.items():
             setattr(self, name, value)
@@ -331,8 +331,8 @@ class MatchEncoder(
         features: Columns = {}
         for feature in schema.user_features:
             values, present = self._encode_feature(feature, frame)
-            known = self.timelines_[feature.name].at(user, time)
-            features[feature.name] = where_rows(present, values, known)
+            stored = self.timelines_[feature.name].at(user, time)
+            features[feature.name] = where_rows(present, values, stored)
         events = Events(schema, user, item, time, features, users, item_ids)
         reject_lone_features(schema.event_features, frame)
         if HISTORY in frame.columns:

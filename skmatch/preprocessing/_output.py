@@ -18,7 +18,7 @@ Rows = TypeVar("Rows", Events, Samples)
 class FrameOutputMixin:
     """Return `Events` and `Samples`, or DataFrames of their codes if pandas output is set.
 
-    Such a DataFrame carries in its ``attrs`` all that the next step needs, so a pipeline works the
+    The DataFrame carries in its ``attrs`` all that the next step needs, so a pipeline works the
     same with ``set_output(transform="pandas")``. Frames of polars have no attrs: with "polars" only
     the vectors of a retriever come as a frame.
     """
@@ -27,7 +27,7 @@ class FrameOutputMixin:
     _output_type: type[Events] | type[Samples] = Events
 
     def __init_subclass__(cls, **kwargs: object) -> None:
-        # scikit-learn's own wrapper would drop the attrs.
+        # scikit-learn's wrapper would drop the attrs.
         super().__init_subclass__(auto_wrap_output_keys=None, **kwargs)  # type: ignore[call-arg]
 
     def set_output(
@@ -72,10 +72,10 @@ class FrameOutputMixin:
         return np.asarray([*names, *self._further_columns()], dtype=object)
 
     def _further_columns(self) -> list[str]:
-        """Return the names of columns that depend on what was fitted."""
+        """Return the names of columns that depend on the fit."""
         return []
 
     def _output(self, rows: Rows) -> Rows:
         config = getattr(self, OUTPUT_CONFIG, {})
-        wanted = config.get("transform", get_config()["transform_output"])
-        return cast(Rows, rows.to_frame()) if wanted == "pandas" else rows
+        output = config.get("transform", get_config()["transform_output"])
+        return cast(Rows, rows.to_frame()) if output == "pandas" else rows

@@ -15,12 +15,12 @@ from skmatch.preprocessing._match_encoder import MatchEncoder
 
 
 class PlainEventsMixin(EventTableMixin):
-    """Encode plain events with a default `MatchEncoder`; pass encoded ones on."""
+    """Encode plain events with a default `MatchEncoder`; pass encoded events on."""
 
     schema_: Schema
 
     _CODED: Any = Events  # output of the previous step
-    # Own fitted steps in place of the previous ones, and the remedy if there are none.
+    # Attributes of fitted steps that encode plain events, and the remedy without them.
     _STEPS: dict[str, str] = {"encoder_": "Pass it through the same MatchEncoder first."}
 
     # Fitted attributes that only a fit on plain events has.
@@ -60,17 +60,17 @@ class PlainEventsMixin(EventTableMixin):
         return encoder.transform(X)
 
     def _propagated(self, verb: str, X: Any, *args: Any) -> tuple[Any, dict[str, Any]]:
-        """Pass rows through the own steps; return the output, and the updated steps."""
+        """Pass rows through this estimator's steps; return the output, and the updated steps."""
         if isinstance(X, CatalogueRows) or as_coded(X, self._CODED) is not None:
             return X, {}
-        own = {}
+        fitted = {}
         self._check_steps(X)
         for name in self._STEPS:
-            own[name], X = getattr(getattr(self, name), verb)(X, *args)
-        return X, own
+            fitted[name], X = getattr(getattr(self, name), verb)(X, *args)
+        return X, fitted
 
     def _check_steps(self, X: Any) -> None:
-        """Raise if there are no own steps for plain rows."""
+        """Raise if this estimator has no steps for plain rows."""
         for name, remedy in reversed(self._STEPS.items()):
             if not hasattr(self, name):
                 kind = "Samples" if name == "sampler_" else "Events"
@@ -88,7 +88,7 @@ class PlainEventsMixin(EventTableMixin):
             )
 
     def _set_learnt(self, learnt: dict[str, Any]) -> None:
-        """Set all fitted attributes at the end of a fit, so a failed one keeps the old ones."""
+        """Set all fitted attributes at the end of a fit: a failed fit keeps the old attributes."""
         for name in self._OF_ENCODING:
             if name not in learnt and hasattr(self, name):
                 delattr(self, name)

@@ -223,10 +223,10 @@ class SequenceSampler(
         events, learnt = self._encode_training(X)
         require_rows(len(events))
         if min(events.user.min(), events.item.min()) < FIRST_KNOWN:
-            known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
-            row = int(known.argmin())
+            is_known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
+            row = int(is_known.argmin())
             raise ValueError(
-                f"{(~known).sum():,} events have a user or item that is unknown to the "
+                f"{(~is_known).sum():,} events have a user or item that is unknown to the "
                 f"MatchEncoder, the first in row {row}: fit both on the same events."
             )
         schema = events.schema
@@ -265,11 +265,11 @@ class SequenceSampler(
         return events, stop
 
     def _partial_fit(self, X: Any, train: bool) -> tuple[SequenceSampler, Samples]:
-        """Return a copy that also stores new events, and these with the history before each.
+        """Return a copy that also stores new events, and the events with the history before each.
 
         An event is inserted after its user's events of earlier or equal time.
         """
-        rows, own = self._propagated("_partial_fit", X, train)
+        rows, fitted = self._propagated("_partial_fit", X, train)
         events = cast(Events, as_coded(rows, Events))
         schema = events.schema
         order = order_events(events.user, events.time)
@@ -291,7 +291,7 @@ class SequenceSampler(
         offsets = offsets + np.append(0, np.cumsum(added))
         grown = replaced(
             self,
-            **own,
+            **fitted,
             schema_=schema,
             log_=log,
             times_=times,
@@ -315,12 +315,12 @@ class SequenceSampler(
 
     def _add_items(self, X: Any) -> tuple[SequenceSampler, CatalogueRows]:
         """Return a copy with the new items and their event counts."""
-        rows, own = self._propagated("_add_items", X)
+        rows, fitted = self._propagated("_add_items", X)
         log = self.log_.resolve_pending(rows.schema)
         counts = _count_items(log.items, rows.schema)
         grown = replaced(
             self,
-            **own,
+            **fitted,
             schema_=rows.schema,
             log_=log,
             item_counts_=counts,
@@ -344,18 +344,20 @@ class SequenceSampler(
         check_is_fitted(self)
         events = self._encode_queries(X)
         # Padding and unknown users have an empty range at the start of the log.
-        first, stop = self.offsets_[events.user], self.offsets_[events.user + 1]
+        first_event, stop = self.offsets_[events.user], self.offsets_[events.user + 1]
         if events.time is not None and self.times_ is not None:
-            stop = count_before(self.times_, first, stop, events.time)
+            stop = count_before(self.times_, first_event, stop, events.time)
         if events.history is None:
-            windows = self._windows(self.log_, first, stop)
+            windows = self._windows(self.log_, first_event, stop)
             if self.visits_ is not None:
-                windows["visit"] = self.visits_.of_queries(self.times_, first, stop, events.time)
+                windows["visit"] = self.visits_.of_queries(
+                    self.times_, first_event, stop, events.time
+                )
             samples = self._samples(events, self.log_, windows)
             end = self.offsets_[events.user + 1]
             samples = replace(samples, event_stop=self._event_stop(events, stop, end))
         else:
-            samples = self._with_own_histories(events, first, stop)
+            samples = self._with_histories(events, first_event, stop)
         return self._output(samples)
 
     def _event_stop(self, events: Events, stop: np.ndarray, end: np.ndarray) -> np.ndarray | None:
@@ -397,44 +399,44 @@ class SequenceSampler(
             gap_rate=0.0 if self.visits_ is None else float(self.gap_rate),
         )
 
-    def _with_own_histories(self, events: Events, first: np.ndarray, stop: np.ndarray) -> Samples:
+    def _with_histories(self, events: Events, first_event: np.ndarray, stop: np.ndarray) -> Samples:
         """Concatenate each row's stored events and the history that it provides, if any."""
-        own, has_own = events.history, events.has_history
-        assert own is not None
-        assert has_own is not None
-        own_length = np.diff(own.offsets)
-        stored_length = stop - first
-        end = np.cumsum(stored_length + own_length)
-        seen = end - stored_length - own_length
-        stored, _ = concatenate_ranges(first, stop)
+        history, has_history = events.history, events.has_history
+        assert history is not None
+        assert has_history is not None
+        length = np.diff(history.offsets)
+        stored_length = stop - first_event
+        end = np.cumsum(stored_length + length)
+        seen = end - stored_length - length
+        stored, _ = concatenate_ranges(first_event, stop)
         to_stored, _ = concatenate_ranges(seen, seen + stored_length)
-        to_own, _ = concatenate_ranges(end - own_length, end)
+        to_query, _ = concatenate_ranges(end - length, end)
 
-        def joined(of_log: np.ndarray, of_own: np.ndarray) -> np.ndarray:
-            column = np.empty(end[-1] if len(end) else 0, dtype=of_log.dtype)
-            column[to_stored], column[to_own] = of_log[stored], of_own
+        def joined(log_values: np.ndarray, query_values: np.ndarray) -> np.ndarray:
+            column = np.empty(end[-1] if len(end) else 0, dtype=log_values.dtype)
+            column[to_stored], column[to_query] = log_values[stored], query_values
             return column
 
         features = {
             name: joined(column, events.history_features[name])
             for name, column in self.log_.features.items()
         }
-        log = EventLog(joined(self.log_.items, own.values), features=features)
+        log = EventLog(joined(self.log_.items, history.values), features=features)
         windows = self._windows(log, seen, end)
-        if self.visits_ is not None:  # a query's own history is that of its visit
-            visit = self.visits_.of_queries(self.times_, first, stop, events.time)
-            windows["visit"] = np.where(has_own, end - own_length, visit - first + seen)
+        if self.visits_ is not None:  # a history in the query is the history of its visit
+            visit = self.visits_.of_queries(self.times_, first_event, stop, events.time)
+            windows["visit"] = np.where(has_history, end - length, visit - first_event + seen)
         samples = self._samples(events, log, windows)
-        # The row's own history replaces the stored one; stored events still count as seen.
-        start = np.where(has_own, np.maximum(samples.start, end - own_length), samples.start)
+        # The history in a query replaces the stored history; stored events still count as seen.
+        start = np.where(has_history, np.maximum(samples.start, end - length), samples.start)
         return replace(samples, start=start)
 
     def _visits_of_events(self, events: Events, stop: np.ndarray) -> Columns:
         """Return where the visit of each stored event began, given its index in the log."""
         if self.visits_ is None:
             return {}
-        first = self.offsets_[events.user]
-        return {"visit": self.visits_.of_events(self.times_, first, stop, events.on_disk)}
+        first_event = self.offsets_[events.user]
+        return {"visit": self.visits_.of_events(self.times_, first_event, stop, events.on_disk)}
 
     def _further_columns(self) -> list[str]:
         return [] if self.visits_ is None else ["visit"]

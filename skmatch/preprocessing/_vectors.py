@@ -60,7 +60,7 @@ def _transformed(values: pd.Series, transformer: Any) -> np.ndarray:
 
 
 def to_vectors(column: pd.Series, length: int) -> np.ndarray:
-    """Return cells as the rows of a float32 matrix; those of missing cells are NaN."""
+    """Return cells as the rows of a float32 matrix, NaN where a cell is missing."""
     vectors = np.full((len(column), length), np.nan, dtype=np.float32)
     is_present = column.notna().to_numpy()
     for row, cell in enumerate(column):

@@ -60,27 +60,27 @@ class Visits:
         return Visits(self.pause, _starts(times, offsets, self.pause, on_disk=False))
 
     def of_events(
-        self, times: np.ndarray, first: np.ndarray, stop: np.ndarray, on_disk: bool
+        self, times: np.ndarray, first_event: np.ndarray, stop: np.ndarray, on_disk: bool
     ) -> np.ndarray:
         """Return where the visit of each stored event began, given its index `stop`."""
         starts = self.starts
         if starts is None:
-            return count_before(times, first, stop, times[stop] - self.pause, or_equal=True)
+            return count_before(times, first_event, stop, times[stop] - self.pause, or_equal=True)
         column = in_blocks(lambda rows: starts[stop[rows]], len(stop), on_disk)
         assert isinstance(column, np.ndarray)
         return column
 
     def of_queries(
-        self, times: np.ndarray, first: np.ndarray, stop: np.ndarray, time: np.ndarray | None
+        self, times: np.ndarray, first_event: np.ndarray, stop: np.ndarray, time: np.ndarray | None
     ) -> np.ndarray:
-        """Return where the visit of each query began; one without a time begins a visit now."""
+        """Return where the visit of each query began; a query without a time begins a visit."""
         if time is None or not len(times):
             return stop
         if self.starts is None:
-            return count_before(times, first, stop, time - self.pause, or_equal=True)
-        last = np.maximum(stop - 1, 0)
-        is_same = (stop > first) & (times[last] > time - self.pause)
-        return np.where(is_same, self.starts[last], stop)
+            return count_before(times, first_event, stop, time - self.pause, or_equal=True)
+        last_event = np.maximum(stop - 1, 0)
+        is_same = (stop > first_event) & (times[last_event] > time - self.pause)
+        return np.where(is_same, self.starts[last_event], stop)
 
 
 def _find_pause(times: np.ndarray, offsets: np.ndarray) -> float | None:
@@ -90,15 +90,15 @@ def _find_pause(times: np.ndarray, offsets: np.ndarray) -> float | None:
     of the least variance (Otsu, 1979). Equal times count as the shortest pause that there is.
     """
     pauses = [_pauses(times, offsets, rows) for rows in blocks(len(times))]
-    positive = [one[one > 0] for one in pauses if (one > 0).any()]
+    positive = [block[block > 0] for block in pauses if (block > 0).any()]
     if not positive:
         return None
-    low = np.log(min(one.min() for one in positive))
-    high = np.log(max(one.max() for one in positive))
+    low = np.log(min(block.min() for block in positive))
+    high = np.log(max(block.max() for block in positive))
     bounds = np.linspace(low, high, N_BINS + 1)
     count = np.zeros(N_BINS)
-    for own in pauses:
-        log = np.log(np.maximum(own[own >= 0], np.exp(low)))
+    for block in pauses:
+        log = np.log(np.maximum(block[block >= 0], np.exp(low)))
         count += np.histogram(np.clip(log, low, high), bounds)[0]
     center, share = (bounds[1:] + bounds[:-1]) / 2, count / count.sum()
     below, mean_below = np.cumsum(share)[:-1], np.cumsum(share * center)[:-1]
@@ -115,13 +115,13 @@ def _find_pause(times: np.ndarray, offsets: np.ndarray) -> float | None:
 def _starts(times: np.ndarray, offsets: np.ndarray, pause: float, on_disk: bool) -> np.ndarray:
     """Return the index of the first event of each event's visit."""
     starts = allocate(len(times), index_dtype(len(times)), on_disk)
-    last = 0
+    visit_start = 0
     for rows in blocks(len(times)):
-        own = _pauses(times, offsets, rows)
+        pauses = _pauses(times, offsets, rows)
         index = np.arange(rows.start, rows.stop)
-        is_first = (own < 0) | (own >= pause)
-        starts[rows] = np.maximum.accumulate(np.where(is_first, index, last))
-        last = int(starts[rows.stop - 1])
+        is_first = (pauses < 0) | (pauses >= pause)
+        starts[rows] = np.maximum.accumulate(np.where(is_first, index, visit_start))
+        visit_start = int(starts[rows.stop - 1])
     return starts
 
 
@@ -129,7 +129,7 @@ def _pauses(times: np.ndarray, offsets: np.ndarray, rows: slice) -> np.ndarray:
     """Return the time since the user's event before, -1 for the first event of a user."""
     before = np.append(times[max(rows.start - 1, 0)], times[rows][:-1])
     pauses = (times[rows] - before).astype(float)
-    first = offsets[:-1][np.diff(offsets) > 0]
-    first = first[(first >= rows.start) & (first < rows.stop)]
-    pauses[first - rows.start] = -1
+    first_event = offsets[:-1][np.diff(offsets) > 0]
+    first_event = first_event[(first_event >= rows.start) & (first_event < rows.stop)]
+    pauses[first_event - rows.start] = -1
     return pauses
