@@ -74,16 +74,22 @@ class FeatureValues(NamedTuple):
         # Cells with several values are slow to read, so only the latest are read.
         read = column.iloc[latest] if kind in ("multi_valued", "vector") else column
         feature = learn(self.feature, read, delimiter)
-        values = encode(feature, column.iloc[latest], delimiter)
-        if kind in NUMBERS and feature.scale > 0:
-            values = standardise(values, feature)
-        known = self._replace(feature=feature).lengthened(n_codes)
-        codes = rows.codes[latest]
-        times[codes] = rows.times[latest]
-        return FeatureValues(feature, _put(known.column, codes, values), times)
+        grown = self._replace(feature=feature).lengthened(n_codes).column
+        # Vectors in blocks: a second matrix of them would be the peak of a fit's memory.
+        for part in blocks(len(latest), on_disk=kind == "vector", width=max(feature.length, 1)):
+            index = latest[part]
+            values = encode(feature, column.iloc[index], delimiter)
+            if kind in NUMBERS and feature.scale > 0:
+                values = standardise(values, feature)
+            grown = _put(grown, rows.codes[index], values)
+        times[rows.codes[latest]] = rows.times[latest]
+        return FeatureValues(feature, grown, times)
 
     def settled(self) -> FeatureValues:
-        """Return a copy whose vocabulary, mean and scale depend on the latest values alone."""
+        """Return a copy whose vocabulary, mean and scale depend on the latest values alone.
+
+        Vectors are standardised in place.
+        """
         if isinstance(self.column, RaggedArray):
             # Drop values that only replaced cells had, and number the others in order.
             old = self.feature.vocabulary
@@ -99,7 +105,12 @@ class FeatureValues(NamedTuple):
         if self.feature.kind not in NUMBERS:
             return self
         feature = with_scale(self.feature, [self.column])
-        return self._replace(feature=feature, column=standardise(self.column, feature))
+        if feature.kind == "numeric":
+            return self._replace(feature=feature, column=standardise(self.column, feature))
+        assert isinstance(self.column, np.ndarray)
+        for part in blocks(len(self.column), width=feature.length):
+            self.column[part] = standardise(self.column[part], feature)
+        return self._replace(feature=feature)
 
     def with_transformer(self, transformer: Any) -> FeatureValues:
         """Return a copy whose values are the vectors that a transformer makes of them."""
@@ -122,8 +133,9 @@ class FeatureValues(NamedTuple):
         missing, column = np.nan if self.feature.kind in NUMBERS else UNKNOWN, self.column
         if self.feature.kind == "vector" and column.shape[1] < self.feature.length:  # all missing
             column, n_new = column[:0].reshape(0, self.feature.length), n_codes
-        new = np.full((n_new, *column.shape[1:]), missing, dtype=column.dtype)
-        return self._replace(column=np.concatenate([column, new]), times=times)
+        grown = np.full((len(column) + n_new, *column.shape[1:]), missing, dtype=column.dtype)
+        grown[: len(column)] = column
+        return self._replace(column=grown, times=times)
 
 
 def learn(feature: Feature, column: pd.Series, delimiter: str) -> Feature:

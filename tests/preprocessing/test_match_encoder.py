@@ -2,6 +2,7 @@
 
 import datetime as dt
 import pickle
+import tracemalloc
 import uuid
 
 import numpy as np
@@ -19,6 +20,7 @@ from skmatch import (
     MatchEncoder,
     PopularityRetriever,
     SequenceSampler,
+    _files,
     make_match_pipeline,
 )
 from skmatch._data import Events
@@ -499,6 +501,22 @@ def test_cells_of_equally_many_floats_are_vectors(cells, side, in_table):
     if side == "item":
         values = np.stack(schema.item_values("vector"))
         np.testing.assert_allclose(values, [[0, 0.5], [2, 1.5], [1, 1]], atol=1e-6)
+
+
+def test_vectors_of_a_catalogue_are_copied_once(monkeypatch):
+    monkeypatch.setattr(_files, "BLOCK_SIZE", 2**14)
+    matrix = np.random.default_rng(0).random((20_000, 100), dtype=np.float32)
+    table = pd.DataFrame({"item_id": range(20_000), "vector": list(matrix)})
+    encoder = MatchEncoder(item_features=["vector"])
+    tracemalloc.start()
+    encoder.fit(EVENTS.assign(item_id=range(3)), items=table)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.8 * matrix.nbytes
+    encoded = encoder.schema_.item_table["vector"][2:]
+    expected = matrix - matrix.mean(0, dtype=float)
+    expected /= np.sqrt((expected**2).sum(1).mean())
+    np.testing.assert_allclose(encoded, expected, atol=1e-5)
 
 
 def test_a_missing_vector_is_known_to_be_missing():
