@@ -1,6 +1,6 @@
 """
-DSSM and YoutubeDNN side by side
-================================
+DSSM and YoutubeDNN compared
+============================
 
 `~skmatch.DSSMRetriever` has an item tower, layers over an item's id and features;
 `~skmatch.YoutubeDNNRetriever` compares users with that encoding itself. Popularity is the baseline
@@ -42,7 +42,7 @@ pd.concat(tables)[["k", "value", "low", "high"]].round(3)
 
 # %%
 # ``low`` and ``high`` bound a 95% interval over the 671 users tested: where intervals overlap, the
-# models are not told apart.
+# difference may be chance.
 #
 # The same as a curve over the number of recommended items:
 

@@ -3,7 +3,7 @@ Next event or next visit?
 =========================
 
 "What comes next in this visit?" and "what will the next visit bring?" are different questions, and
-a model that is best at one can be poor at the other. Evaluate with the split that asks yours.
+a model that is best at one can be poor at the other. Evaluate with the split that tests yours.
 """
 
 import matplotlib.pyplot as plt

@@ -45,8 +45,8 @@ table[columns].round(3)
 
 # %%
 # Is the best setting better, or lucky? The bars are 95% intervals over the 150 users tested, 1.96
-# standard errors to each side. Between settings whose bars overlap widely this search cannot tell:
-# take the simpler one, or test more users.
+# standard errors to each side. Where bars overlap widely, this search does not show which is
+# better: take the simpler setting, or test more users.
 
 recall = table["recall_at_100"]
 error = 1.96 * (recall * (1 - recall) / 150) ** 0.5

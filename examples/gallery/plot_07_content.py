@@ -1,9 +1,9 @@
 """
-New items by their texts and pictures
-=====================================
+New items by their texts and images
+===================================
 
-A tenth of the items has no events yet. Their titles and the vectors of their pictures tell which
-users they suit.
+A tenth of the items has no events yet. Titles and vectors of images show the network which users
+may choose them.
 """
 
 import matplotlib.pyplot as plt

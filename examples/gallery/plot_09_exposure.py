@@ -2,7 +2,7 @@
 Which movies are ever shown?
 ============================
 
-Accuracy says nothing about the movies that nobody is shown. The curves show which share of the
+Accuracy says nothing about movies that are never recommended. The curves show which share of the
 recommendations goes to the most popular movies (bestsellers); the grey one is that of the ratings.
 """
 
@@ -32,7 +32,7 @@ models = {
 ExposureDisplay.from_estimator(models)
 
 # %%
-# Accuracy against coverage, the share of the catalogue that is shown to anyone.
+# Accuracy against coverage, the share of the catalogue that is recommended to anyone.
 
 TradeOffDisplay.from_estimator(models, test)
 

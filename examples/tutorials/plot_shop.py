@@ -82,9 +82,10 @@ pd.Series(
 # Kinds of event
 # --------------
 #
-# Some lines are single pieces, others are wholesale orders. A column of the kind tells the model
-# what each order of the history was like, and a column of weights how much an event counts: here a
-# single piece counts half. In a shop with views, carts and purchases, both columns work the same.
+# Some lines are single pieces, others are wholesale orders. A column of the kind lets the model
+# read what each order of the history was, and a column of weights sets how much an event counts:
+# here a single piece counts half. In a shop with views, carts and purchases, both columns work the
+# same.
 
 events["kind"] = np.where(events["quantity"] >= 12, "wholesale", "single")
 events["weight"] = np.where(events["kind"] == "wholesale", 1.0, 0.5)
@@ -138,7 +139,7 @@ pd.DataFrame(rows).transpose()
 # A pipeline with all columns
 # ---------------------------
 #
-# ``MatchEncoder`` is told once which column is what. The price is a number, the country belongs to
+# ``MatchEncoder`` takes the role of each column once. The price is a number, the country belongs to
 # the customer, the kind of order to the event; the description becomes a vector of 16 numbers by
 # TF-IDF and a truncated SVD, as anywhere in scikit-learn.
 
@@ -159,7 +160,7 @@ rows["DSSM"] = scores_of(pipe.fit(tune), news)
 # ------
 #
 # A search over the parameters of all steps, on the validation part only. ``gap_rate=1`` trains for
-# the next visit alone. A real search would have more values; :doc:`/guide/tuning` says which.
+# the next visit alone. A real search would have more values; :doc:`/guide/tuning` lists them.
 
 where = events.iloc[: len(tune) + len(validate)]
 search = GridSearchCV(
@@ -244,7 +245,7 @@ shop.recommend(visitors, k=2)
 # Which items are ever shown
 # --------------------------
 #
-# The curves tell which share of the recommendations goes to the most popular items. ``diversify``
+# The curves show which share of the recommendations goes to the most popular items. ``diversify``
 # chooses from longer lists, so that the items of a list differ in their vectors.
 
 shown = ("popularity", "item-to-item", "DSSM")
