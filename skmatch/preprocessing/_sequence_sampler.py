@@ -363,7 +363,7 @@ class SequenceSampler(
     def _event_stop(self, events: Events, stop: np.ndarray, end: np.ndarray) -> np.ndarray | None:
         """Return each row's `stop` as a held-out event; None if all are equal to `stop`.
 
-        As in training, an event follows the stored events of its time, or is one of them.
+        As in training, an event follows the stored events of its time, or is a stored event.
         """
         if self.times_ is None or events.time is None or not (events.item != PADDING).any():
             return None
