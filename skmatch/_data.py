@@ -1,7 +1,7 @@
 """The values that pass between the steps: `Events` and `Samples`.
 
 Codes everywhere: 0 is padding, 1 is unknown, known values start at 2. All of these values are
-immutable: a step makes a new one and never changes its input.
+immutable: a step returns a new value and never changes its input.
 """
 
 from __future__ import annotations

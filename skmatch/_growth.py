@@ -1,6 +1,6 @@
 """How fitted estimators learn new events: updated copies replace all steps, or none.
 
-Other threads may recommend meanwhile: they read copies of the steps as of one moment.
+Other threads may recommend meanwhile: they read copies of the steps as of a single moment.
 """
 
 from __future__ import annotations

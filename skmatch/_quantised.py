@@ -30,9 +30,9 @@ class Int8Vectors:
         """Compute the inner products with queries, (n_queries, n), into `out`."""
         n_items, dim = self.codes.shape
         size = max(1, _BLOCK // max(dim, 1))
-        for a in range(0, n_items, size):
-            block = self.codes[a : a + size].astype(np.float32)
-            np.matmul(queries, block.T, out=out[:, a : a + size])
+        for start in range(0, n_items, size):
+            block = self.codes[start : start + size].astype(np.float32)
+            np.matmul(queries, block.T, out=out[:, start : start + size])
         out *= self.scales
         return out
 

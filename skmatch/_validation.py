@@ -279,10 +279,10 @@ def require_column(
 ) -> pd.Series:
     """Return the column of a role; raise if it is missing."""
     if label not in frame.columns:
-        present = ", ".join(repr(name) for name in frame.columns[:12])
+        columns = ", ".join(repr(name) for name in frame.columns[:12])
         remedy = remedy or f"Rename the column, or set {role}=... in MatchEncoder and in splits."
         raise ValueError(
-            f"The {role} column {label!r} is missing; {table} has {present or 'no columns'}. "
+            f"The {role} column {label!r} is missing; {table} has {columns or 'no columns'}. "
             f"{remedy}"
         )
     return frame[label]

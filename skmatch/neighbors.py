@@ -304,8 +304,8 @@ class ItemIndex:
             if bias is not None:
                 block_scores += bias
             allowed.apply(block_scores, start, column_of)
-            found = _top_k_in_threads(block_scores, n_columns)
-            positions[rows, :n_columns], scores[rows, :n_columns] = found
+            best = _top_k_in_threads(block_scores, n_columns)
+            positions[rows, :n_columns], scores[rows, :n_columns] = best
         if allowed_items is not None:
             positions = np.append(allowed_items, -1)[positions]
         return positions, scores

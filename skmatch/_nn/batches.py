@@ -31,7 +31,7 @@ class Rows:
     stop: Tensor  # (n,) or (2n,)
     log: Tensor  # (n_events,) codes of items
     features: list[FeatureSource]
-    max_length: int  # most events that a network reads of a history: of these rows, L
+    max_length: int  # L, the number of events that a network reads of a history, at most
     recency: Tensor  # (n,) or (2n,): 0 where the history ends before the visit, else 1
     event_features: tuple[Tensor, ...] = ()  # (n_events,) each
 

@@ -103,8 +103,8 @@ def _sum_nearby(
         window_start = np.maximum(event - WINDOW, bounds[of_user - 1])
         window_stop = np.minimum(event + WINDOW + 1, bounds[of_user])
         sum_of_event = (sums[window_stop] - sums[window_start]) - weighted[event]
-        present, column = np.unique(items[start:stop], return_inverse=True)
+        distinct_items, column = np.unique(items[start:stop], return_inverse=True)
         weight = event_weights[start:stop, 0]
         events_of_items = csr_array((weight, (column, np.arange(len(column)))))
-        total[present] += events_of_items @ sum_of_event
+        total[distinct_items] += events_of_items @ sum_of_event
     return total

@@ -91,7 +91,7 @@ class EmbeddingTable(nn.Module):
 def gather(table: Tensor, codes: Tensor) -> Tensor:
     """Return the rows of codes of any shape.
 
-    On a CPU the gradient of `index_select` takes half the time of that of `embedding`; on a GPU its
+    On a CPU the gradient of `index_select` takes half the time of `embedding`'s; on a GPU its
     order of sums is not deterministic.
     """
     if is_async(table.device):

@@ -206,7 +206,7 @@ class TwoTower(nn.Module):
                 module.initialise(generator)
 
     def set_generator(self, generator: torch.Generator) -> None:
-        """Set the generator of all that draws in training."""
+        """Set the generator of all dropout in training."""
         for module in self.modules():
             if isinstance(module, (Dropout, IdDropout)):
                 module.generator = generator

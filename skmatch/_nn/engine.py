@@ -119,7 +119,7 @@ class Engine:
         )
         item_features = self._item_features(samples.schema)
         trainers = []
-        for number, member in enumerate(self.network.members):  # with orders and draws of their own
+        for number, member in enumerate(self.network.members):  # each with its own orders and draws
             generator = draws = torch.Generator(self.device).manual_seed(self.seed + number)
             if sampling.seed is not None:
                 draws = torch.Generator(self.device).manual_seed(sampling.seed + number)
@@ -168,7 +168,7 @@ class Engine:
         self.network.load_state_dict(state, assign=shared)
 
     def untrained(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the codes of users and items whose embeddings equal that of the unknown code."""
+        """Return the codes of users and items whose embeddings equal the unknown code's."""
         (_, users), (_, items) = next(self._tables("user")), next(self._tables("item"))
         return users.untrained(), items.untrained()
 

@@ -60,7 +60,7 @@ def gather_column(column: FeatureTensor, rows: Tensor) -> FeatureTensor:
 
 
 def unknown_like(column: FeatureTensor) -> FeatureTensor:
-    """Return as many unknown values: unknown codes, missing numbers, or rows without codes."""
+    """Return an unknown value for each row: an unknown code, missing numbers, or no codes."""
     if isinstance(column, RaggedTensor):
         return column._replace(values=column.values[:0], offsets=torch.zeros_like(column.offsets))
     return torch.full_like(column, torch.nan if column.is_floating_point() else UNKNOWN)

@@ -38,7 +38,7 @@ class Dropout(nn.Module):
         self.generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return values of any shape with some set to zero and the others scaled up."""
+        """Return values of any shape, some set to zero and all other values scaled up."""
         if not self.training or self.rate == 0:
             return x
         # A random byte per element is eight times cheaper than a random float.
@@ -114,17 +114,21 @@ def linear(
         return block is not None and len(part) < len(block)
 
     # A single product for neighbouring parts.
-    runs = [(shared, torch.cat(list(run), 1)) for shared, run in groupby(parts, is_of_blocks)]
+    runs = [(of_block, torch.cat(list(run), 1)) for of_block, run in groupby(parts, is_of_blocks)]
     columns = weight.T.split([run.shape[1] for _, run in runs])
-    of_blocks, of_rows = (
-        [(run, rows) for (shared, run), rows in zip(runs, columns, strict=True) if shared is which]
-        for which in (True, False)
+    block_runs, row_runs = (
+        [
+            (run, rows)
+            for (of_block, run), rows in zip(runs, columns, strict=True)
+            if of_block is is_shared
+        ]
+        for is_shared in (True, False)
     )
     mapped = bias
-    for run, rows in of_blocks:
+    for run, rows in block_runs:
         mapped = torch.addmm(mapped, run, rows)
-    if block is not None and of_blocks:
+    if block is not None and block_runs:
         mapped = gather(mapped, block)
-    for run, rows in of_rows:
+    for run, rows in row_runs:
         mapped = torch.addmm(mapped, run, rows)
     return mapped

@@ -1,4 +1,4 @@
-"""Losses: functions of the positives' scores (R,) and the candidates' (R, N), one value per row.
+"""Losses: functions of the positives' scores (R,) and the candidates' (R, N), a value per row.
 
 A candidate that must not count has the score -inf.
 """

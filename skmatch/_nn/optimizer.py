@@ -31,13 +31,15 @@ class AdamW:
 
     def __init__(self, network: nn.Module, weight_decay: float):
         self.weight_decay = weight_decay
-        named = [
+        named_weights = [
             (name, weight) for name, weight in network.named_parameters() if weight.requires_grad
         ]
-        decays = {name: weight.dim() > 1 and not name.endswith("bias") for name, weight in named}
-        named.sort(key=lambda pair: not decays[pair[0]])  # weights that decay come first
-        self.weights = [weight for _, weight in named]
-        self.n_decaying = sum(weight.numel() for name, weight in named if decays[name])
+        decays = {
+            name: weight.dim() > 1 and not name.endswith("bias") for name, weight in named_weights
+        }
+        named_weights.sort(key=lambda pair: not decays[pair[0]])  # weights that decay come first
+        self.weights = [weight for _, weight in named_weights]
+        self.n_decaying = sum(weight.numel() for name, weight in named_weights if decays[name])
         # The weights become views of a single array, so that a step takes few calls.
         self.values = torch.cat([weight.detach().flatten() for weight in self.weights])
         parts = self.values.split([weight.numel() for weight in self.weights])

@@ -61,14 +61,14 @@ class Objective:
     def _encode(self, batch: Batch, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of users, (R, V), and of items, (M, V); each item is encoded once."""
         tokens = self.network.id_dropout(batch.users.tokens)
-        every, index = distinct(torch.cat([tokens.flatten(), codes]))
-        features = [source.gather(every, every) for source in self.item_features]
-        encoded = self.network.item_encoder(every, features)
-        of_tokens, of_codes = index.split([tokens.numel(), len(codes)])
+        distinct_codes, index = distinct(torch.cat([tokens.flatten(), codes]))
+        features = [source.gather(distinct_codes, distinct_codes) for source in self.item_features]
+        encoded = self.network.item_encoder(distinct_codes, features)
+        token_index, code_index = index.split([tokens.numel(), len(codes)])
         users = self.network.user_encoder(
-            batch.users, gather(encoded, of_tokens.view(tokens.shape))
+            batch.users, gather(encoded, token_index.view(tokens.shape))
         )
-        return users, self.network.item_vectors(gather(encoded, of_codes))
+        return users, self.network.item_vectors(gather(encoded, code_index))
 
 
 class Trainer:

@@ -184,17 +184,17 @@ class Explorer:
             else:
                 source, rows = None, []
             recommendations.append({"model": model.name, "source": source, "items": rows})
-        following = self._next.of(user) if self._next is not None else []
+        next_items = self._next.of(user) if self._next is not None else []
         rows = [row for recommendation in recommendations for row in recommendation["items"]]
         listed = [{row["id"] for row in recommended["items"]} for recommended in recommendations]
         for row in rows:
-            if following:
-                row["is_hit"] = row["id"] in following
+            if next_items:
+                row["is_hit"] = row["id"] in next_items
             if len(listed) > 1:
                 row["in_all"] = all(row["id"] in items for items in listed)
         return {
             "history": [self._describe(item) for item in history[::-1]],
-            "next": [self._describe(item) for item in following],
+            "next": [self._describe(item) for item in next_items],
             "recommendations": recommendations,
         }
 

@@ -13,7 +13,9 @@ from skmatch._version import __version__
 
 OPSET, IR_VERSION = 20, 10  # onnxruntime reads these since 1.18
 SHARED = 16  # equal constants of fewer numbers are stored once
-MAX_FILE = 2**30  # bytes of weights; more are written beside the graph, as protobuf ends at 2 GiB
+MAX_FILE = (
+    2**30
+)  # bytes of weights; more weights go to a file beside the graph, as protobuf ends at 2 GiB
 
 
 class Graph:

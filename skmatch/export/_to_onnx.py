@@ -322,7 +322,7 @@ def _two_towers(
 
 
 def _parameters(retriever: Any) -> dict[str, Any]:
-    """Return the parameters of a retriever as JSON holds them, others as their text."""
+    """Return the parameters of a retriever as JSON holds them, other values as their text."""
     return {
         name: value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
         for name, value in retriever.get_params(deep=False).items()

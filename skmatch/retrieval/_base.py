@@ -108,7 +108,7 @@ class BaseRetriever(
         """Return positions and scores of the best items of each query, (n_queries, k).
 
         Positions index `item_ids_`, -1 where fewer items remain; scores are float32. Only
-        queries of which something is known arrive here; all others get the most popular items.
+        queries with a known history or feature arrive here; all other queries get popular items.
         """
 
     @checked_fit
@@ -184,8 +184,8 @@ class BaseRetriever(
         scores = np.full((len(samples), k), -np.inf, dtype=np.float32)
         for is_popular in (False, True):
             all_rows = np.flatnonzero((source == POPULARITY) == is_popular)
-            for a in range(0, len(all_rows), BATCH_SIZE):
-                rows = all_rows[a : a + BATCH_SIZE]
+            for start in range(0, len(all_rows), BATCH_SIZE):
+                rows = all_rows[start : start + BATCH_SIZE]
                 rank = self._most_popular if is_popular else self._top_k
                 positions[rows], scores[rows] = rank(samples.gather(rows), k, allowed.gather(rows))
         return positions, scores, source

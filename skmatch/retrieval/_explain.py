@@ -255,9 +255,9 @@ def _as_frame(
     kind = np.full(len(order), "history", dtype=object)
     if not is_item.all():
         ids = ids.astype(object)
-        named = [labels[-1 - number] for number in reason[~is_item]]
-        kind[~is_item] = [name for name, _ in named]
-        ids[~is_item] = [label for _, label in named]
+        kinds_and_names = [labels[-1 - number] for number in reason[~is_item]]
+        kind[~is_item] = [name for name, _ in kinds_and_names]
+        ids[~is_item] = [label for _, label in kinds_and_names]
     return pd.DataFrame(
         {
             schema.user: samples.original_users().iloc[query].reset_index(drop=True),
@@ -271,8 +271,8 @@ def _as_frame(
 
 def leave_one_out(retriever: BaseRetriever, samples: Samples, positions: np.ndarray) -> Reasons:
     """Return how much each item of the history and each feature adds to the scores of items."""
-    every = ItemFilter()
-    scores = retriever._score_items(samples, positions, every)
+    no_filter = ItemFilter()
+    scores = retriever._score_items(samples, positions, no_filter)
     longest = int((samples.stop - samples.start).max(initial=0))
     features = [feature.name for feature in samples.schema.user_features]
     size = max(1, BLOCK_QUERIES // (longest + len(features) + 1))
@@ -281,7 +281,7 @@ def leave_one_out(retriever: BaseRetriever, samples: Samples, positions: np.ndar
         rows = np.arange(start, min(start + size, len(samples)))
         query, reason, without = _without_each(samples.gather(rows))
         query = rows[query]
-        score_without = retriever._score_items(without, positions[query], every)
+        score_without = retriever._score_items(without, positions[query], no_filter)
         score_without[retriever._source_of(without) == POPULARITY] = 0
         parts.append((query, reason, scores[query] - score_without))
     query, reason, contribution = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -364,5 +364,5 @@ def only(positions: np.ndarray) -> ItemFilter:
 def batches(n_rows: int, width: int) -> Iterator[np.ndarray]:
     """Return the indices of rows, in batches of so many that width times them stays small."""
     size = max(1, BLOCK_SCORES // 16 // max(width, 1))
-    for a in range(0, n_rows, size):
-        yield np.arange(a, min(a + size, n_rows))
+    for start in range(0, n_rows, size):
+        yield np.arange(start, min(start + size, n_rows))

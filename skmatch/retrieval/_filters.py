@@ -19,14 +19,14 @@ def read_filter(
     exclude: Any,
     excluded: tuple[ItemLists, ...],
     queries: pd.Series,
-    known: Vocabulary,
+    known_ids: Vocabulary,
     items: Vocabulary,
 ) -> ItemFilter:
     """Return the filter of each query: its candidates without `exclude` and `excluded`.
 
-    `queries` holds the ids that are the keys of a mapping, `known` all ids that may be.
+    `queries` holds the ids that are the keys of a mapping, `known_ids` all ids that may be keys.
     """
-    reader = _Reader(queries, known, items)
+    reader = _Reader(queries, known_ids, items)
     rules = as_pandas(candidates), as_pandas(exclude)
     return reader.read(*rules, excluded, len(items.values), stacklevel=4)
 
@@ -34,9 +34,9 @@ def read_filter(
 class _Reader(FilterReader):
     """Looks up ids in columns of any kind."""
 
-    def __init__(self, queries: pd.Series, known: Vocabulary, items: Vocabulary):
+    def __init__(self, queries: pd.Series, known_ids: Vocabulary, items: Vocabulary):
         super().__init__(list(queries), queries.name)
-        self.known, self.items = known, items
+        self.known_ids, self.items = known_ids, items
 
     def find_items(self, ids: Any, parameter: str) -> tuple[np.ndarray, list]:
         is_plain = not hasattr(ids, "dtype") or ids.dtype == object
@@ -51,7 +51,7 @@ class _Reader(FilterReader):
 
     def find_unknown_keys(self, keys: list, parameter: str) -> list:
         column = as_series(keys)
-        return column[self.known.lookup(column) < FIRST_KNOWN].tolist()
+        return column[self.known_ids.lookup(column) < FIRST_KNOWN].tolist()
 
     def concatenate(self, lists: list) -> Any:
         dtypes = {ids.dtype if isinstance(ids, np.ndarray) else None for ids in lists}

@@ -245,10 +245,11 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         k = min(check_k(self.k if k is None else k), len(self.popularity_))
         positions = np.full((len(samples), k), -1, dtype=np.int64)
         scores = np.full((len(samples), k), -np.inf, dtype=np.float32)
-        for a in range(0, len(samples), BATCH_SIZE):
-            rows = np.arange(a, min(a + BATCH_SIZE, len(samples)))
-            found = self._fuse(samples.gather(rows), k, allowed.gather(rows))
-            positions[rows], scores[rows] = found[:2]
+        for start in range(0, len(samples), BATCH_SIZE):
+            rows = np.arange(start, min(start + BATCH_SIZE, len(samples)))
+            positions[rows], scores[rows], _ = self._fuse(
+                samples.gather(rows), k, allowed.gather(rows)
+            )
         return positions, scores, self._source_of(samples)
 
     def _source_of(self, samples: Samples) -> np.ndarray:
@@ -388,8 +389,8 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         return copy._with_members("_add_items", rows), rows
 
     def _with_members(self, verb: str, *args: Any) -> FusionRetriever:
-        grown = [getattr(member, verb)(*args)[0] for member in self.retrievers_]
-        return replaced(self, **self._fitted(list(self.named_retrievers_), grown))
+        members = [getattr(member, verb)(*args)[0] for member in self.retrievers_]
+        return replaced(self, **self._fitted(list(self.named_retrievers_), members))
 
     def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
         counts = count_items(samples, weight)

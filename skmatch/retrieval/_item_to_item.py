@@ -192,8 +192,8 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
         """Count the pairs of items of histories and of the events that follow them."""
         n_items = len(samples.schema.items.values)
         parts = [csr_array((n_items, n_items), dtype=np.float64)]
-        for a in range(0, len(samples), BLOCK_ROWS):
-            parts.append(self._count_block(samples, weight, slice(a, a + BLOCK_ROWS)))
+        for start in range(0, len(samples), BLOCK_ROWS):
+            parts.append(self._count_block(samples, weight, slice(start, start + BLOCK_ROWS)))
             # Sums of parts of like size: each pair is copied a logarithmic number of times.
             while len(parts) > 1 and parts[-2].nnz <= 2 * parts[-1].nnz:
                 parts[-2:] = [parts[-2] + parts[-1]]

@@ -1,4 +1,4 @@
-"""Scores that follow what is popular at the time of the query."""
+"""Scores that follow the popularity of items at the time of the query."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTLIERS = 0.005, 0.995  # quantiles of times beyond which events may have wrong
 
 
 class TrendMixin:
-    """Scores that follow what is popular at the time of the query.
+    """Scores that follow the popularity of items at the time of the query.
 
     The score of an item, as a likelihood, is multiplied by the ratio of its share of the events of
     late to its share of all events, to a power that depends on the query: see

@@ -1,6 +1,6 @@
 """Recommendations from an exported folder, with numpy and onnxruntime alone.
 
-`load` reads what `skmatch.export.to_onnx` wrote. It imports no torch, scikit-learn or pandas.
+`load` reads a folder that `skmatch.export.to_onnx` wrote, without torch, scikit-learn or pandas.
 """
 
 from skmatch.runtime._load import load

@@ -45,5 +45,5 @@ class _Reader(FilterReader):
 
 
 def _plain(ids: Any) -> list:
-    """Return ids as a list of Python's own objects."""
+    """Return ids as a list of Python objects."""
     return ids.tolist() if isinstance(ids, np.ndarray) else list(ids)

@@ -34,7 +34,7 @@ class Queries:
     users: np.ndarray  # as the caller wrote them
     user: np.ndarray  # codes
     log: np.ndarray  # codes of items
-    seen: np.ndarray  # log[seen[i]:stop[i]] is all that the user has interacted with
+    seen: np.ndarray  # log[seen[i]:stop[i]] holds all seen items of the user
     start: np.ndarray
     stop: np.ndarray
     begins_visit: np.ndarray | None  # None: the model knows no visits

@@ -74,7 +74,7 @@ class Vocabulary:
 
 
 def _decoded(kind: str, values: list) -> np.ndarray:
-    """Return the values of a file as an array of their own type."""
+    """Return the values of a file as an array of the vocabulary's type."""
     if kind in ("int", "float", "bool"):
         return np.array(values, dtype={"int": np.int64, "float": np.float64, "bool": bool}[kind])
     if kind == "datetime":
