@@ -49,7 +49,7 @@ class EncoderGrowthMixin:
     def _output(self, rows: Events) -> Events: ...
 
     def _partial_fit(self, X: Any, train: bool) -> tuple[Self, Events]:
-        """Return a copy that has learnt new events, and these events encoded.
+        """Return a copy that has learnt new events, and the encoded events.
 
         New users become known. New items join the catalogue if they are trained on; otherwise
         they are pending, with negative codes. Known users and items keep their codes.
@@ -126,11 +126,13 @@ class EncoderGrowthMixin:
         schema, values = self.schema_, []
         for feature in schema.item_features:
             name = feature.name
-            known = FeatureValues(feature, schema.item_table[name], self.feature_times_[name])
+            feature_values = FeatureValues(
+                feature, schema.item_table[name], self.feature_times_[name]
+            )
             if name in frame.columns:
-                values.append(known.updated(frame[name], rows, len(ids), self.delimiter))
+                values.append(feature_values.updated(frame[name], rows, len(ids), self.delimiter))
             else:
-                values.append(known.lengthened(len(ids)))
+                values.append(feature_values.lengthened(len(ids)))
         return replaced(
             self,
             schema_=replace(schema, items=ids, **item_tables(values)),

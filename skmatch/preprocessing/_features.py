@@ -91,15 +91,15 @@ class FeatureValues(NamedTuple):
         Vectors are standardised in place.
         """
         if isinstance(self.column, RaggedArray):
-            # Drop values that only replaced cells had, and number the others in order.
-            old = self.feature.vocabulary
-            assert old is not None
+            # Drop values that only replaced cells had, and number the remaining values in order.
+            learnt = self.feature.vocabulary
+            assert learnt is not None
             codes = self.column.values
             is_known = codes >= FIRST_KNOWN
-            new, kept = pd.factorize(codes[is_known])
+            renumbered, used_codes = pd.factorize(codes[is_known])
             codes = np.full_like(codes, UNKNOWN)
-            codes[is_known] = new + FIRST_KNOWN
-            vocabulary = Vocabulary(old.values[kept - FIRST_KNOWN], old.dtype)
+            codes[is_known] = renumbered + FIRST_KNOWN
+            vocabulary = Vocabulary(learnt.values[used_codes - FIRST_KNOWN], learnt.dtype)
             feature = replace(self.feature, vocabulary=vocabulary)
             return self._replace(feature=feature, column=RaggedArray(codes, self.column.offsets))
         if self.feature.kind not in NUMBERS:
@@ -113,7 +113,7 @@ class FeatureValues(NamedTuple):
         return self._replace(feature=feature)
 
     def with_transformer(self, transformer: Any) -> FeatureValues:
-        """Return a copy whose values are the vectors that a transformer makes of them."""
+        """Return a copy whose values are the vectors that a transformer makes of its values."""
         assert self.feature.vocabulary is not None
         assert isinstance(self.column, np.ndarray)
         feature = with_transformer(self.feature, transformer)
@@ -143,8 +143,8 @@ def learn(feature: Feature, column: pd.Series, delimiter: str) -> Feature:
     if feature.kind == "numeric":
         return feature
     if feature.kind == "vector":
-        first = next((cell for cell in column[column.notna()]), ())
-        return feature if feature.length else replace(feature, length=np.size(first))
+        first_cell = next((cell for cell in column[column.notna()]), ())
+        return feature if feature.length else replace(feature, length=np.size(first_cell))
     if feature.kind == "multi_valued":
         column, _ = flatten(split_cells(column, delimiter), column.name)
     if feature.vocabulary is None:
@@ -176,7 +176,7 @@ def is_present(column: pd.Series, kind: str) -> np.ndarray:
 def with_scale(feature: Feature, columns: list[Any]) -> Feature:
     """Return a feature with the mean of columns of numbers or vectors, and their deviation.
 
-    That of vectors is the root of the mean square of their distances from the mean.
+    The deviation of vectors is the root mean square of their distances from the mean.
     """
 
     if feature.kind == "vector" and not feature.length:
@@ -231,10 +231,10 @@ def kind_of(column: pd.Series) -> Kind:
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
     may_hold_cells = values.dtype == object or isinstance(values.dtype, pd.ArrowDtype)
     present = values[values.notna()] if may_hold_cells else ()
-    first = next(iter(present), None)
-    if is_vector(first):
+    first_value = next(iter(present), None)
+    if is_vector(first_value):
         return "vector"
-    return "multi_valued" if isinstance(first, CELLS) else "categorical"
+    return "multi_valued" if isinstance(first_value, CELLS) else "categorical"
 
 
 def split_cells(column: pd.Series, delimiter: str) -> list[list]:

@@ -99,12 +99,12 @@ class SchemaLearner:
         return codes | {"time": times}
 
     def learnt(self, source: Any, codes: Columns) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the fitted attributes of an encoder, and what `Events` holds of all events."""
+        """Return the fitted attributes of an encoder, and the columns of `Events`."""
         users, user_features, timelines, filled = self.user.learnt(
             source, cast(np.ndarray, codes["user"]), cast(Any, codes.get("time"))
         )
         items, values = self.item.learnt()
-        event_features, of_events = self.event.learnt(codes, source.on_disk)
+        event_features, event_columns = self.event.learnt(codes, source.on_disk)
         schema = Schema(
             user=self.roles.user,
             item=self.roles.item,
@@ -121,7 +121,7 @@ class SchemaLearner:
         times = {value.feature.name: value.times for value in values}
         learnt = {"schema_": schema, "feature_times_": times, "timelines_": timelines}
         plain = {name: column for name, column in codes.items() if isinstance(name, str)}
-        return learnt, plain | {"features": filled, "event_features": of_events}
+        return learnt, plain | {"features": filled, "event_features": event_columns}
 
 
 class _SideLearner:
@@ -204,7 +204,7 @@ class _SideLearner:
 
 
 class _UserLearner(_SideLearner):
-    """Learns the values of user features over time; those of a table precede all events."""
+    """Learns the values of user features over time; a table's values precede all events."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -288,7 +288,7 @@ def _standardised(numbers: Any, feature: Feature, on_disk: bool) -> Column:
 
 
 class _ItemLearner(_SideLearner):
-    """Learns the latest values of item features; those of a table override events."""
+    """Learns the latest values of item features; a table's values override events."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -297,10 +297,10 @@ class _ItemLearner(_SideLearner):
     def learn_features(self, piece: pd.DataFrame, rows: Rows) -> None:
         assert self.ids is not None
         for name in self.from_events:
-            column, known = piece[name], self.values.get(name)
-            if known is None or not known.has_values():  # the kind needs a value
-                known = FeatureValues.blank(self._feature(name, column))
-            self.values[name] = known.updated(column, rows, len(self.ids), self.delimiter)
+            column, feature_values = piece[name], self.values.get(name)
+            if feature_values is None or not feature_values.has_values():  # the kind needs a value
+                feature_values = FeatureValues.blank(self._feature(name, column))
+            self.values[name] = feature_values.updated(column, rows, len(self.ids), self.delimiter)
 
     def learnt(self) -> tuple[Vocabulary, list[FeatureValues]]:
         """Return the ids, and the features in the order of the parameter."""
@@ -309,14 +309,14 @@ class _ItemLearner(_SideLearner):
         values = []
         for name in self.features:
             if name in self.from_events:
-                known = self.values[name].lengthened(len(ids))
+                feature_values = self.values[name].lengthened(len(ids))
             else:
                 column = self.table[name]
-                known = FeatureValues.blank(self._feature(name, column))
-                known = known.updated(column, rows, len(ids), self.delimiter)
+                feature_values = FeatureValues.blank(self._feature(name, column))
+                feature_values = feature_values.updated(column, rows, len(ids), self.delimiter)
             if name in self.transformers:
-                known = known.with_transformer(self.transformers[name])
-            values.append(known.settled())
+                feature_values = feature_values.with_transformer(self.transformers[name])
+            values.append(feature_values.settled())
         return ids, values
 
 
@@ -347,26 +347,26 @@ def read_events(
 
 
 def read_weights(frame: pd.DataFrame, label: Hashable) -> np.ndarray:
-    """Return the column of weights; raise if one is missing or negative."""
+    """Return the column of weights; raise if a weight is missing or negative."""
     column, name = require_column(frame, label, "weight"), f"The weight column {label!r}"
     return check_weights(column, len(frame), allow_zeros=True, name=name)
 
 
 def _check_finite(times: np.ndarray, column: pd.Series) -> None:
-    infinite = ~np.isfinite(times)
-    if infinite.any():
-        row = int(infinite.argmax())
+    is_infinite = ~np.isfinite(times)
+    if is_infinite.any():
+        row = int(is_infinite.argmax())
         raise ValueError(
             f"The time column {column.name!r} holds {times[row]} in row {row}: use finite times."
         )
 
 
 def _check_complete(column: pd.Series, role: str, alternative: str) -> None:
-    missing = column.isna().to_numpy()
-    if missing.any():
+    is_missing = column.isna().to_numpy()
+    if is_missing.any():
         raise ValueError(
-            f"The {role} column {column.name!r} has {missing.sum():,} missing values, the first "
-            f"in row {int(missing.argmax())}. Drop those rows, or {alternative}."
+            f"The {role} column {column.name!r} has {is_missing.sum():,} missing values, the first "
+            f"in row {int(is_missing.argmax())}. Drop those rows, or {alternative}."
         )
 
 
@@ -390,11 +390,11 @@ def reject_unused(
     table: pd.DataFrame, role: Hashable, parameter: str, features: Collection[Hashable]
 ) -> None:
     """Raise if a table has columns other than the ids, and none of them is a feature."""
-    others = [name for name in table.columns if name != role]
-    if others and not set(others) & set(features):
-        argument = f"{parameter[:-1]}_features={others[:5]!r}"
+    further_columns = [name for name in table.columns if name != role]
+    if further_columns and not set(further_columns) & set(features):
+        argument = f"{parameter[:-1]}_features={further_columns[:5]!r}"
         raise ValueError(
-            f"{parameter} has the columns {others[:5]!r}, but none is a feature of the "
+            f"{parameter} has the columns {further_columns[:5]!r}, but none is a feature of the "
             f"MatchEncoder. Name the features: make_match_pipeline(MatchEncoder({argument}), "
             f"SequenceSampler(), DSSMRetriever()), or pass only the column {role!r}."
         )
@@ -410,9 +410,9 @@ def _in_dtype_of(column: pd.Series, ids: pd.Series, parameter: str) -> pd.Series
     is_text = column.dtype == object and pd.api.types.infer_dtype(column) == "string"
     differs = is_text and not any(isinstance(value, str) for value in ids)
     try:
-        same = ids.astype(column.dtype)
-        if not differs and (same == ids).all():
-            return same
+        converted = ids.astype(column.dtype)
+        if not differs and (converted == ids).all():
+            return converted
     except (TypeError, ValueError, OverflowError):
         pass
     is_mixed = pd.concat([column[:1], ids[:1]]).dtype == object
