@@ -210,7 +210,7 @@ class Vocabulary:
                 converted = values.astype(pd.api.types.pandas_dtype(self.dtype))
             reads_same = converted.astype(str) == values.astype(str)
             is_same = ((self.lookup(converted) != UNKNOWN) & reads_same).to_numpy()
-        except Exception:  # the types of ids, such as UUID, refuse values in any way
+        except Exception:  # types of ids, for example UUID, raise any error
             return
         if is_same.any():
             value, fitted = (column[is_same].tolist()[0] for column in (values, converted))

@@ -31,7 +31,7 @@ class RaggedTensor(NamedTuple):
     longest: int  # number of codes of the longest row
 
 
-FeatureTensor = Tensor | RaggedTensor  # on a GPU, ragged rows also as one padded matrix
+FeatureTensor = Tensor | RaggedTensor  # on a GPU, ragged rows also as a padded matrix
 
 
 @dataclass

@@ -13,11 +13,11 @@ from skmatch._docs import fill_docs
 from skmatch._validation import check_k
 from skmatch.metrics._hits import METRICS, find_hits
 
-Rows = Sequence[Any] | np.ndarray | pd.Series | pd.DataFrame  # one per query
+Rows = Sequence[Any] | np.ndarray | pd.Series | pd.DataFrame  # a row per query
 
 
 def _read_rows(values: Any, name: str, shape: str) -> Any:
-    """Return a frame as an array; raise if the values are not one row per query."""
+    """Return a frame as an array; raise if the values are not a row per query."""
     if hasattr(values, "columns"):
         is_one_column = name == "y_true" and len(values.columns) == 1
         is_wide = isinstance(values, pd.DataFrame) and list(values.columns) == [

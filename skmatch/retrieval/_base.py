@@ -76,8 +76,8 @@ class BaseRetriever(
 
     _parameter_constraints: dict = {}
 
-    # With metadata routing, what `predict` takes reaches it through a Pipeline, and the tables are
-    # the encoder's; a retriever alone takes them from the caller of its `fit`.
+    # With metadata routing, arguments of `predict` reach it through a Pipeline, and the tables
+    # reach the encoder; a retriever alone takes them from the caller of its `fit`.
     __metadata_request__predict = {
         "k": True, "exclude_seen": True, "candidates": True, "exclude": True
     }  # fmt: skip

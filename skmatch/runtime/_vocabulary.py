@@ -61,7 +61,7 @@ class Vocabulary:
                 continue
             try:
                 converted = type(example)(value)
-            except Exception:  # types of ids refuse values in any way
+            except Exception:  # types of ids, for example UUID, raise any error
                 continue
             if converted in self._codes and str(converted) == str(value):
                 warnings.warn(
