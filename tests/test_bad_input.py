@@ -947,7 +947,8 @@ def test_weights_of_any_size(cls, scale):
 
 @pytest.mark.parametrize("role", ["user", "item"])
 def test_names_of_columns_of_answers(role):
-    for name in ("score", "rank", "source", "history_start", "user_as_given"):
+    names = ["score", "rank", "source", "history_start", "user_as_given", "similar"]
+    for name in [*names, "reason", "kind", "contribution", "outcome"]:
         encoder = MatchEncoder(**{role: name})
         with says(rf"column {name!r} has the name of a column that .* adds: rename it"):
             encoder.fit(EVENTS.rename(columns={f"{role}_id": name}))
@@ -956,7 +957,8 @@ def test_names_of_columns_of_answers(role):
 @by_name(
     ("parameters", "message"),
     {
-        "similar": ({"item": "similar"}, "'similar' .* similar_items adds"),
+        "similar": ({"user": "similar"}, "'similar' .* similar_users adds"),
+        "reason": ({"item": "reason"}, "'reason' .* explain or trace adds"),
         "n_relevant": ({"user": "n_relevant"}, "'n_relevant' .* evaluate adds"),
         "score": ({"user": "ndcg_at_10"}, "'ndcg_at_10' .* evaluate adds"),
         "window": ({"user_features": ["history_start"]}, "'history_start' .* to_frame adds"),
@@ -974,7 +976,6 @@ def test_names_of_columns_of_other_answers(parameters, message):
 
 def test_names_that_collide_with_nothing_are_free():
     for parameters, column in (
-        ({"user": "similar"}, "user_id"),
         ({"item": "n_relevant"}, "item_id"),
         ({"time": "score"}, "timestamp"),
         ({"item_features": ["history_start"]}, "city"),

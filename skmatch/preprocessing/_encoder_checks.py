@@ -14,7 +14,8 @@ from skmatch._typing import Label
 from skmatch._validation import Roles
 from skmatch.preprocessing._features import KINDS
 
-RECOMMENDATION_COLUMNS = ("score", "rank", "source", "retrievers")
+RECOMMENDATION_COLUMNS = ("score", "rank", "source", "retrievers", "similar")
+EXPLANATION_COLUMNS = ("reason", "kind", "contribution", "outcome")
 EVALUATION_COLUMNS = ("unknown_user", "n_relevant", "n_unknown_items")
 # Ages and years have fewer values, and work as categories.
 MANY_INTEGERS = 200
@@ -67,12 +68,13 @@ def check_names(roles: Roles, features: dict[str, list[Label]]) -> None:
             "and cannot be a role or a feature: rename the column."
         )
     for names, reserved, of in (
-        ([roles.user], {*RECOMMENDATION_COLUMNS, *EVALUATION_COLUMNS}, "recommend and evaluate"),
-        ([roles.item], {*RECOMMENDATION_COLUMNS, "similar"}, "recommend and similar_items"),
+        (roles[:2], {*RECOMMENDATION_COLUMNS}, "recommend, similar_items or similar_users"),
+        (roles[:2], {*EXPLANATION_COLUMNS}, "explain or trace"),
+        ([roles.user], {*EVALUATION_COLUMNS}, "evaluate"),
         ([*roles, *features["user"]], {Samples._USER_KEY, *Samples.WINDOW, "visit"}, "to_frame"),
     ):
         for name in names:
-            is_score = of.endswith("evaluate") and re.search(r"_at_\d+$", str(name))
+            is_score = of == "evaluate" and re.search(r"_at_\d+$", str(name))
             if name in reserved or is_score:
                 raise ValueError(
                     f"The column {name!r} has the name of a column that {of} adds: rename it."
