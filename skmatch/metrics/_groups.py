@@ -14,10 +14,16 @@ from skmatch.metrics._held_out import HeldOut
 
 ACTIVITY = "activity"
 LEVELS = ("new", "light", "heavy")
+COLUMNS = ("metric", "k", "value", "low", "high", "n_queries", "n_unknown_users", "n_unknown_items")
 
 
 def groups_of(by: Any, X: Any, held_out: HeldOut) -> tuple[Hashable, dict[Any, np.ndarray]]:
     """Return the name of the groups, and the indices of the queries of each."""
+    if not isinstance(by, (pd.Series, Hashable)):
+        raise ValueError(
+            f"by is a {type(by).__name__}: pass the label of a column of the held-out events, or a "
+            "Series of groups indexed by user ids."
+        )
     if isinstance(by, pd.Series):
         name = "group" if by.name is None else by.name
         values = by_id(by, "by", held_out.users, "user")
@@ -33,7 +39,16 @@ def groups_of(by: Any, X: Any, held_out: HeldOut) -> tuple[Hashable, dict[Any, n
         first_rows = np.unique(held_out.query, return_index=True)[1]
         remedy = "Pass the label of a column of the held-out events, or a Series by user."
         values = require_column(table, by, "by", remedy).iloc[first_rows]
-    code, groups = pd.factorize(values, use_na_sentinel=False)
+    if name in COLUMNS:
+        raise ValueError(
+            f"by has the name {name!r}, which is also a column that evaluate adds: rename it."
+        )
+    try:
+        code, groups = pd.factorize(values, use_na_sentinel=False)
+    except TypeError as error:
+        raise ValueError(
+            f"The groups {name!r} cannot be told apart ({error}): use strings or numbers."
+        ) from None
     return name, {group: np.flatnonzero(code == i) for i, group in enumerate(groups)}
 
 

@@ -204,13 +204,16 @@ def test_a_search_reads_all_metrics(pipe):
         ({"metrics": "diversity", "feature": pd.Series(["a"], ["x"])}, "holds no item"),
         ({"metrics": "ndcg", "by": "city"}, "The by column 'city' is missing"),
         ({"metrics": "ndcg", "by": "segment", "average": False}, "need averages"),
+        ({"metrics": "ndcg", "by": "k"}, "by has the name 'k', which is also a column that eval"),
+        ({"metrics": "ndcg", "by": "lists"}, r"groups 'lists' cannot be told apart \(unhashable"),
+        ({"metrics": "ndcg", "by": {1: "a"}}, "by is a dict: pass the label of a column"),
         ({"metrics": "ndcg", "by": pd.Series([1, 2], [-1, -2])}, "holds no user"),
         ({"metrics": "entropy"}, "'entropy' is unknown"),
     ],
 )
 def test_bad_input_is_named(pipe, options, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(pipe, TEST, **options)
+        evaluate(pipe, TEST.assign(k=1, lists=[[]] * len(TEST)), **options)
 
 
 def test_functions_name_what_they_cannot_read():
