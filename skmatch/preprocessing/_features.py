@@ -14,14 +14,16 @@ from skmatch._files import blocks
 from skmatch._schema import Feature, Kind
 from skmatch._validation import as_series
 from skmatch.preprocessing._vectors import (
-    is_vector,
     to_vectors,
     transform_values,
+    type_in,
     with_transformer,
 )
 
 KINDS = get_args(Kind)
 NUMBERS = ("numeric", "vector")  # kinds without codes
+# Names of types, as of pandas.api.types.infer_dtype.
+FRACTIONS, UNDECIDED = ("floating", "mixed-integer-float", "decimal"), ("integer", "empty")
 CELLS = (list, tuple, set, frozenset, np.ndarray)  # types of cells with several values
 MAX_NUMBER = 1e150  # its square is finite
 MAX_STANDARDISED = 1e6  # more deviations than a number can have among 1e12
@@ -225,15 +227,21 @@ def _put(column: Column, indices: np.ndarray, values: Column) -> Column:
 
 
 def kind_of(column: pd.Series) -> Kind:
-    """Return the kind of a feature by the dtype of its column."""
+    """Return the kind of a feature by the dtype of its column, or by its cells."""
     if pd.api.types.is_float_dtype(column.dtype):
         return "numeric"
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
     may_hold_cells = values.dtype == object or isinstance(values.dtype, pd.ArrowDtype)
-    present = values[values.notna()] if may_hold_cells else ()
-    first_value = next(iter(present), None)
-    if is_vector(first_value):
+    if not may_hold_cells:
+        return "categorical"
+    if values is column and pd.api.types.infer_dtype(column) in FRACTIONS:
+        return "numeric"
+    present = values[values.notna()]
+    # Integers may be names or numbers of a vector, which a cell with others decides.
+    types = (type_in(cell) for cell in present)
+    if next((of_cell for of_cell in types if of_cell not in UNDECIDED), None) in FRACTIONS:
         return "vector"
+    first_value = next(iter(present), None)
     return "multi_valued" if isinstance(first_value, CELLS) else "categorical"
 
 
@@ -265,6 +273,8 @@ def to_numbers(column: pd.Series) -> np.ndarray:
     """Return a column as floats; missing and infinite values become NaN."""
     missing = column.isna().to_numpy()
     try:
+        if isinstance(column.dtype, pd.ArrowDtype) and column.dtype.kind == "O":
+            column = column.astype(object)  # pandas.to_numeric fails at decimals beside nulls
         if column.dtype == object:
             column = column.infer_objects()
         if column.dtype.kind in "mM":  # in the same unit for all columns

@@ -97,11 +97,11 @@ class MatchEncoder(
         event. Neural retrievers read those of past events, never that of the event to predict.
     kinds : dict or None, default=None
         The kind of features, by label: "categorical", "numeric", "multi_valued" or "vector". By
-        default the dtype decides: floats are numeric; cells that are lists, tuples or arrays of
-        floats are vectors, all of one length; other such cells, and sets, are multi-valued;
-        everything else is categorical; 200 or more distinct integers warn, as they may be amounts.
-        A scikit-learn transformer as the kind makes vectors of the values: a copy is fitted on the
-        Series of the distinct values.
+        default the dtype decides: floats and decimals are numeric; cells that are lists, tuples or
+        arrays of floats are vectors, all of one length; other such cells, and sets, are
+        multi-valued; everything else is categorical; 200 or more distinct integers warn, as they
+        may be amounts. A scikit-learn transformer as the kind makes vectors of the values: a copy
+        is fitted on the Series of the distinct values.
     delimiter : str, default="|"
         Separator of the values in a string cell of a multi-valued feature.
 

@@ -13,11 +13,11 @@ from skmatch._columns import FIRST_KNOWN
 from skmatch._schema import Feature
 
 
-def is_vector(cell: Any) -> bool:
-    """Return whether a cell is a sequence of numbers that are not all integers."""
-    if not isinstance(cell, (list, tuple, np.ndarray)) or np.ndim(cell) != 1:
-        return False
-    return pd.api.types.infer_dtype(cell) in ("floating", "mixed-integer-float")
+def type_in(cell: Any) -> str | None:
+    """Return the name of the type of the values in a sequence, None for other cells."""
+    if not isinstance(cell, (list, tuple, np.ndarray)) or getattr(cell, "ndim", 1) != 1:
+        return None
+    return pd.api.types.infer_dtype(cell)
 
 
 def with_transformer(feature: Feature, transformer: Any) -> Feature:

@@ -4,6 +4,8 @@ import datetime as dt
 import pickle
 import tracemalloc
 import uuid
+from decimal import Decimal
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -253,12 +255,15 @@ def test_kinds_go_by_dtype():
         "category": pd.Categorical([1.0, 2.0, 1.0]),
         "float": [1.0, 2.0, np.nan],
         "Float64": pd.array([1.0, None, 2.0], dtype="Float64"),
+        "object": np.array([1, None, 2.5], dtype=object),
+        "decimal": [Decimal("1.0"), None, Decimal("2.5")],
+        "arrow_decimal": pd.array([Decimal(1), None, Decimal(2)], pd.ArrowDtype(pa.decimal128(9))),
         "list": [["a"], ["b"], []],
         "tuple": [None, ("a",), ()],
         "arrow": pd.array([["a"], ["b"], None], dtype=pd.ArrowDtype(pa.list_(pa.string()))),
     }
     categories = dict.fromkeys(["text", "int", "bool", "category"], "categorical")
-    numbers = dict.fromkeys(["float", "Float64"], "numeric")
+    numbers = dict.fromkeys(["float", "Float64", "object", "decimal", "arrow_decimal"], "numeric")
     several = dict.fromkeys(["list", "tuple", "arrow"], "multi_valued")
     encoder = fit(make_events(**columns), user_features=list(columns))
     assert kinds_of(encoder) == categories | numbers | several
@@ -517,6 +522,22 @@ def test_vectors_of_a_catalogue_are_copied_once(monkeypatch):
     expected = matrix - matrix.mean(0, dtype=float)
     expected /= np.sqrt((expected**2).sum(1).mean())
     np.testing.assert_allclose(encoded, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        ([[0, 0], [0.5, 1.5], None], "vector"),
+        ([np.array([0, 0]), np.array([0.5, 1.5]), None], "vector"),
+        ([[1, 2], [3], []], "multi_valued"),
+        ([[1], [], ["a"]], "multi_valued"),
+    ],
+)
+def test_the_kind_of_cells_does_not_depend_on_the_order_of_rows(side, cells, kind):
+    for order in permutations(cells):
+        events = make_events(cell=list(order))
+        assert kinds_of(fit(events, **{f"{side}_features": ["cell"]})) == {"cell": kind}
 
 
 def test_a_missing_vector_is_known_to_be_missing():
