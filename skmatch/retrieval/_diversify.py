@@ -105,7 +105,7 @@ def diversify(
             "the label of an item feature, or a Series or DataFrame indexed by item ids."
         )
     table = read_frame(recommendations)
-    needed = (schema.item, "score", "rank")
+    needed = (schema.item, "score", schema.user, "rank")
     columns = [
         require_column(table, name, "recommendations'", "Pass what recommend returned.", "it")
         for name in needed
@@ -125,8 +125,7 @@ def diversify(
         content = (units.toarray() if issparse(units) else units).astype(np.float32)
     is_new = retriever.counts_ == 0
     score = columns[1].to_numpy(dtype=np.float32)
-    query = np.cumsum(columns[2].to_numpy() == 1) - 1
-    starts = np.searchsorted(query, np.arange(query.max(initial=-1) + 2))
+    starts = np.append(_starts_of_lists(columns[2], columns[3].to_numpy()), len(table))
     width = int(np.diff(starts).max(initial=0))
     size = max(1, BLOCK_SIZE // max(1, width * content.shape[1]))
     chosen = []
@@ -148,6 +147,21 @@ def diversify(
     result = table.iloc[index[row, rank]].reset_index(drop=True)
     result["rank"] = rank + 1
     return in_frame_of(result, recommendations)
+
+
+def _starts_of_lists(users: pd.Series, rank: np.ndarray) -> np.ndarray:
+    """Return the row at which each list begins; its first ranks may have been dropped."""
+    user = pd.factorize(users)[0]
+    is_next = np.zeros(len(user), dtype=bool)
+    is_next[1:] = (user[1:] == user[:-1]) & (rank[1:] > rank[:-1])
+    starts = np.flatnonzero(~is_next)
+    is_torn = pd.Series(user[starts]).duplicated().to_numpy() & (rank[starts] > 1)
+    if is_torn.any():
+        raise ValueError(
+            f"recommendations holds a list of {users.iloc[starts[is_torn][0]]!r} that is not in "
+            f"order: sort it by {users.name!r} and 'rank'."
+        )
+    return starts
 
 
 def _codes(content: Any) -> np.ndarray:

@@ -63,6 +63,16 @@ def test_it_is_maximal_marginal_relevance(pipe, found, by, weight, max_dense, mo
         assert rows["rank"].tolist() == list(range(1, min(6, len(own)) + 1))
 
 
+def test_rows_may_have_been_dropped(pipe, found):
+    kept = found[(found["rank"] > 1) | (found["user_id"] == found["user_id"].iloc[0])]
+    lists = diversify(kept, pipe, 6)
+    for user, rows in kept.groupby("user_id"):
+        own = lists[lists["user_id"] == user].reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, diversify(rows, pipe, 6))
+    with pytest.raises(ValueError, match="not in order: sort it by 'user_id' and 'rank'"):
+        diversify(found.sort_values("score"), pipe)
+
+
 def test_categories_are_capped(pipe, found):
     lists = diversify(found, pipe, 8, weight=0, feature=ITEMS["category"], max_per_value=2)
     category = lists["item_id"].map(ITEMS["category"])
