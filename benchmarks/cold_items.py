@@ -1,6 +1,7 @@
 """Measure recommendations, by their content, of items that training has not seen.
 
-python benchmarks/cold_items.py PATH ... [--split validation] [--seeds N] [--id-dropout RATE ...]
+python benchmarks/cold_items.py PATH ... [--split validation] [--seeds N] [--users N]
+                                [--id-dropout RATE ...]
 
 A path is a MovieLens zip or folder, a folder of Online Retail, or one of MovieTweetings. With each
 seed, a tenth of the items is withheld with all of its events, and added to the fitted model with
@@ -55,13 +56,14 @@ def main() -> None:
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--users", type=int, help="read the events of so many users at most")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--id-dropout", type=float, nargs="+", default=[0.02, 0.2])
     options = parser.parse_args()
     warnings.filterwarnings("ignore", "all its values are unknown")
     rows = []
     for path in options.paths:
-        events, items = read(path)
+        events, items = read(path, options.users)
         for seed in range(options.seeds):
             task = make_task(events, items, seed + 1000 * (options.split == "validation"))
             systems = {
@@ -83,7 +85,7 @@ def main() -> None:
     draw(table, RESULTS / f"cold_items_{options.split}.svg")
 
 
-def read(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read(path: Path, n_users: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read events in order of time, and the items' texts and genres."""
     events = load(path).rename(columns={"description": "text", "title": "text"})
     if is_tweetings(path):
@@ -96,6 +98,9 @@ def read(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         if "genres" in items:
             items = items.assign(genres=items["genres"].str.join("|"))
     events = events[["user_id", "item_id", "timestamp"]]
+    users = pd.Series(events["user_id"].unique())
+    if n_users is not None and n_users < len(users):
+        events = events[events["user_id"].isin(users.sample(n_users, random_state=0))]
     items = items.astype(dict.fromkeys(items.columns[1:], object)).fillna("")
     events = events.sort_values("timestamp", kind="stable", ignore_index=True)
     return events, items[items["item_id"].isin(events["item_id"])].reset_index(drop=True)
