@@ -23,6 +23,7 @@ from skmatch._sklearn import fit_context, with_callbacks
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 DEFAULT_TIME = "timestamp"
+MAX_WEIGHT = 1e30  # the sum of a billion such weights is a finite float32
 LIKE_A_TIME = re.compile(
     r"((event|unix|review|order|purchase|click|view|visit|created|added|occurred|updated)[_ ]?)?"
     r"(ts|t|at|time|date|datetime|timestamp|time[_ ]?stamp)"
@@ -381,6 +382,9 @@ def check_weights(
     remedy = f"pass one number of at least 0 for each of the {n_rows:,} rows, not all of them 0."
     try:
         weight = np.asarray(sample_weight, dtype=float)
+        dtype = np.asarray(sample_weight).dtype
+        if dtype.kind in "mM":  # numpy converts times to numbers
+            raise TypeError(f"{dtype} is a time")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} holds a value that is not a number ({error}): {remedy}") from None
     if weight.shape != (n_rows,):
@@ -389,6 +393,11 @@ def check_weights(
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(f"{name} holds {weight[row]} in row {row}: {remedy}")
+    if weight.max(initial=0) > MAX_WEIGHT:
+        raise ValueError(
+            f"{name} holds {weight.max()} in row {weight.argmax()}, too large to be added up: "
+            f"divide the weights by their mean, so that they are at most {MAX_WEIGHT:g}."
+        )
     if not weight.any() and not allow_zeros:
         raise ValueError(f"{name} is zero in every row: {remedy}")
     return weight
