@@ -281,8 +281,8 @@ class Samples(CodedRows):
         counts.sum_duplicates()
         return counts[:, FIRST_KNOWN:]
 
-    def by_user(self) -> tuple[Samples, np.ndarray, np.ndarray]:
-        """Return one query per user, and each row's query number and item, as held-out events.
+    def by_user(self) -> tuple[Samples, np.ndarray, np.ndarray, np.ndarray]:
+        """Return a query per user, its row, and each row's query number and item, as held out.
 
         A user's query is the user's earliest row, so its history has none of the other rows, but
         has stored events of the same time. Items are positions in the catalogue; each unknown item
@@ -291,17 +291,18 @@ class Samples(CodedRows):
         query, _ = pd.factorize(self.original_users(), use_na_sentinel=False)
         keys = (query,) if self.time is None else (self.time, query)
         order = np.lexsort(keys)
-        _, first_rows = np.unique(query[order], return_index=True)
+        _, first_indices = np.unique(query[order], return_index=True)
+        row = order[first_indices]
         item = self.item.astype(np.int64) - FIRST_KNOWN
         unknown = np.flatnonzero(item < 0)
         ids = unknown if self.item_ids is None else self.item_ids.iloc[unknown]
         item[unknown] = -2 - pd.factorize(ids, use_na_sentinel=False)[0]
-        queries = self.gather(order[first_rows])
+        queries = self.gather(row)
         if queries.event_stop is not None:
             stop = queries.event_stop
             start = np.maximum(queries.seen, stop - self.max_length)
             queries = replace(queries, start=start, stop=stop, event_stop=None)
-        return queries, query, item
+        return queries, row, query, item
 
     def decode(self) -> pd.DataFrame:
         """Return the original ids, and each history as a list, newest last."""

@@ -36,9 +36,8 @@ def groups_of(by: Any, X: Any, held_out: HeldOut) -> tuple[Hashable, dict[Any, n
                 f"by={by!r} names a column, and X is a {type(X).__name__}: pass a frame, or a "
                 "Series of groups indexed by user ids."
             )
-        first_rows = np.unique(held_out.query, return_index=True)[1]
         remedy = "Pass the label of a column of the held-out events, or a Series by user."
-        values = require_column(table, by, "by", remedy).iloc[first_rows]
+        values = require_column(table, by, "by", remedy).iloc[held_out.row]
     if name in COLUMNS:
         raise ValueError(
             f"by has the name {name!r}, which is also a column that evaluate adds: rename it."

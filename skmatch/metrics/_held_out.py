@@ -27,6 +27,7 @@ class HeldOut(NamedTuple):
 
     queries: Any  # as `predict` takes them
     users: pd.Series  # (n_queries,) ids, named as in the events
+    row: np.ndarray  # (n_queries,) index of the event as of which the query is
     query: np.ndarray  # (n_events,) index of each event's query
     item: Any  # (n_events,) ids, or positions in the catalogue; below -1 where unknown
 
@@ -79,7 +80,7 @@ def read_held_out(
         as_array = not isinstance(table, pd.DataFrame)
         queries = _make_queries(frame.iloc[first_rows], roles, as_array=as_array)
         users = user.iloc[first_rows].reset_index(drop=True)
-        held_out = HeldOut(queries, users, query, item.reset_index(drop=True))
+        held_out = HeldOut(queries, users, first_rows, query, item.reset_index(drop=True))
     if gains is not None:
         n_gaining = np.bincount(held_out.query, gains > 0, len(held_out.users))
         if not n_gaining.all():
@@ -97,9 +98,9 @@ def _of_samples(samples: Any, schema: Any) -> HeldOut:
         raise ValueError(
             f"The item column {schema.item!r} is missing; score needs the held-out items."
         )
-    queries, query, item = samples.by_user()
+    queries, row, query, item = samples.by_user()
     users = queries.original_users().rename(schema.user).reset_index(drop=True)
-    return HeldOut(queries, users, query, item)
+    return HeldOut(queries, users, row, query, item)
 
 
 def _make_queries(rows: pd.DataFrame, roles: Roles, *, as_array: bool) -> pd.DataFrame | np.ndarray:

@@ -280,9 +280,9 @@ def evaluate(
     metrics, k, exclude_seen, candidates, gain, feature
         As for `make_topk_scorer`.
     by : label, Series or None, default=None
-        Groups of users to score separately: a column of `X`, of which the user's first row counts;
-        a Series indexed by user ids; or "activity", unless `X` has such a column: users who are
-        new (without stored events), light (up to the median of the others) and heavy. None: no
+        Groups of users to score separately: a column of `X`, of which the user's earliest row
+        counts; a Series indexed by user ids; or "activity", unless `X` has such a column: users who
+        are new (without stored events), light (up to the median of the others) and heavy. None: no
         groups.
     average : bool, default=True
         Whether to average over the users; otherwise the table has one row per user.

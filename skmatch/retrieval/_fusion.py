@@ -165,7 +165,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         """Add to equal weights, step by step, the member that ranks held-out events best."""
         validation = []
         for rows in held_out:
-            queries, query, item = rows.by_user()
+            queries, _, query, item = rows.by_user()
             allowed = members[0]._read_filter(queries, self.exclude_seen, None, None)
             validation.append((self._lists(members, queries, N_VALIDATED, allowed), query, item))
 

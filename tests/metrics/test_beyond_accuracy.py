@@ -170,6 +170,15 @@ def test_groups_are_the_users_apart(pipe):
     assert groups["n_queries"].sum() == len(names) * test["user_id"].nunique()
 
 
+def test_groups_do_not_depend_on_the_order_of_rows(pipe):
+    test = TRAIN.assign(label=(np.arange(len(TRAIN)) % 3).astype(str))  # differs within users
+    shuffled = test.sample(frac=1, random_state=0)
+    table, other = (evaluate(pipe, rows, "ndcg", by="label") for rows in (test, shuffled))
+    pd.testing.assert_frame_equal(
+        table.sort_values("label", ignore_index=True), other.sort_values("label", ignore_index=True)
+    )
+
+
 def test_a_column_comes_before_the_groups_by_activity(pipe):
     table = evaluate(pipe, TEST.assign(activity="all"), "recall", by="activity")
     assert table["activity"].tolist() == ["all"]
