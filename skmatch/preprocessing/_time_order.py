@@ -27,7 +27,7 @@ def order_events(user: np.ndarray, time: np.ndarray | None) -> np.ndarray:
 
 
 def user_blocks(offsets: np.ndarray, on_disk: bool) -> Iterator[tuple[int, int]]:
-    """Split users into ranges of codes (first, stop) with a bounded number of events each."""
+    """Split users into ranges of codes (start, stop) with a bounded number of events each."""
     stops = [block.stop for block in blocks(int(offsets[-1]), on_disk)][:-1]
     return pairwise(np.unique([0, *np.searchsorted(offsets, stops), len(offsets) - 1]).tolist())
 
@@ -44,19 +44,19 @@ def rows_of_users(user: np.ndarray, first: int, stop: int) -> np.ndarray:
 
 
 def sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:
-    """Return what the log holds, sorted by user, then time, then row, and each row's rank.
+    """Return the columns of the log, sorted by user, then time, then row, and each row's rank.
 
     Events on disk are sorted in blocks of users, which bounds the memory of each sort.
     """
     rank = allocate(len(events), index_dtype(len(events)), events.on_disk)
 
-    def sort(first: int, last: int) -> Columns:
-        """Sort the events of the users with codes first ... last - 1."""
-        rows = rows_of_users(events.user, first, last)
+    def sort(start: int, stop: int) -> Columns:
+        """Sort the events of the users with codes start ... stop - 1."""
+        rows = rows_of_users(events.user, start, stop)
         time = None if events.time is None else events.time[rows]
         order = order_events(events.user[rows], time)
         block_rank = np.empty(len(order), dtype=rank.dtype)
-        block_rank[order] = np.arange(offsets[first], offsets[last])
+        block_rank[order] = np.arange(offsets[start], offsets[stop])
         rank[rows] = block_rank
         columns: Columns = {"item": events.item[rows][order]}
         for name, column in events.event_features.items():

@@ -60,11 +60,11 @@ class Timeline:
         return cls(np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64), column)
 
     def at(self, user: np.ndarray, time: np.ndarray | None = None) -> Column:
-        """Return the latest values of users up to and including some times, or of all times."""
-        first, stop = self.offsets[user], self.offsets[user + 1]
+        """Return the latest values of users, up to and including the times if any are passed."""
+        first_row, stop = self.offsets[user], self.offsets[user + 1]
         if time is not None:
-            stop = count_before(self.times, first, stop, time, or_equal=True)
-        return gather_rows(self.column, np.where(stop > first, stop - 1, MISSING))
+            stop = count_before(self.times, first_row, stop, time, or_equal=True)
+        return gather_rows(self.column, np.where(stop > first_row, stop - 1, MISSING))
 
     def latest(self) -> Column:
         """Return the latest value of every code."""
@@ -141,10 +141,10 @@ class Timeline:
         return where_rows(numbers < 0, known, gather_rows(column, np.maximum(numbers, 0)))
 
 
-def _followed_by(column: Column, other: Column) -> Column:
-    if isinstance(column, RaggedArray) and isinstance(other, RaggedArray):
-        return column.concatenate(other)
-    return np.concatenate([column, other])
+def _followed_by(column: Column, later: Column) -> Column:
+    if isinstance(column, RaggedArray) and isinstance(later, RaggedArray):
+        return column.concatenate(later)
+    return np.concatenate([column, later])
 
 
 def _repeats(column: Column) -> np.ndarray:
