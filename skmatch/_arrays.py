@@ -5,7 +5,8 @@ Codes everywhere: 0 is padding, 1 is unknown, known values start at 2.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import reprlib
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -167,3 +168,13 @@ def is_missing(value: Any) -> bool:
         return bool(value != value)
     except TypeError:  # pandas.NA
         return type(value).__name__ == "NAType"
+
+
+def reject_sets(cells: Iterable[Any], column: Any) -> None:
+    """Raise if a cell that needs an order is a set, whose order may differ between processes."""
+    for cell in cells:
+        if isinstance(cell, (set, frozenset)):
+            raise ValueError(
+                f"The column {column!r} holds {reprlib.repr(cell)}, a set without an order: pass "
+                "lists, newest last."
+            )

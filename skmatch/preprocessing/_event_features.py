@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from skmatch._arrays import reject_sets
 from skmatch._columns import UNKNOWN, Columns, RaggedArray
 from skmatch._data import HISTORY, history_name
 from skmatch._schema import Feature
@@ -102,6 +103,7 @@ def of_histories(
     for feature in features:
         name, values = history_name(feature.name), None
         if name in frame.columns:
+            reject_sets(frame[name], name)
             values, offsets = flatten(split_cells(frame[name], delimiter), feature.name)
             differs = offsets[1:] - offsets[:-1] != history.offsets[1:] - history.offsets[:-1]
             if differs.any():

@@ -12,6 +12,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skmatch._arrays import reject_sets
 from skmatch._columns import PADDING, Column, Columns, RaggedArray, where_rows
 from skmatch._data import HISTORY, Events
 from skmatch._files import collect
@@ -337,6 +338,7 @@ class MatchEncoder(
         reject_lone_features(schema.event_features, frame)
         if HISTORY in frame.columns:
             column = frame[HISTORY]
+            reject_sets(column, HISTORY)
             items, offsets = flatten(split_cells(column, self.delimiter), column.name)
             codes = schema.items.lookup(items)
             schema.items.warn_of_another_dtype(items, codes)

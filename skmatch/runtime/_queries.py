@@ -19,6 +19,7 @@ from skmatch._arrays import (
     gather_rows,
     is_known,
     is_missing,
+    reject_sets,
 )
 from skmatch.runtime._features import Feature, Timeline, split_cell
 from skmatch.runtime._files import Files
@@ -243,6 +244,7 @@ class QueryReader:
         """Return queries with the histories in `table`; the stored events still count as seen."""
         cells = table[HISTORY]
         has_history = np.array([not is_missing(cell) for cell in cells], dtype=bool)
+        reject_sets(cells, HISTORY)
         lists = [split_cell(cell, self.delimiter, HISTORY) for cell in cells]
         length = np.array([len(cell) for cell in lists], dtype=np.int64)
         items = self.items.lookup([item for cell in lists for item in cell], HISTORY)
@@ -276,6 +278,7 @@ class QueryReader:
         name = f"{HISTORY}_{feature.name}"
         if name not in table:
             return feature.missing(sum(map(len, lists)))
+        reject_sets(table[name], name)
         values = [split_cell(cell, self.delimiter, name) for cell in table[name]]
         for row, (cell_values, items) in enumerate(zip(values, lists, strict=True)):
             if len(cell_values) != len(items):

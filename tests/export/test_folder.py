@@ -347,6 +347,11 @@ BAD_QUERIES = [
     ({"user_id": ["u1"], "taste": [[1.0]]}, r"'taste' holds.*vector of 3"),
     ({"user_id": ["u1"], "timestamp": ["now"]}, r"'timestamp' holds 'now'"),
     ({"user_id": ["u1"], "history": [7]}, r"'history' holds 7"),
+    ({"user_id": ["u1"], "history": [{1}]}, r"'history' holds \{1\}, a set without an order"),
+    (
+        {"user_id": ["u1"], "history": [[1]], "history_stars": [{1.0}]},
+        r"'history_stars' holds \{1.0\}, a set without an order",
+    ),
     ({"user_id": ["u1"], "history_stars": [[1.0]]}, r"without a column 'history'"),
     (
         {"user_id": ["u1"], "history": [[1]], "history_stars": [[1.0, 2.0]]},

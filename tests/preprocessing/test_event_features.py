@@ -164,6 +164,7 @@ def test_observed_events_bring_theirs_or_miss_them():
     ("columns", "message"),
     [
         ({"history_rating": [[1.0]]}, "'history_rating' does not hold one value for each item"),
+        ({"history_rating": [{1.0, 2.0}]}, "'history_rating' holds .*, a set without an order"),
         ({"history": None, "history_rating": [[1.0]]}, "'history_rating' without .* 'history'"),
     ],
 )
