@@ -76,7 +76,7 @@ class SequenceSampler(
         users interact with items repeatedly and recommendations may repeat them.
     gap : "visit", duration or None, default="visit"
         What separates a visit from earlier events. "visit": pauses of the length that best
-        separates short from long pauses; if pauses do not form these two groups, there are no
+        separates short from long pauses; if pauses do not form such groups, there are no
         visits. A duration, in the unit of the times or as a timedelta for datetimes: the visit of
         an event holds the events less than that long before it. None: no visits. Neural retrievers
         train on histories that end with the last event and on those that end before the visit, and

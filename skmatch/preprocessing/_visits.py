@@ -14,9 +14,9 @@ from skmatch._files import allocate, blocks
 from skmatch.preprocessing._time_order import in_blocks
 
 N_BINS = 256  # of the histogram of pauses
-# Share of the variance of the logarithms of pauses that two groups explain: of a uniform
-# distribution, which has no groups, it is 0.75.
-MIN_SEPARATION = 0.75
+# Share of the variance of the logarithms of pauses that so many groups explain at least: as much as
+# of a uniform distribution, which has no groups.
+MIN_SEPARATION = {2: 3 / 4, 3: 8 / 9}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +84,11 @@ class Visits:
 
 
 def _find_pause(times: np.ndarray, offsets: np.ndarray) -> float | None:
-    """Return the shortest pause between visits; None where pauses do not fall into two groups.
+    """Return the shortest pause between visits; None where pauses do not fall into groups.
 
     The logarithms of all pauses between neighbouring events of a user are separated into two groups
-    of the least variance (Otsu, 1979). Equal times count as the shortest pause that there is.
+    of the least variance (Otsu, 1979), or else into three: clicks, pauses within a visit and few
+    long ones between visits. Equal times count as the shortest pause that there is.
     """
     pauses = [_pauses(times, offsets, rows) for rows in blocks(len(times))]
     positive = [block[block > 0] for block in pauses if (block > 0).any()]
@@ -101,15 +102,26 @@ def _find_pause(times: np.ndarray, offsets: np.ndarray) -> float | None:
         log = np.log(np.maximum(block[block >= 0], np.exp(low)))
         count += np.histogram(np.clip(log, low, high), bounds)[0]
     center, share = (bounds[1:] + bounds[:-1]) / 2, count / count.sum()
-    below, mean_below = np.cumsum(share)[:-1], np.cumsum(share * center)[:-1]
     mean = float(share @ center)
     variance = float(share @ (center - mean) ** 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = np.nan_to_num((mean * below - mean_below) ** 2 / (below * (1 - below)))
-    if low == high or between.max() < MIN_SEPARATION * variance:
-        return None
-    best = np.flatnonzero(between >= (1 - 1e-9) * between.max())  # several where no pause lies
-    return float(np.exp(bounds[1 + best].mean()))
+    weight = np.append(0, np.cumsum(share))
+    deviation = np.append(0, np.cumsum(share * (center - mean)))
+
+    def between(start: Any, stop: Any) -> np.ndarray:
+        """Return the part of the group of bins `start` to `stop` - 1 in the explained variance."""
+        group_weight = np.maximum(weight[stop] - weight[start], np.finfo(float).tiny)
+        return (deviation[stop] - deviation[start]) ** 2 / group_weight
+
+    last = np.arange(1, N_BINS)  # the longest pauses are the bins from `last` on
+    for n_groups, least in MIN_SEPARATION.items():
+        first = np.zeros((1, 1), dtype=int) if n_groups == 2 else last[:, None]
+        explained = between(0, first) + between(first, last) + between(last, N_BINS)
+        explained[first >= last] = 0
+        if low < high and explained.max() >= least * variance:
+            # The best bounds are several where no pause lies.
+            _, best = np.nonzero(explained >= (1 - 1e-9) * explained.max())
+            return float(np.exp(bounds[last[best]].mean()))
+    return None
 
 
 def _starts(times: np.ndarray, offsets: np.ndarray, pause: float, on_disk: bool) -> np.ndarray:

@@ -48,6 +48,20 @@ def test_pauses_of_two_kinds_are_separated(events, unit):
     assert samples.visit.tolist() == STARTS
 
 
+def test_few_long_pauses_beside_two_kinds_of_short_ones_begin_visits():
+    rng = np.random.default_rng(0)
+    # Ratings on one page have equal times, pages are a minute apart, visits days.
+    kind = rng.permutation(np.repeat([0, 1, 2], [500, 480, 20]))
+    pauses = np.select(
+        [kind == 1, kind == 2], [rng.uniform(20, 90, 1000), rng.uniform(1e5, 5e5, 1000)]
+    )
+    events = pd.DataFrame({"user_id": "u", "item_id": 0, "timestamp": np.cumsum(pauses)})
+    sampler = SequenceSampler()
+    samples = sampler.fit_transform(events)
+    assert 90 < sampler.visits_.pause < 1e5
+    assert len(np.unique(samples.visit)) == 21
+
+
 def test_events_of_equal_times_are_a_visit():
     baskets = pd.DataFrame(
         {"user_id": ["u"] * 6, "item_id": [*"abcdef"], "timestamp": [5, 5, 5, 60, 60, 300]}
