@@ -120,6 +120,7 @@ class FeatureValues(NamedTuple):
         assert isinstance(self.column, np.ndarray)
         feature = with_transformer(self.feature, transformer)
         values = self.feature.vocabulary.decode(self.column)
+        values.name = feature.name
         return self._replace(feature=feature, column=transform_values(values, feature))
 
     def has_values(self) -> bool:

@@ -27,7 +27,14 @@ def with_transformer(feature: Feature, transformer: Any) -> Feature:
     values.name = feature.name
     if values.empty:
         return Feature(feature.name, "vector")
-    fitted = clone(transformer).fit(values)
+    try:
+        fitted = clone(transformer).fit(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The transformer of the feature {feature.name!r} cannot be fitted on the Series of "
+            f"its {len(values):,} distinct values, such as {values.tolist()[0]!r} ({error}): pass "
+            "one that reads a Series of such values."
+        ) from error
     vectors = _transformed(values[:1], fitted)
     return Feature(feature.name, "vector", transformer=fitted, length=vectors.shape[1])
 

@@ -10,6 +10,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skmatch import (
     DSSMRetriever,
@@ -137,10 +138,21 @@ class Flat(Counter):
         return np.zeros(len(X))
 
 
+class Single(Counter):
+    def transform(self, X):
+        return np.zeros((1, 2))
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         (TfidfVectorizer(), r"sparse matrix of 6 columns: reduce it, .*TruncatedSVD"),
+        (
+            StandardScaler(),
+            r"transformer of the feature 'title' cannot be fitted on the Series of its 6 distinct "
+            r"values, such as 'red shoe'.*reads a Series",
+        ),
+        (Single(), r"of the feature 'title' returns an array of shape \(1, 2\) for 6 values"),
         (Flat(), r"of shape \(1,\) for 1 values: it must return one vector"),
         (Counter, r"kinds\['title'\] is .*or a transformer that makes vectors"),
     ],
