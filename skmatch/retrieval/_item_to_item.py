@@ -41,6 +41,9 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
     events: if the `SequenceSampler` has found visits, queries within a visit use `half_life` and
     queries that begin one `visit_half_life`.
 
+    `partial_fit` counts what a new event follows, but not the events that are stored already and
+    follow it: it learns what a full fit does if events arrive in the order of time.
+
     Parameters
     ----------
     window : int, default=15
