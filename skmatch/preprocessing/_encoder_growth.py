@@ -26,7 +26,7 @@ from skmatch.preprocessing._learning import (
     read_weights,
     reject_unused,
 )
-from skmatch.preprocessing._timeline import Timeline
+from skmatch.preprocessing._timeline import Timeline, UserRows
 
 
 class EncoderGrowthMixin:
@@ -108,14 +108,13 @@ class EncoderGrowthMixin:
         features: list[Feature] = []
         timelines: dict[Label, Timeline] = {}
         filled: Columns = {}
+        rows = UserRows(user, time, len(ids))
         for feature in self.schema_.user_features:
             name = feature.name
             if name in frame.columns:
                 feature = learn(feature, frame[name], self.delimiter)
             values, present = self._encode_feature(feature, frame)
-            filled[name], timelines[name] = self.timelines_[name].extended(
-                user, time, values, present, len(ids)
-            )
+            filled[name], timelines[name] = self.timelines_[name].extended(rows, values, present)
             features.append(feature)
         table = {name: timeline.latest() for name, timeline in timelines.items()}
         schema = replace(self.schema_, users=ids, user_features=tuple(features), user_table=table)

@@ -33,7 +33,7 @@ from skmatch.preprocessing._features import (
     with_scale,
 )
 from skmatch.preprocessing._time_order import in_blocks
-from skmatch.preprocessing._timeline import Timeline
+from skmatch.preprocessing._timeline import Timeline, UserRows
 from skmatch.preprocessing._vectors import with_transformer
 
 MISSING_FEATURE = "Add the column, or name only features that exist."
@@ -241,6 +241,9 @@ class _UserLearner(_SideLearner):
             self.learnt_features[name] = feature
         names, on_disk = self.from_events, source.on_disk
         read: Any = collect(source.read(self._encode, names), on_disk) if names else {}
+        before_all = np.full(len(table_codes), np.iinfo(np.int64).min)
+        table_rows = UserRows(table_codes, before_all, len(ids))
+        event_rows = UserRows(user, time, len(ids), on_disk)
         features, timelines = [], {}
         filled: Columns = {}
         for name in self.features:
@@ -248,15 +251,12 @@ class _UserLearner(_SideLearner):
             timeline = Timeline.empty(feature)
             if name in self.in_table:
                 column, present = self._encode_column(name, self.table)
-                before_all = np.full(len(column), np.iinfo(np.int64).min)
-                _, timeline = timeline.extended(table_codes, before_all, column, present, len(ids))
+                _, timeline = timeline.extended(table_rows, column, present)
                 numbers.append(column)
             if name in names:
                 column, present = read.pop((name, "values")), read.pop((name, "present"))
                 numbers.append(column)
-                filled[name], timeline = timeline.extended(
-                    user, time, column, present, len(ids), on_disk
-                )
+                filled[name], timeline = timeline.extended(event_rows, column, present)
             elif feature.kind != "vector":  # read by the user's code: copies per event are large
                 filled[name] = _by_now(timeline, user, on_disk)
             if feature.kind in NUMBERS:

@@ -43,6 +43,18 @@ def rows_of_users(user: np.ndarray, first: int, stop: int) -> np.ndarray:
     return np.concatenate(found)
 
 
+def order_in_blocks(
+    user: np.ndarray, time: np.ndarray | None, offsets: np.ndarray, on_disk: bool
+) -> np.ndarray:
+    """Compute `order_events`, on disk in blocks of users, which bounds the memory of each sort."""
+    order = allocate(len(user), np.int64, on_disk)
+    for first, stop in user_blocks(offsets, on_disk):
+        rows = rows_of_users(user, first, stop)
+        own = order_events(user[rows], None if time is None else time[rows])
+        order[offsets[first] : offsets[stop]] = rows[own]
+    return order
+
+
 def sorted_log(events: Events, offsets: np.ndarray) -> tuple[Columns, np.ndarray]:
     """Return the columns of the log, sorted by user, then time, then row, and each row's rank.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,31 @@ from skmatch._files import allocate
 from skmatch._schema import Feature
 from skmatch.preprocessing._time_order import (
     in_blocks,
-    order_events,
-    rows_of_users,
+    order_in_blocks,
     user_blocks,
 )
 
 MISSING = 0  # the row of a timeline's column that holds the missing value
+
+
+@dataclass(frozen=True, eq=False)
+class UserRows:
+    """Rows of values of users, sorted once for all features; without `time` all have the same."""
+
+    user: np.ndarray
+    time: np.ndarray | None
+    n_codes: int
+    on_disk: bool = False
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Where the rows of each user begin and end in `order`, (n_codes + 1,)."""
+        return np.append(0, np.cumsum(count_codes(self.user, self.n_codes)))
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The rows by user, then time, then row."""
+        return order_in_blocks(self.user, self.time, self.offsets, self.on_disk)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,57 +94,55 @@ class Timeline:
         return gather_rows(self.column, np.full(n_rows, MISSING))
 
     def extended(
-        self,
-        user: np.ndarray,
-        time: np.ndarray | None,
-        column: Column,
-        present: np.ndarray,
-        n_codes: int,
-        on_disk: bool = False,
+        self, rows: UserRows, column: Column, present: np.ndarray
     ) -> tuple[Column, Timeline]:
         """Fill the missing values of rows, and add the other values to the timeline.
 
         A missing value becomes its user's latest earlier value, in the order of time, then rows.
-        Without `time` all rows have the same. With `on_disk`, users are processed in blocks, and
-        the filled column is in temporary files.
+        On disk, users are processed in blocks, and the filled column is in temporary files.
         """
-        n_new = n_codes + 1 - len(self.offsets)
+        on_disk, n_events = rows.on_disk, rows.offsets
+        n_new = rows.n_codes + 1 - len(self.offsets)
         offsets = np.append(self.offsets, np.full(n_new, self.offsets[-1]))
-        origin = allocate(len(user), np.int64, on_disk)
+        is_complete = bool(present.all())
+        origin = np.empty(0) if is_complete else allocate(len(present), np.int64, on_disk)
         parts = [(np.empty(0, dtype=np.int64), self.times[:1], self.blank(1))]
 
-        n_events = np.append(0, np.cumsum(count_codes(user, n_codes)))
         for first, stop in user_blocks(n_events, on_disk):
-            rows = rows_of_users(user, first, stop)
-            known = np.arange(offsets[first], offsets[stop])
             # Rows of this timeline are numbered -1, -2, ..., rows of the column 0, 1, ...
-            numbers = np.concatenate([-1 - known, rows])
-            lengths = np.diff(offsets[first : stop + 1])
-            users = np.concatenate([np.repeat(np.arange(first, stop), lengths), user[rows]])
-            row_times = np.zeros(len(rows), dtype=np.int64) if time is None else time[rows]
-            times = np.concatenate([self.times[known], row_times])
-            has_value = np.append(np.ones(len(known), dtype=bool), present[rows])
+            numbers = rows.order[n_events[first] : n_events[stop]]
+            users, has_value = rows.user[numbers], present[numbers]
+            times = np.zeros(len(users), np.int64) if rows.time is None else rows.time[numbers]
+            known = np.arange(offsets[first], offsets[stop])
+            if len(known):  # they precede the rows of their time
+                lengths = np.diff(offsets[first : stop + 1])
+                starts, stops = offsets[users], offsets[users + 1]
+                index = count_before(self.times, starts, stops, times, or_equal=True) - known[0]
+                exact = np.result_type(self.times, times)  # np.insert casts to that of its input
+                numbers = np.insert(-1 - known, index, numbers)
+                users = np.insert(np.repeat(np.arange(first, stop), lengths), index, users)
+                times = np.insert(self.times[known].astype(exact, copy=False), index, times)
+                has_value = np.insert(np.ones(len(known), dtype=bool), index, has_value)
+            if not is_complete:
+                position = np.arange(len(numbers))
+                latest = np.maximum.accumulate(np.where(has_value, position, -1))
+                is_first = np.append(True, users[1:] != users[:-1])[: len(users)]
+                start = np.maximum.accumulate(np.where(is_first, position, 0))
+                source = np.where(latest >= start, numbers[latest], -1 - MISSING)
+                is_row = numbers >= 0
+                origin[numbers[is_row]] = source[is_row]
+                numbers, users, times = numbers[has_value], users[has_value], times[has_value]
 
-            order = order_events(users, times)
-            numbers, users, times = numbers[order], users[order], times[order]
-            has_value = has_value[order]
-            position = np.arange(len(order))
-            latest = np.maximum.accumulate(np.where(has_value, position, -1))
-            is_first = np.append(True, users[1:] != users[:-1])[: len(users)]
-            start = np.maximum.accumulate(np.where(is_first, position, 0))
-            source = np.where(latest >= start, numbers[latest], -1 - MISSING)
-            is_row = numbers >= 0
-            origin[numbers[is_row]] = source[is_row]
-
-            numbers, users, times = numbers[has_value], users[has_value], times[has_value]
             values = self._gather(numbers, column)
             same = (users[1:] == users[:-1]) & _repeats(values)
             kept = np.flatnonzero(~(np.append(False, same) & np.append(same, False))[: len(users)])
             parts.append((users[kept], times[kept], gather_rows(values, kept)))
 
-        filled = in_blocks(lambda rows: self._gather(origin[rows], column), len(user), on_disk)
+        filled = column
+        if not is_complete:
+            filled = in_blocks(lambda own: self._gather(origin[own], column), len(present), on_disk)
         all_users, all_times, columns = zip(*parts, strict=True)
-        n_values = count_codes(np.concatenate(all_users), n_codes)
+        n_values = count_codes(np.concatenate(all_users), rows.n_codes)
         timeline = Timeline(
             np.append(1, 1 + np.cumsum(n_values)),
             np.concatenate(all_times),
