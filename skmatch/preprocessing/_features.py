@@ -34,18 +34,15 @@ class Rows(NamedTuple):
 
     codes: np.ndarray
     times: np.ndarray
-    order: np.ndarray  # stable order of the rows by time
 
     @classmethod
     def of_events(cls, codes: np.ndarray, times: np.ndarray | None) -> Rows:
-        if times is None:
-            return cls(codes, np.zeros(len(codes)), np.arange(len(codes)))
-        return cls(codes, times, np.argsort(times, kind="stable"))
+        return cls(codes, np.zeros(len(codes)) if times is None else times)
 
     @classmethod
     def of_table(cls, codes: np.ndarray) -> Rows:
         # Values in a table are later than those of any event.
-        return cls(codes, np.full(len(codes), np.inf), np.arange(len(codes)))
+        return cls(codes, np.full(len(codes), np.inf))
 
 
 class FeatureValues(NamedTuple):
@@ -209,10 +206,15 @@ def with_scale(feature: Feature, columns: list[Any]) -> Feature:
 
 
 def _latest(rows: Rows, present: np.ndarray, n_codes: int) -> np.ndarray:
-    """Return the row of the latest value of each code that has one."""
-    order = rows.order[present[rows.order]]
+    """Return the row of the latest value of each code that has one, the last of equal times."""
+    kept = np.flatnonzero(present)
+    codes, times = rows.codes[kept], rows.times[kept]
+    latest = np.empty(n_codes, dtype=times.dtype)
+    latest[codes] = times
+    np.maximum.at(latest, codes, times)
+    is_latest = times == latest[codes]
     row_of = np.full(n_codes, -1, dtype=np.int64)
-    row_of[rows.codes[order]] = order  # of a repeated index, numpy keeps the last
+    row_of[codes[is_latest]] = kept[is_latest]  # of a repeated index, numpy keeps the last
     row_of[:FIRST_KNOWN] = -1
     return row_of[row_of >= 0]
 

@@ -170,7 +170,9 @@ def find_half_life(samples: Samples, weight: np.ndarray | None) -> float | None:
     last_period = 0
     for period_number in np.flatnonzero(np.diff(events.indptr)).tolist():
         decayed_counts *= 0.5 ** (widths * (period_number - last_period))[:, None]
-        period_counts = events[[period_number]].toarray()[0]
+        stored = slice(*events.indptr[period_number : period_number + 2])
+        period_counts = np.zeros(len(frequent))
+        period_counts[events.indices[stored]] = events.data[stored]
         ranked, _ = top_k(decayed_counts, len(gain))
         score += period_counts[ranked] @ gain
         decayed_counts += period_counts
