@@ -111,25 +111,27 @@ class Timeline:
         for first, stop in user_blocks(n_events, on_disk):
             # Rows of this timeline are numbered -1, -2, ..., rows of the column 0, 1, ...
             numbers = rows.order[n_events[first] : n_events[stop]]
-            users, has_value = rows.user[numbers], present[numbers]
-            times = np.zeros(len(users), np.int64) if rows.time is None else rows.time[numbers]
+            times = np.zeros(len(numbers), np.int64) if rows.time is None else rows.time[numbers]
+            n_values = np.diff(n_events[first : stop + 1])
+            users = np.repeat(np.arange(first, stop), n_values)
             known = np.arange(offsets[first], offsets[stop])
             if len(known):  # they precede the rows of their time
-                lengths = np.diff(offsets[first : stop + 1])
                 starts, stops = offsets[users], offsets[users + 1]
                 index = count_before(self.times, starts, stops, times, or_equal=True) - known[0]
                 exact = np.result_type(self.times, times)  # np.insert casts to that of its input
                 numbers = np.insert(-1 - known, index, numbers)
-                users = np.insert(np.repeat(np.arange(first, stop), lengths), index, users)
                 times = np.insert(self.times[known].astype(exact, copy=False), index, times)
-                has_value = np.insert(np.ones(len(known), dtype=bool), index, has_value)
+                n_values += np.diff(offsets[first : stop + 1])
+                users = np.repeat(np.arange(first, stop), n_values)
             if not is_complete:
+                is_row = numbers >= 0
+                has_value = np.ones(len(numbers), dtype=bool)
+                has_value[is_row] = present[numbers[is_row]]
                 position = np.arange(len(numbers))
                 latest = np.maximum.accumulate(np.where(has_value, position, -1))
                 is_first = np.append(True, users[1:] != users[:-1])[: len(users)]
                 start = np.maximum.accumulate(np.where(is_first, position, 0))
                 source = np.where(latest >= start, numbers[latest], -1 - MISSING)
-                is_row = numbers >= 0
                 origin[numbers[is_row]] = source[is_row]
                 numbers, users, times = numbers[has_value], users[has_value], times[has_value]
 
@@ -152,10 +154,13 @@ class Timeline:
 
     def _gather(self, numbers: np.ndarray, column: Column) -> Column:
         """Return rows of a column, or of this timeline where the number is negative."""
-        known = gather_rows(self.column, np.where(numbers < 0, -1 - numbers, MISSING))
-        if (numbers < 0).all():
+        is_known = numbers < 0
+        if not is_known.any():
+            return gather_rows(column, numbers)
+        known = gather_rows(self.column, np.where(is_known, -1 - numbers, MISSING))
+        if is_known.all():
             return known
-        return where_rows(numbers < 0, known, gather_rows(column, np.maximum(numbers, 0)))
+        return where_rows(is_known, known, gather_rows(column, np.maximum(numbers, 0)))
 
 
 def _followed_by(column: Column, later: Column) -> Column:
