@@ -50,8 +50,8 @@ def order_in_blocks(
     order = allocate(len(user), np.int64, on_disk)
     for first, stop in user_blocks(offsets, on_disk):
         rows = rows_of_users(user, first, stop)
-        own = order_events(user[rows], None if time is None else time[rows])
-        order[offsets[first] : offsets[stop]] = rows[own]
+        block_order = order_events(user[rows], None if time is None else time[rows])
+        order[offsets[first] : offsets[stop]] = rows[block_order]
     return order
 
 

@@ -112,17 +112,17 @@ class Timeline:
             # Rows of this timeline are numbered -1, -2, ..., rows of the column 0, 1, ...
             numbers = rows.order[n_events[first] : n_events[stop]]
             times = np.zeros(len(numbers), np.int64) if rows.time is None else rows.time[numbers]
-            n_values = np.diff(n_events[first : stop + 1])
-            users = np.repeat(np.arange(first, stop), n_values)
+            lengths = np.diff(n_events[first : stop + 1])
+            users = np.repeat(np.arange(first, stop), lengths)
             known = np.arange(offsets[first], offsets[stop])
-            if len(known):  # they precede the rows of their time
+            if len(known):  # known values precede the rows of their time
                 starts, stops = offsets[users], offsets[users + 1]
                 index = count_before(self.times, starts, stops, times, or_equal=True) - known[0]
                 exact = np.result_type(self.times, times)  # np.insert casts to that of its input
                 numbers = np.insert(-1 - known, index, numbers)
                 times = np.insert(self.times[known].astype(exact, copy=False), index, times)
-                n_values += np.diff(offsets[first : stop + 1])
-                users = np.repeat(np.arange(first, stop), n_values)
+                lengths += np.diff(offsets[first : stop + 1])
+                users = np.repeat(np.arange(first, stop), lengths)
             if not is_complete:
                 is_row = numbers >= 0
                 has_value = np.ones(len(numbers), dtype=bool)
@@ -142,7 +142,9 @@ class Timeline:
 
         filled = column
         if not is_complete:
-            filled = in_blocks(lambda own: self._gather(origin[own], column), len(present), on_disk)
+            filled = in_blocks(
+                lambda part: self._gather(origin[part], column), len(origin), on_disk
+            )
         all_users, all_times, columns = zip(*parts, strict=True)
         n_values = count_codes(np.concatenate(all_users), rows.n_codes)
         timeline = Timeline(

@@ -20,30 +20,37 @@ def rows_to_train(
     With `exclude_seen`, repeats of a user's items are no targets, since recommendations leave them
     out; only where all rows are repeats they train.
     """
+    order: np.ndarray = np.argsort(samples.stop, kind="stable")
+    order = order.astype(index_dtype(len(samples)))
     usable = samples.item >= FIRST_KNOWN
     if weight is not None:
         usable &= weight > 0
     if exclude_seen and len(samples):
-        is_new = usable & ~is_repeat(samples)
+        is_new = usable & ~is_repeat(samples, order)
         usable = is_new if is_new.any() else usable
     enough = usable & (samples.stop - samples.seen >= samples.min_history)
     is_any = bool(enough.any()) or not usable.any()
-    rows: np.ndarray = np.flatnonzero(enough if is_any else usable)
-    rows = rows.astype(index_dtype(len(samples)))
-    return rows[np.argsort(samples.stop[rows], kind="stable")], is_any
+    is_trained = enough if is_any else usable
+    return order[is_trained[order]], is_any
 
 
-def is_repeat(samples: Samples) -> np.ndarray:
-    """Return whether the user of each row had its item before, (n_rows,)."""
-    starts, owner = np.unique(samples.seen, return_inverse=True)
+def is_repeat(samples: Samples, order: np.ndarray) -> np.ndarray:
+    """Return whether the user of each row had its item before, (n_rows,).
+
+    Rows are searched in the `order` of the log, in which neighbours are events of the same user.
+    """
+    starts, owner = np.unique(samples.seen[order], return_inverse=True)
     n_items = len(samples.schema.items)
     log = samples.log.items[starts[0] :]
     n_events = np.diff(starts, append=starts[0] + len(log))
-    key = np.repeat(np.arange(len(starts)) * n_items, n_events) + log
-    keys, first_index = np.unique(key, return_index=True)
-    index = np.searchsorted(keys, owner * n_items + samples.item).clip(max=len(keys) - 1)
-    is_stored = keys[index] == owner * n_items + samples.item
-    return is_stored & (starts[0] + first_index[index] < samples.stop)
+    log_keys = np.repeat(np.arange(len(starts)) * n_items, n_events) + log
+    keys, first_index = np.unique(log_keys, return_index=True)
+    row_keys = owner * n_items + samples.item[order]
+    index = np.searchsorted(keys, row_keys).clip(max=len(keys) - 1)
+    is_before = starts[0] + first_index[index] < samples.stop[order]
+    repeats = np.empty(len(order), dtype=bool)
+    repeats[order] = (keys[index] == row_keys) & is_before
+    return repeats
 
 
 def normalised(weight: np.ndarray | None, training: np.ndarray) -> np.ndarray | None:
