@@ -115,16 +115,17 @@ class Timeline:
             lengths = np.diff(n_events[first : stop + 1])
             users = np.repeat(np.arange(first, stop), lengths)
             known = np.arange(offsets[first], offsets[stop])
+            is_row = np.ones(len(numbers), dtype=bool)
             if len(known):  # known values precede the rows of their time
                 starts, stops = offsets[users], offsets[users + 1]
                 index = count_before(self.times, starts, stops, times, or_equal=True) - known[0]
-                exact = np.result_type(self.times, times)  # np.insert casts to that of its input
-                numbers = np.insert(-1 - known, index, numbers)
-                times = np.insert(self.times[known].astype(exact, copy=False), index, times)
+                is_row = np.zeros(len(known) + len(numbers), dtype=bool)
+                is_row[index + np.arange(len(numbers))] = True
+                numbers = _merged(is_row, numbers, -1 - known)
+                times = _merged(is_row, times, self.times[known])
                 lengths += np.diff(offsets[first : stop + 1])
                 users = np.repeat(np.arange(first, stop), lengths)
             if not is_complete:
-                is_row = numbers >= 0
                 has_value = np.ones(len(numbers), dtype=bool)
                 has_value[is_row] = present[numbers[is_row]]
                 position = np.arange(len(numbers))
@@ -163,6 +164,13 @@ class Timeline:
         if is_known.all():
             return known
         return where_rows(is_known, known, gather_rows(column, np.maximum(numbers, 0)))
+
+
+def _merged(is_first: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the values of two arrays in turn: of `first` where the mask holds."""
+    values = np.empty(len(is_first), dtype=np.result_type(first, second))
+    values[is_first], values[~is_first] = first, second
+    return values
 
 
 def _followed_by(column: Column, later: Column) -> Column:
