@@ -31,7 +31,7 @@ from skmatch.retrieval._training_state import TrainingState, settings_of
 
 # Steps per epoch of batch_size="auto": with fewer steps, small data sets are underfitted.
 AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
-AUTO_ID_DROPOUT = (0.02, 0.2)  # without and with item features
+AUTO_ID_DROPOUT = (0.02, 0.1)  # without and with item features
 # Share of `lr` at which `partial_fit` trains: the full rate overwrites the earlier training.
 UPDATE_RATE = 0.15
 # Larger than `k`: retrieval hands candidates on, and a score at few items is noisier.
