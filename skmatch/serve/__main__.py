@@ -57,6 +57,9 @@ def read_arguments(arguments: list[str] | None) -> tuple[argparse.Namespace, Any
 def main(arguments: list[str] | None = None) -> None:
     """Load the model and serve it until the process is stopped."""
     options, parser = read_arguments(arguments)
+    # OpenMP reads it when torch is loaded: threads that wait sleep, instead of taking the time of
+    # those that read and write requests.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import uvicorn
 

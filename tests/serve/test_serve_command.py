@@ -93,6 +93,17 @@ def test_wrong_arguments_name_the_remedy(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_waiting_threads_sleep_unless_told_otherwise(given, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    with pytest.raises(SystemExit):
+        main(["serve", str(tmp_path / "missing.joblib")])
+    assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
+    os.environ.pop("OMP_WAIT_POLICY")
+
+
 def test_an_exported_model_is_served_without_torch_scikit_learn_and_pandas(tmp_path):
     pytest.importorskip("onnxruntime")
     to_onnx(make_pipe().fit(EVENTS), tmp_path / "model")
