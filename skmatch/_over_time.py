@@ -153,6 +153,16 @@ class Moment(NamedTuple):
     counts: np.ndarray | None  # of late; None: as of now
     power: float  # of the ratio of shares by which scores change
 
+    def trend(
+        self, over_time: CountsOverTime | None, trend_now: np.ndarray | None, popularity: np.ndarray
+    ) -> np.ndarray | None:
+        """Return the logarithms of the factors of scores, (n_items,); None without a trend."""
+        if over_time is None or self.counts is None:
+            trend = trend_now
+        else:
+            trend = over_time.trend(self.counts, popularity)
+        return None if trend is None else self.power * trend
+
 
 def moments(
     over_time: CountsOverTime | None,

@@ -14,8 +14,8 @@ from skmatch._files import allocate, blocks
 from skmatch.preprocessing._time_order import in_blocks
 
 N_BINS = 256  # of the histogram of pauses
-# Share of the variance of the logarithms of pauses that so many groups explain at least: as much as
-# of a uniform distribution, which has no groups.
+# By the number of groups, the share of the variance of the logarithms of pauses that they must
+# explain: the share that they explain of a uniform distribution, which has no groups.
 MIN_SEPARATION = {2: 3 / 4, 3: 8 / 9}
 
 
@@ -96,6 +96,8 @@ def _find_pause(times: np.ndarray, offsets: np.ndarray) -> float | None:
         return None
     low = np.log(min(block.min() for block in positive))
     high = np.log(max(block.max() for block in positive))
+    if low == high:
+        return None
     bounds = np.linspace(low, high, N_BINS + 1)
     count = np.zeros(N_BINS)
     for block in pauses:
@@ -117,7 +119,7 @@ def _find_pause(times: np.ndarray, offsets: np.ndarray) -> float | None:
         first = np.zeros((1, 1), dtype=int) if n_groups == 2 else last[:, None]
         explained = between(0, first) + between(first, last) + between(last, N_BINS)
         explained[first >= last] = 0
-        if low < high and explained.max() >= least * variance:
+        if explained.max() >= least * variance:
             # The best bounds are several where no pause lies.
             _, best = np.nonzero(explained >= (1 - 1e-9) * explained.max())
             return float(np.exp(bounds[last[best]].mean()))

@@ -56,11 +56,7 @@ class TrendMixin:
         """Yield the logarithms of the items' trends, (n_items,), and the queries they apply to."""
         over_time = self.counts_over_time_
         for moment, rows in moments(over_time, samples.time, samples.begins_visit, len(samples)):
-            if over_time is None or moment.counts is None:
-                trend = self.trend_
-            else:
-                trend = over_time.trend(moment.counts, self.popularity_)
-            yield None if trend is None else moment.power * trend, rows
+            yield moment.trend(over_time, self.trend_, self.popularity_), rows
 
     def _popularity_over_time(self, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for trend, rows in self._trends(samples):

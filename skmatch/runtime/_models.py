@@ -41,11 +41,7 @@ class Model(ABC):
 
     def trend(self, moment: Moment) -> np.ndarray | None:
         """Return the logarithms of the items' trends, (n_items,)."""
-        if self.over_time is None or moment.counts is None:
-            trend = self.trend_now
-        else:
-            trend = self.over_time.trend(moment.counts, self.popularity)
-        return None if trend is None else moment.power * trend
+        return moment.trend(self.over_time, self.trend_now, self.popularity)
 
     def popularity_at(self, moment: Moment) -> np.ndarray:
         """Return the popularity of items, (n_items,)."""
