@@ -8,6 +8,7 @@ from skmatch._arrays import FIRST_KNOWN
 
 _WIDTH = 64  # scores of which `top_k` first compares the maximum only
 RANK_OFFSET = 60  # of reciprocal ranks (Cormack et al., 2009)
+LEAST_SHARE = 1e-8  # of an item in a list, so that its logarithm is finite
 MIN_WEIGHT = 1e-4  # events of a history that weigh less change no rank
 LEAST_PRIOR = 1e-9  # keeps the order of popularity where item transitions have no smoothing
 
@@ -79,21 +80,36 @@ def best_candidates(
     return np.where(best < 0, -1, positions), best_scores
 
 
+def reciprocal_ranks(positions: np.ndarray) -> np.ndarray:
+    """Return the value of each rank of lists, (n_queries, n_listed)."""
+    return np.broadcast_to(1.0 / (RANK_OFFSET + 1 + np.arange(positions.shape[1])), positions.shape)
+
+
+def log_ratios(positions: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return the logarithms of shares over the share of items that are not listed.
+
+    Those have half of the smallest share of their list, or of an equal share where lists are short.
+    """
+    is_listed = positions >= 0
+    smallest = np.where(is_listed, shares, 1).min(1, keepdims=True)
+    unlisted = np.maximum(np.minimum(smallest, 1 / positions.shape[1]), LEAST_SHARE) / 2
+    return np.log(np.maximum(shares, LEAST_SHARE) / unlisted)
+
+
 def merge_lists(
-    lists: list[tuple[np.ndarray, np.ndarray]], k: int, weights: np.ndarray, by_rank: bool
+    lists: list[tuple[np.ndarray, np.ndarray]], k: int, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Merge lists of positions and shares, (n_queries, n_listed) each, by ranks or by shares.
+    """Merge lists of positions and values, (n_queries, n_listed) each, by weighted sums of values.
 
     Return positions and scores, (n_queries, k), and which lists named each, (n_queries, k, M).
     """
     n_queries = len(lists[0][0])
     n_items = 1 + max(int(positions.max(initial=0)) for positions, _ in lists)
     keys, values, members = [], [], []
-    for member, (weight, (positions, scores)) in enumerate(zip(weights, lists, strict=True)):
+    for member, (weight, (positions, value)) in enumerate(zip(weights, lists, strict=True)):
         query, rank = np.nonzero(positions >= 0)
-        value = 1.0 / (RANK_OFFSET + 1 + rank) if by_rank else scores[query, rank]
         keys.append(query * n_items + positions[query, rank])
-        values.append(weight * value)
+        values.append(weight * value[query, rank])
         members.append(np.full(len(query), member))
     key, index = np.unique(np.concatenate(keys), return_inverse=True)
     score = np.bincount(index, np.concatenate(values), minlength=len(key)).astype(np.float32)
@@ -118,6 +134,19 @@ def positive_shares(scores: np.ndarray) -> np.ndarray:
     """Return the share of each score, (n_queries, k), in the sum of its list's positive scores."""
     positive = np.maximum(np.where(np.isfinite(scores), scores, 0), 0)
     return positive / np.maximum(positive.sum(1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def softmax_shares(scores: np.ndarray) -> np.ndarray:
+    """Return the softmax of each list's scores, (n_queries, k)."""
+    finite = np.maximum(scores, -1e9)  # also where no item remains
+    shares = np.exp(finite - finite.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def rank_shares(scores: np.ndarray) -> np.ndarray:
+    """Return shares, (n_queries, k), that fall with the rank of a score in its list."""
+    rank = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1)
+    return positive_shares(np.where(np.isfinite(scores), 1.0 / (RANK_OFFSET + 1 + rank), 0))
 
 
 def weighted_events(

@@ -17,7 +17,7 @@ from skmatch._columns import count_codes
 from skmatch._data import FIRST_KNOWN, Samples, as_coded
 from skmatch._growth import snapshot
 from skmatch._over_time import shares_of
-from skmatch._ranking import positive_shares
+from skmatch._ranking import rank_shares
 from skmatch._typing import ItemRule, SampleTable, Table
 from skmatch._validation import check_k, check_weights, checked_fit, require_rows
 from skmatch.neighbors import ItemFilter, ItemIndex
@@ -306,8 +306,8 @@ class BaseRetriever(
         return source_of(samples)
 
     def _shares(self, scores: np.ndarray) -> np.ndarray:
-        """Turn scores, (n_queries, k), into shares of each list that sum to 1."""
-        return positive_shares(scores)
+        """Turn scores of any scale, (n_queries, k), into shares of each list that sum to 1."""
+        return rank_shares(scores)
 
     def _decode_items(self, positions: np.ndarray) -> np.ndarray:
         codes = np.asarray(positions).ravel() + FIRST_KNOWN

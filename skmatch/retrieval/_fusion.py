@@ -16,7 +16,14 @@ from sklearn.utils.metaestimators import available_if
 
 from skmatch._data import CatalogueRows, Samples
 from skmatch._growth import GrowingMixin, replaced
-from skmatch._ranking import RANK_OFFSET, merge_lists, positive_shares
+from skmatch._ranking import (
+    RANK_OFFSET,
+    log_ratios,
+    merge_lists,
+    positive_shares,
+    reciprocal_ranks,
+    softmax_shares,
+)
 from skmatch._sklearn import BaseComposition, Interval, StrOptions
 from skmatch._validation import check_choice, check_k
 from skmatch.metrics._hits import METRICS, find_hits
@@ -29,8 +36,9 @@ from skmatch.retrieval._shared_docs import with_shared_docs
 from skmatch.retrieval._training_rows import questions, rows_to_train, rows_to_validate
 from skmatch.retrieval._verbs import BATCH_SIZE, SimilarItemsMixin
 
-N_ADDITIONS = 10  # steps in which weights are learnt
-N_VALIDATED = 50  # items of each member that weights are learnt from
+N_ADDITIONS = 10  # steps in which weights are learned
+N_VALIDATED = 50  # items of each member that weights are learned from
+TOLERANCE = 0.02  # smaller gains over weights that are closer to equal are noise
 
 
 def _all_have(method: str) -> Callable[[Any], bool]:
@@ -43,7 +51,8 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     """Merge the recommendations of several retrievers into one list.
 
     All members are fitted on the same events and contribute their best candidates under the same
-    rules. The score of an item is the weighted sum of its reciprocal ranks [1]_ or of its shares.
+    rules. The score of an item is the weighted sum of the logarithms of its probabilities [1]_, or
+    of its reciprocal ranks [2]_.
 
     Parameters
     ----------
@@ -53,12 +62,15 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     weights : sequence of float, "auto" or None, default="auto"
         Weight of each member; None weighs all alike. "auto" holds out the last event of a tenth of
         the users, but of at least 2,000 (or half of them), fits the members without these targets,
-        and learns the weights that rank them best, by ensemble selection [2]_: it starts from equal
-        weights, ten times adds the member that raises NDCG@10 most, and keeps the best sums.
-    rule : {"ranks", "shares"}, default="ranks"
-        What a member adds to the score of an item. "ranks": its weight, divided by 60 plus the
-        rank. "shares": its weight times the item's share of the list, which is the softmax of
-        cosines over the temperature, or the score divided by the sum of scores.
+        and learns weights that rank them well, by ensemble selection [3]_: it starts from equal
+        weights, ten times adds the member that raises NDCG@10 most, and keeps the first sums that
+        come within 2% of the best.
+    rule : {"probabilities", "ranks"}, default="probabilities"
+        What a member adds to the score of an item that it lists: its weight, times a value.
+        "probabilities": the logarithm of the item's share of the list over the share of items that
+        are not listed, which is half of the smallest share, at most 1 / (2 `n_candidates`). A share
+        is the softmax of cosines over the temperature, or the score divided by the sum of scores.
+        "ranks": 1 / (60 + rank).
     n_candidates : int, default=200
         Number of items that each member contributes per query, at least `k`.
     n_jobs : int or None, default=None
@@ -85,9 +97,11 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
 
     References
     ----------
-    .. [1] G. V. Cormack, C. L. A. Clarke and S. Buettcher, "Reciprocal rank fusion outperforms
+    .. [1] C. Genest and J. V. Zidek, "Combining probability distributions: a critique and an
+       annotated bibliography", Statistical Science, 1986: the logarithmic opinion pool.
+    .. [2] G. V. Cormack, C. L. A. Clarke and S. Buettcher, "Reciprocal rank fusion outperforms
        Condorcet and individual rank learning methods", SIGIR 2009.
-    .. [2] R. Caruana, A. Niculescu-Mizil, G. Crew and A. Ksikes, "Ensemble selection from libraries
+    .. [3] R. Caruana, A. Niculescu-Mizil, G. Crew and A. Ksikes, "Ensemble selection from libraries
        of models", ICML 2004.
 
     Examples
@@ -105,7 +119,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
     _parameter_constraints: dict = {
         "retrievers": [list, tuple, None],
         "weights": ["array-like", StrOptions({"auto"}), None],
-        "rule": [StrOptions({"ranks", "shares"})],
+        "rule": [StrOptions({"probabilities", "ranks"})],
         "n_candidates": [Interval(Integral, 1, None, closed="left")],
         "n_jobs": [Integral, None],
         "k": [Interval(Integral, 1, None, closed="left")],
@@ -117,7 +131,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         retrievers: list[tuple[str, Any]] | None = None,
         weights: ArrayLike | Literal["auto"] | None = "auto",
         *,
-        rule: Literal["ranks", "shares"] = "ranks",
+        rule: Literal["probabilities", "ranks"] = "probabilities",
         n_candidates: int = 200,
         n_jobs: int | None = None,
         k: int = 10,
@@ -144,9 +158,9 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
 
     def _fit_samples(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
         members = self._check_members()
-        is_learnt = isinstance(self.weights, str) and len(members) > 1
+        is_learned = isinstance(self.weights, str) and len(members) > 1
         held_out = np.empty(0, dtype=np.int64)
-        if is_learnt:
+        if is_learned:
             rows, _ = rows_to_train(samples, weight, self.exclude_seen)
             held_out = rows_to_validate(samples, rows, "auto")
         trained_by = weight
@@ -162,7 +176,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         return self._fitted([name for name, _ in members], fitted) | {"weights_": weights}
 
     def _learn_weights(self, members: list[Any], held_out: list[Samples]) -> np.ndarray:
-        """Add to equal weights, step by step, the member that ranks held-out events best."""
+        """Add to equal weights, step by step, the member that raises NDCG@10 of held-out events."""
         validation = []
         for rows in held_out:
             queries, _, query, item = rows.by_user()
@@ -172,19 +186,18 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         def ndcg(weights: np.ndarray) -> float:
             total = 0.0
             for lists, query, item in validation:
-                positions = self._merge(lists, 10, weights)[0]
+                positions = merge_lists(lists, 10, weights)[0]
                 total += METRICS["ndcg"](*find_hits(query, item, positions, None), 10).sum()
             return total
 
-        weights = best = np.ones(len(members))
-        best_score = ndcg(weights)
+        weights = np.ones(len(members))
+        path = [(weights, ndcg(weights))]
         for _ in range(N_ADDITIONS):
-            steps = [weights + unit for unit in np.eye(len(members))]
-            scores = [ndcg(step) for step in steps]
-            weights = steps[int(np.argmax(scores))]
-            if max(scores) > best_score:
-                best, best_score = weights, max(scores)
-        return best / best.sum()
+            additions = [(sums, ndcg(sums)) for sums in path[-1][0] + np.eye(len(members))]
+            path.append(max(additions, key=lambda addition: addition[1]))
+        least = (1 - TOLERANCE) * max(score for _, score in path)
+        weights = next(weights for weights, score in path if score >= least)
+        return weights / weights.sum()
 
     def _fitted(self, names: list[str], members: list[Any]) -> dict[str, Any]:
         named = Bunch(**dict(zip(names, members, strict=True)))
@@ -284,7 +297,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         """Return positions and scores, (n_queries, k), and which members named each, (..., M)."""
         k = min(check_k(self.k if k is None else k), len(self.popularity_))
         lists = self._lists(self.retrievers_, samples, max(k, self.n_candidates), allowed)
-        return self._merge(lists, k, self.weights_)
+        return merge_lists(lists, k, self.weights_)
 
     def _lists(
         self, members: list[Any], samples: Samples, n_candidates: int, allowed: ItemFilter
@@ -293,15 +306,21 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         lists = []
         for member in members:
             positions, scores, source = member._search(samples, n_candidates, allowed)
-            lists.append((positions, self._values(member, scores, source)))
+            lists.append((positions, self._values(member, positions, scores, source)))
         return lists
 
-    def _values(self, member: Any, scores: np.ndarray, source: np.ndarray) -> np.ndarray:
-        """Return scores, for the rule "shares" as shares of a member's lists."""
+    def _values(
+        self, member: Any, positions: np.ndarray, scores: np.ndarray, source: np.ndarray
+    ) -> np.ndarray:
+        """Return the values of a member's lists, which the sums weigh."""
         if self.rule == "ranks":
-            return scores
+            return reciprocal_ranks(positions)
         is_popular = (source == POPULARITY)[:, None]  # these queries get counts as scores
-        return np.where(is_popular, positive_shares(scores), member._shares(scores))
+        shares = np.where(is_popular, positive_shares(scores), member._shares(scores))
+        return log_ratios(positions, shares)
+
+    def _shares(self, scores: np.ndarray) -> np.ndarray:
+        return positive_shares(scores) if self.rule == "ranks" else softmax_shares(scores)
 
     def _parts(self, samples: Samples, positions: np.ndarray, allowed: ItemFilter) -> np.ndarray:
         """Return each member's part of the scores of items, (n_queries, n_wanted, M).
@@ -317,15 +336,16 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
             member_scores = member._score_items(samples, positions, allowed)
             rank = ranks_of(positions, member_scores, list_positions, list_scores)
             value = 1.0 / (RANK_OFFSET + rank)
-            if self.rule == "shares":
+            if self.rule == "probabilities":
+                of_list = self._values(member, list_positions, list_scores, source)
                 for column, score in enumerate(member_scores.T):
-                    with_item = np.column_stack([list_scores, score])
-                    # A listed item has its share at its rank; its second score counts for nothing.
-                    is_listed = (list_positions == positions[:, column, None]).any(1)
-                    with_item[is_listed, -1] = -np.inf
-                    shares = self._values(member, with_item, source)
-                    index = np.where(is_listed, rank[:, column] - 1, -1)
-                    value[:, column] = np.take_along_axis(shares, index[:, None], axis=1)[:, 0]
+                    item = positions[:, column, None]
+                    with_item = np.column_stack([list_positions, item])
+                    scores = np.column_stack([list_scores, score])
+                    values = self._values(member, with_item, scores, source)[:, -1]
+                    is_item = list_positions == item
+                    listed = np.where(is_item, of_list, 0).sum(1)
+                    value[:, column] = np.where(is_item.any(1), listed, values)
             is_candidate = (rank <= n_candidates) & ~np.isnan(member_scores)
             parts[:, :, number] = np.where(is_candidate, weight * value, 0)
         return parts
@@ -351,7 +371,7 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         self, samples: Samples, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
         lists = self._lists(self.retrievers_, samples, max(k, self.n_candidates), allowed)
-        return self._merge(lists, len(self.popularity_), self.weights_)[:2]
+        return merge_lists(lists, len(self.popularity_), self.weights_)[:2]
 
     def _trace_columns(
         self, samples: Samples, positions: np.ndarray, allowed: ItemFilter
@@ -360,23 +380,16 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         parts = self._parts(samples, positions, allowed).reshape(-1, len(names))
         return {"retrievers": [", ".join(names[is_naming]) for is_naming in parts > 0]}
 
-    def _merge(
-        self, lists: list[tuple[np.ndarray, np.ndarray]], k: int, weights: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Merge lists of positions and, for the rule "shares", shares of all members."""
-        return merge_lists(lists, k, weights, by_rank=self.rule == "ranks")
-
     def _nearest_items(
         self, positions: np.ndarray, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
         n_candidates = max(k, self.n_candidates)
-        lists = [
-            member._nearest_items(positions, n_candidates, allowed) for member in self.retrievers_
-        ]
-        if self.rule == "shares":
-            members = zip(self.retrievers_, lists, strict=True)
-            lists = [(items, member._shares(scores)) for member, (items, scores) in members]
-        return self._merge(lists, k, self.weights_)[:2]
+        source = np.full(len(positions), HISTORY)
+        lists = []
+        for member in self.retrievers_:
+            items, scores = member._nearest_items(positions, n_candidates, allowed)
+            lists.append((items, self._values(member, items, scores, source)))
+        return merge_lists(lists, k, self.weights_)[:2]
 
     def _partial_fit(
         self, X: Any, train: bool, sample_weight: Any = None

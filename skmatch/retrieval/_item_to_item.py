@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
-from skmatch._ranking import LEAST_PRIOR, top_k, weighted_events
+from skmatch._ranking import LEAST_PRIOR, positive_shares, top_k, weighted_events
 from skmatch._sklearn import Interval
 from skmatch._typing import Duration
 from skmatch.neighbors import ItemFilter
@@ -228,6 +228,9 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
         self, samples: Samples, k: int, allowed: ItemFilter
     ) -> tuple[np.ndarray, np.ndarray]:
         return self._best(lambda rows: self._scores(samples.gather(rows)), len(samples), k, allowed)
+
+    def _shares(self, scores: np.ndarray) -> np.ndarray:
+        return positive_shares(scores)
 
     def _nearest_items(
         self, positions: np.ndarray, k: int, allowed: ItemFilter

@@ -11,7 +11,6 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import softmax
 
 from skmatch._arrays import gather_rows, is_known
 from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
@@ -22,6 +21,7 @@ from skmatch._nn.layers import ACTIVATIONS
 from skmatch._nn.losses import LOSSES
 from skmatch._nn.pooling import POOLINGS
 from skmatch._nn.training import PRECISIONS
+from skmatch._ranking import softmax_shares
 from skmatch._sklearn import Interval, StrOptions
 from skmatch._typing import Duration, SampleTable, Table
 from skmatch._validation import check_choice, checked_fit
@@ -301,8 +301,7 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
         return None if trend is None else np.float32(self.temperature_) * trend
 
     def _shares(self, scores: np.ndarray) -> np.ndarray:
-        finite = np.maximum(scores, -1e9)  # also where no item remains
-        return softmax(finite / self.temperature_, axis=1)
+        return softmax_shares(scores / self.temperature_)
 
     def _encode(self, samples: Samples) -> np.ndarray:
         if not len(samples):

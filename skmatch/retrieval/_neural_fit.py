@@ -29,8 +29,9 @@ from skmatch.retrieval._training_rows import (
 )
 from skmatch.retrieval._training_state import TrainingState, settings_of
 
-# Steps per epoch of batch_size="auto": with fewer steps, small data sets are underfitted.
-AUTO_STEPS, AUTO_BATCH = 400, (64, 2048)
+# batch_size="auto": with fewer steps per epoch, small data sets are underfitted; more steps take
+# longer and gain little.
+AUTO_BATCH, AUTO_STEPS, AUTO_BATCHES = 512, (400, 2000), (64, 2048)
 AUTO_ID_DROPOUT = (0.02, 0.1)  # without and with item features
 # Share of `lr` at which `partial_fit` trains: the full rate overwrites the earlier training.
 UPDATE_RATE = 0.15
@@ -316,20 +317,21 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
 def make_options(estimator: Any, n_rows: int, is_update: bool = False) -> TrainingOptions:
     """Return the options of training on `n_rows` rows.
 
-    An update takes one step per row, at most AUTO_STEPS: the result hardly depends on how events
-    are split into calls.
+    An update takes one step per row, at most 400: the result hardly depends on how events are split
+    into calls.
     """
     batch_size, max_epochs = estimator.batch_size, estimator.max_epochs
     schedule = "one_cycle"
     if max_epochs == "auto":
         max_epochs, schedule = RESTARTS[-1], "warm_restarts"
-    smallest, largest = AUTO_BATCH
+    (fewest, most), (smallest, largest) = AUTO_STEPS, AUTO_BATCHES
     if is_update:
         max_epochs, schedule = 1, "constant"
         largest = largest if batch_size == "auto" else batch_size
-        batch_size = min(-(-n_rows // AUTO_STEPS), largest)
+        batch_size = min(-(-n_rows // fewest), largest)
     elif batch_size == "auto":
-        batch_size = np.clip(n_rows // AUTO_STEPS, smallest, largest)
+        batch_size = np.clip(AUTO_BATCH, n_rows // most, n_rows // fewest)
+        batch_size = np.clip(batch_size, smallest, largest)
     return TrainingOptions(
         loss=estimator.loss,
         temperature=float(estimator.temperature),

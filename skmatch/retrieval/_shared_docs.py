@@ -98,7 +98,8 @@ max_epochs : int or "auto", default="auto"
     1, 2, 4 and 8 epochs [9]_, and stops after a cycle that lowers the score of held-out events, as
     `early_stopping` computes it, by more than 1%; the weights are those of the cycle before.
 batch_size : int or "auto", default="auto"
-    Number of positives per step. "auto" makes about 400 steps per epoch, of 64 to 2,048 positives.
+    Number of positives per step. "auto" takes 512, or as many as make 400 to 2,000 steps per epoch,
+    64 to 2,048.
 lr : float, default=0.006
     Peak learning rate of AdamW [3]_: linear warm-up over the first tenth of the steps, then cosine
     decay; with ``max_epochs="auto"`` in each cycle. `partial_fit` trains at 0.15 of it.

@@ -12,7 +12,16 @@ from skmatch._arrays import PADDING, RaggedArray, concatenate_ranges
 from skmatch._item_filter import ItemFilter
 from skmatch._over_time import CountsOverTime, Moment, moments, shares_of
 from skmatch._quantised import Int8Vectors, n_to_rescore, rescored
-from skmatch._ranking import LEAST_PRIOR, merge_lists, positive_shares, top_k, weighted_events
+from skmatch._ranking import (
+    LEAST_PRIOR,
+    log_ratios,
+    merge_lists,
+    positive_shares,
+    reciprocal_ranks,
+    softmax_shares,
+    top_k,
+    weighted_events,
+)
 from skmatch.runtime._files import Files
 from skmatch.runtime._queries import FEATURES, HISTORY, POPULARITY, Queries
 
@@ -191,9 +200,7 @@ class TwoTowerModel(Model):
         return np.concatenate(positions), np.concatenate(best)
 
     def shares(self, scores: np.ndarray) -> np.ndarray:
-        finite = np.maximum(scores, -1e9) / self.temperature
-        shares = np.exp(finite - finite.max(1, keepdims=True))
-        return shares / shares.sum(1, keepdims=True)
+        return softmax_shares(scores / self.temperature)
 
     def encode(self, queries: Queries) -> np.ndarray:
         """Return the vectors of users, (n_queries, D)."""
@@ -303,6 +310,9 @@ class FusionModel(Model):
         names = (HISTORY, FEATURES, POPULARITY)
         return np.select([(sources == name).any(0) for name in names], names, POPULARITY)
 
+    def shares(self, scores: np.ndarray) -> np.ndarray:
+        return positive_shares(scores) if self.rule == "ranks" else softmax_shares(scores)
+
     def top_k(
         self, queries: Queries, k: int, allowed: ItemFilter, moment: Moment
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -328,11 +338,14 @@ class FusionModel(Model):
             positions, scores, source, _ = member.search(
                 queries, max(k, self.n_candidates), allowed
             )
-            if self.rule == "shares":
+            if self.rule == "ranks":
+                values = reciprocal_ranks(positions)
+            else:
                 is_popular = (source == POPULARITY)[:, None]  # these queries get counts as scores
-                scores = np.where(is_popular, positive_shares(scores), member.shares(scores))
-            lists.append((positions, scores))
-        return merge_lists(lists, k, self.weights, by_rank=self.rule == "ranks")
+                shares = np.where(is_popular, positive_shares(scores), member.shares(scores))
+                values = log_ratios(positions, shares)
+            lists.append((positions, values))
+        return merge_lists(lists, k, self.weights)
 
 
 def make_model(entry: dict[str, Any], files: Files, n_threads: int) -> Model:

@@ -30,8 +30,8 @@ RETRIEVERS = {
     "items": ItemToItemRetriever(trend=MONTH),
     "popular": PopularityRetriever(half_life=1e6),
     "fusion": FusionRetriever(weights=[0.7, 0.3], n_candidates=20),
-    "shares": FusionRetriever(
-        [("items", ItemToItemRetriever()), ("popular", PopularityRetriever())], rule="shares"
+    "ranks": FusionRetriever(
+        [("items", ItemToItemRetriever()), ("popular", PopularityRetriever())], rule="ranks"
     ),
 }  # fmt: skip
 RETRIEVERS["fusion"].set_params(

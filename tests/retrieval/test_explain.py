@@ -24,10 +24,12 @@ RETRIEVERS = {
     "ease": EASERetriever(),
     "dssm": DSSMRetriever(**SMALL),
     "youtube": YoutubeDNNRetriever(**SMALL),
-    "ranks": FusionRetriever([("dssm", DSSMRetriever(**SMALL)), ("items", ItemToItemRetriever())]),
-    "shares": FusionRetriever(
+    "probabilities": FusionRetriever(
+        [("dssm", DSSMRetriever(**SMALL)), ("items", ItemToItemRetriever())]
+    ),
+    "ranks": FusionRetriever(
         [("items", ItemToItemRetriever()), ("ease", EASERetriever())],
-        [1, 2], rule="shares", n_candidates=8, k=8,
+        [1, 2], rule="ranks", n_candidates=8, k=8,
     ),
 }  # fmt: skip
 USERS = EVENTS["user_id"].unique()[:3].tolist()
@@ -133,7 +135,7 @@ def test_explanations_do_not_depend_on_the_other_queries(pipe):
 # What the numbers are
 
 
-@pytest.mark.parametrize("name", ["items", "ranks", "shares"])
+@pytest.mark.parametrize("name", ["items", "ranks", "probabilities"])
 def test_contributions_add_up_to_the_score(name):
     pipe = make_match_pipeline(*make_steps(RETRIEVERS[name])).fit(EVENTS)
     found = pipe.recommend(USERS, k=6)

@@ -60,13 +60,14 @@ def make_fusion(**options):
 
 def test_reciprocal_ranks_by_hand():
     members = [("one", FIRST), ("two", SECOND)]
-    found = FusionRetriever(members, weights=[2, 1], k=4).fit(SMALL_EVENTS).recommend(["u"])
+    fusion = FusionRetriever(members, weights=[2, 1], rule="ranks", k=4).fit(SMALL_EVENTS)
+    found = fusion.recommend(["u"])
     expected = {"a": 2 / 61 + 1 / 64, "b": 2 / 62 + 1 / 63, "c": 2 / 63 + 1 / 62}
     assert found["item_id"].tolist() == ["a", "b", "c", "d"]
     assert found["score"].tolist() == pytest.approx([*expected.values(), 2 / 64 + 1 / 61])
     assert found["rank"].tolist() == [1, 2, 3, 4]
     # Weighed alike, a and d are equal and the first in the catalogue comes first.
-    alike = FusionRetriever(members, weights=None).fit(SMALL_EVENTS)
+    alike = FusionRetriever(members, weights=None, rule="ranks").fit(SMALL_EVENTS)
     assert alike.recommend(["u"])["item_id"].tolist() == ["a", "d", "b", "c"]
     alone = FusionRetriever(members, weights=[0, 1]).fit(SMALL_EVENTS)
     assert alone.recommend(["u"])["item_id"].tolist() == ["d", "c", "b", "a"]
@@ -77,38 +78,66 @@ def test_equal_scores_are_in_the_order_of_the_catalogue():
     members = [
         ("x", Fixed((9, 3, 1, 2, 0))), ("y", Fixed((9, 2, 3, 1, 0))), ("z", Fixed((9, 1, 2, 3, 0))),
     ]  # fmt: skip
-    found = FusionRetriever(members, weights=None).fit(SMALL_EVENTS).recommend(["u"])
+    fusion = FusionRetriever(members, weights=None, rule="ranks").fit(SMALL_EVENTS)
+    found = fusion.recommend(["u"])
     assert found["item_id"].tolist() == ["a", "b", "c", "d"]
     assert found["score"].nunique() == 2
 
 
-def test_shares_by_hand():
-    members = [("one", FIRST), ("two", Fixed((9, 1, 1, 1, 5)))]
-    fusion = FusionRetriever(members, weights=[1, 3], rule="shares").fit(SMALL_EVENTS)
+def test_probabilities_by_hand():
+    # Shares of a, b, c, d: 4, 3, 2, 1 of 10 and 1, 1, 1, 5 of 8; items that are not listed have
+    # half of the smallest.
+    class Counted(Fixed):
+        def _shares(self, scores):
+            finite = np.where(np.isfinite(scores), scores, 0)
+            return finite / finite.sum(1, keepdims=True)
+
+    members = [("one", Counted(FIRST.scores)), ("two", Counted((9, 1, 1, 1, 5)))]
+    fusion = FusionRetriever(members, weights=[1, 3]).fit(SMALL_EVENTS)
     found = fusion.recommend(["u"])
     assert found["item_id"].tolist() == ["d", "a", "b", "c"]
-    expected = [1 / 10 + 15 / 8, 4 / 10 + 3 / 8, 3 / 10 + 3 / 8, 2 / 10 + 3 / 8]
+    expected = np.log([2, 8, 6, 4]) + 3 * np.log([10, 2, 2, 2])
     assert found["score"].tolist() == pytest.approx(expected)
 
 
-def test_shares_of_a_network_are_probabilities():
+def test_an_item_that_a_member_does_not_list_gets_nothing_from_it():
+    members = [("one", FIRST), ("two", SECOND)]
+    fusion = FusionRetriever(members, weights=None, n_candidates=2, k=2).fit(SMALL_EVENTS)
+    found = fusion.recommend(["u"], k=2)
+    assert found["item_id"].tolist() == ["a", "d"]
+    # The scores of a retriever may have any scale: its shares fall as 1 / (60 + rank).
+    assert found["score"].tolist() == pytest.approx([np.log(2 * 62 / 61)] * 2)
+
+
+def test_a_short_list_says_that_other_items_are_unlikely():
+    # One of two candidates is left to recommend: its share is 1, that of others half of 1 / 2.
+    fusion = FusionRetriever([("one", FIRST)], n_candidates=2, k=2).fit(SMALL_EVENTS)
+    found = fusion.recommend(["u"], candidates=["b"])
+    assert found["score"].tolist() == pytest.approx([np.log(4)])
+
+
+def test_probabilities_of_a_network_are_those_of_the_softmax():
     dssm = DSSMRetriever(**SMALL, trend=None)
     members = [("dssm", dssm), ("popular", PopularityRetriever())]
-    fusion = FusionRetriever(members, rule="shares", weights=[1, 0], k=40).fit(PLAIN)
+    fusion = FusionRetriever(members, weights=[1, 0], k=40).fit(PLAIN)
     user = PLAIN["user_id"][0]
     for options in ({}, {"exclude_seen": False}):
         found = fusion.recommend([user], **options)
-        cosines = clone(dssm).fit(PLAIN).recommend([user], k=40, **options)
-        assert found["item_id"].tolist() == cosines["item_id"].tolist()
-        expected = softmax(cosines["score"].to_numpy() / dssm.temperature)
+        cosines = clone(dssm).fit(PLAIN).recommend([user], k=200, **options)
+        assert found["item_id"].tolist() == cosines["item_id"].tolist()[: len(found)]
+        probability = softmax(cosines["score"].to_numpy() / dssm.temperature)
+        probability = np.maximum(probability, 1e-8)
+        expected = np.log(2 * probability / probability.min())[: len(found)]
         np.testing.assert_allclose(found["score"], expected, rtol=1e-3)
     # Nothing is known of a new user: the scores are popularities, and no cosines.
     counts = PLAIN["item_id"].value_counts(normalize=True)
     nobody = fusion.recommend([-1])
-    np.testing.assert_allclose(nobody["score"], counts[nobody["item_id"]], rtol=1e-5)
+    np.testing.assert_allclose(
+        nobody["score"], np.log(2 * counts[nobody["item_id"]] / counts.min()), rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize("rule", ["ranks", "shares"])
+@pytest.mark.parametrize("rule", ["probabilities", "ranks"])
 def test_a_user_who_has_seen_everything_gets_nothing(rule):
     events = pd.concat([PLAIN, pd.DataFrame({"user_id": -5, "item_id": PLAIN["item_id"].unique()})])
     events["timestamp"] = events["timestamp"].fillna(0)
@@ -140,7 +169,7 @@ class Constant(Fixed):
         return {"index_": ItemIndex().fit(np.array(scores, dtype=np.float32)[:, None])}
 
 
-def test_learnt_weights_prefer_the_better_member():
+def test_learned_weights_prefer_the_better_member():
     events = make_events(300, 300, 3000, n_clusters=1, random_state=0)  # popularity alone
     good = events["item_id"].value_counts().index.tolist()
     members = [("bad", Constant(good[::-1])), ("good", Constant(good))]
@@ -150,7 +179,7 @@ def test_learnt_weights_prefer_the_better_member():
     assert FusionRetriever(members, weights=None).fit(events).weights_.tolist() == [1, 1]
 
 
-def test_weights_are_learnt_from_events_that_no_member_trained_on():
+def test_weights_are_learned_from_events_that_no_member_trained_on():
     fitted = make_fusion().fit(PLAIN)
     n_held_out = PLAIN["user_id"].nunique() // 2
     for member in fitted.retrievers_:
@@ -171,7 +200,7 @@ def test_a_fitted_fusion_recommends_whatever_its_parameters_become():
 
 def test_dropped_members():
     members = [("one", FIRST), ("gone", "drop"), ("two", SECOND)]
-    fusion = FusionRetriever(members, weights=[1, 100, 2]).fit(SMALL_EVENTS)
+    fusion = FusionRetriever(members, weights=[1, 100, 3]).fit(SMALL_EVENTS)
     assert list(fusion.named_retrievers_) == ["one", "two"]
     assert fusion.recommend(["u"], k=1)["item_id"].tolist() == ["d"]
     assert fusion.set_params(two="drop").fit(SMALL_EVENTS).named_retrievers_.keys() == {"one"}
@@ -235,7 +264,7 @@ def test_a_search_in_a_pipeline():
     assert list(search.best_estimator_[-1].named_retrievers_) == ["items"]
 
 
-@pytest.mark.parametrize("rule", ["ranks", "shares"])
+@pytest.mark.parametrize("rule", ["probabilities", "ranks"])
 def test_predict_recommend_and_batches_agree(rule, monkeypatch):
     fusion = make_fusion(rule=rule).fit(PLAIN)
     queries = pd.DataFrame({"user_id": [*PLAIN["user_id"].unique()[:9], -1]})

@@ -84,9 +84,10 @@ def test_every_pooling_and_activation(pooling, activation):
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "expected"), [(10, 64), (40_000, 100), (100_004, 250), (10**6, 2048)]
+    ("n_rows", "expected"),
+    [(10, 64), (40_000, 100), (100_004, 250), (10**6, 512), (2 * 10**6, 1000), (10**7, 2048)],
 )
-def test_auto_makes_400_steps_of_an_epoch_within_bounds(n_rows, expected):
+def test_auto_makes_400_to_2000_steps_of_an_epoch_within_bounds(n_rows, expected):
     assert make_options(DSSMRetriever(), n_rows).batch_size == expected
     assert make_options(DSSMRetriever(batch_size=7), n_rows).batch_size == 7
 
