@@ -28,8 +28,8 @@ class EmbeddingTable(nn.Module):
     entity : {"user", "item", "value"}
         The kind of the codes: users, items, or values of a feature.
     is_sole_input : bool
-        Whether the embedding is the only input that distinguishes the codes. Then new and untrained
-        rows keep random values; otherwise they equal the row of the unknown code.
+        Whether the embedding is the only input that distinguishes the codes. Then new rows are
+        random; otherwise they start from the row of the unknown code.
     """
 
     def __init__(self, size: int, dim: int, entity: str = "value", is_sole_input: bool = False):
@@ -83,9 +83,8 @@ class EmbeddingTable(nn.Module):
     @torch.no_grad()
     def reset_to_unknown(self, codes: np.ndarray) -> None:
         """Set the rows of untrained codes to the row of the unknown code."""
-        if not self.is_sole_input:
-            rows = torch.as_tensor(codes, device=self.weight.device)
-            self.weight[rows] = self.weight[UNKNOWN].clone()
+        rows = torch.as_tensor(codes, device=self.weight.device)
+        self.weight[rows] = self.weight[UNKNOWN].clone()
 
 
 def gather(table: Tensor, codes: Tensor) -> Tensor:

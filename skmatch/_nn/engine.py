@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
@@ -167,16 +168,31 @@ class Engine:
         state = {name: torch.from_numpy(array) for name, array in arrays.items()}
         self.network.load_state_dict(state, assign=shared)
 
-    def untrained(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the codes of users and items whose embeddings equal the unknown code's."""
-        (_, users), (_, items) = next(self._tables("user")), next(self._tables("item"))
-        return users.untrained(), items.untrained()
+    def untrained_users(self) -> np.ndarray:
+        """Return the codes of users whose embeddings equal the unknown code's."""
+        return next(self._tables("user"))[1].untrained()
 
-    def reset_to_unknown(self, users: np.ndarray, items: np.ndarray) -> None:
-        """Set the embeddings of untrained users and items to the embedding of the unknown code."""
-        for entity, codes in (("user", users), ("item", items)):
-            for _, table in self._tables(entity):
-                table.reset_to_unknown(codes)
+    def reset_users(self, codes: np.ndarray) -> None:
+        """Set the embeddings of untrained users to the embedding of the unknown code."""
+        for _, table in self._tables("user"):
+            table.reset_to_unknown(codes)
+
+    def item_embeddings(self, codes: np.ndarray) -> list[np.ndarray]:
+        """Return copies of the embeddings of items, one per network."""
+        rows = self._to_device(codes)
+        return [table.weight[rows].detach().cpu().numpy() for _, table in self._tables("item")]
+
+    @torch.no_grad()
+    def set_item_embeddings(self, codes: np.ndarray, embeddings: list[np.ndarray]) -> None:
+        """Set the embeddings of items, one array per network."""
+        rows = self._to_device(codes)
+        for (_, table), values in zip(self._tables("item"), embeddings, strict=True):
+            table.weight[rows] = self._to_device(values)
+
+    def impute_item_embeddings(self, codes: np.ndarray, weights: csr_array) -> None:
+        """Set the embeddings of items to weighted means of all codes' embeddings."""
+        tables = [table.weight.detach().cpu().numpy() for _, table in self._tables("item")]
+        self.set_item_embeddings(codes, [weights @ table for table in tables])
 
     def _tables(self, entity: str | None = None) -> Iterator[tuple[str, EmbeddingTable]]:
         """Yield embedding tables, of all entities or of `entity`, and their weights' names."""

@@ -32,6 +32,7 @@ from skmatch.retrieval._growing import GrowthMixin
 from skmatch.retrieval._neural_fit import NeuralFit, update
 from skmatch.retrieval._progress import callbacks_in_first_process
 from skmatch.retrieval._shared_docs import with_shared_docs
+from skmatch.retrieval._similar_content import weights_of_similar
 from skmatch.retrieval._trend import TrendMixin
 from skmatch.retrieval._vectors import VectorsMixin
 
@@ -202,11 +203,17 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
             )
         n_new = len(rows.schema.items.values) - len(self.item_vectors_)
         counts = np.pad(self.counts_, (0, n_new))
+        sizes = self.network_config_ | {"n_items": len(rows.schema.items)}
+        engine = Engine(NetworkConfig.from_dict(sizes), weights=self.weights_)
+        untrained = rows.codes[counts[rows.codes - FIRST_KNOWN] == 0]
+        similar = weights_of_similar(rows.schema, untrained, counts)
+        engine.impute_item_embeddings(untrained, similar)
         vectors = np.pad(self.item_vectors_, ((0, n_new), (0, 0)))
-        vectors[rows.codes - FIRST_KNOWN] = self._serving_engine().item_vectors(
-            rows.schema, rows.codes
-        )
+        vectors[rows.codes - FIRST_KNOWN] = engine.item_vectors(rows.schema, rows.codes)
         return {
+            "network_config_": sizes,
+            "weights_": engine.weights(copy=False),
+            "_engine": engine,
             "item_vectors_": vectors,
             "index_": ItemIndex(self.index_.method, self.index_.random_state).fit(vectors),
             **self._resize_trend(counts),

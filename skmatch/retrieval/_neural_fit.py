@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 from sklearn.utils import check_random_state
 
 from skmatch._data import FIRST_KNOWN, Samples
@@ -19,6 +21,7 @@ from skmatch._schema import Feature, Schema
 from skmatch.neighbors import ItemIndex
 from skmatch.retrieval._base import count_items, popularity_of
 from skmatch.retrieval._progress import epoch_bar
+from skmatch.retrieval._similar_content import weights_of_similar
 from skmatch.retrieval._training_rows import (
     last_of_users,
     normalised,
@@ -109,7 +112,7 @@ class NeuralFit:
         self.trainer.close()
         if state.best_weights is not None:
             self.engine.load(state.best_weights)
-        self._reset_untrained(self.engine)
+        self._fill_untrained(self.engine)
         check_vectors(estimator, self.engine, self.samples)
         context.call_on_fit_task_end(**data, reconstruction_attributes=self.attributes)
 
@@ -139,7 +142,7 @@ class NeuralFit:
     def validate(self) -> float:
         """Compute NDCG@100 of the held-out events by the `score` of the retriever as of now."""
         engine = Engine(self.engine.network.config, weights=self.engine.weights(), shared=True)
-        self._reset_untrained(engine)
+        self._fill_untrained(engine)
         fitted = self.attributes(engine, exact=True, copy=False) | {"_engine": engine}
         fitted_now = replaced(self.estimator, **fitted, k=VALIDATION_K)
         scores = [fitted_now.score(rows) for rows in self.held_out]
@@ -263,13 +266,22 @@ class NeuralFit:
                 stacklevel=6,
             )
 
-    def _reset_untrained(self, engine: Engine) -> None:
-        """Set users and items without training events to the embedding of the unknown code."""
+    def _fill_untrained(self, engine: Engine) -> None:
+        """Set the embeddings of users and items without training events.
+
+        Users get that of the unknown code, items a mean of items with similar features.
+        """
         if engine.network.config.id_dropout > 0:
-            n_users = len(self.samples.schema.users)
-            users = np.setdiff1d(np.arange(FIRST_KNOWN, n_users), self.samples.user[self.training])
-            items = FIRST_KNOWN + np.flatnonzero(self.samples.sampling.counts == 0)
-            engine.reset_to_unknown(users, items)
+            users = np.arange(FIRST_KNOWN, len(self.samples.schema.users))
+            engine.reset_users(np.setdiff1d(users, self.samples.user[self.training]))
+        if self.samples.schema.item_features:
+            engine.impute_item_embeddings(*self._imputed_items)
+
+    @cached_property
+    def _imputed_items(self) -> tuple[np.ndarray, csr_array]:
+        """Return the codes of items without events, and the weights of the items like them."""
+        codes = FIRST_KNOWN + np.flatnonzero(self.counts == 0)
+        return codes, weights_of_similar(self.samples.schema, codes, self.counts)
 
 
 def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
@@ -282,11 +294,19 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
     engine = Engine(config, estimator.device, seed, estimator.weights_)
     training, _ = rows_to_train(samples, weight, estimator.exclude_seen)
     counts = count_items(samples, weight)
-    counts[: len(estimator.counts_)] += estimator.counts_
+    n_new = len(counts) - len(estimator.counts_)
+    counts_before = np.pad(estimator.counts_, (0, n_new))
+    counts += counts_before
     trend = estimator._update_trend(samples, weight, counts)
     losses = estimator.loss_curve_
+    has_features = bool(samples.schema.item_features)
+    if has_features:
+        new = np.arange(estimator.network_config_["n_items"], config.n_items)
+        similar = weights_of_similar(samples.schema, new, counts_before)
+        engine.impute_item_embeddings(new, similar)
     if len(training):
-        untrained = engine.untrained() if config.id_dropout > 0 else None
+        users, items = engine.untrained_users(), FIRST_KNOWN + np.flatnonzero(counts == 0)
+        embeddings = engine.item_embeddings(items)
         options = make_options(estimator, len(training), is_update=True)
         drawn_by = sampling_counts(samples, training, counts, weight)
         weight = normalised(weight, training)
@@ -297,12 +317,11 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
         if not np.isfinite(loss):
             raise divergence(estimator, f"The loss became {loss}")
         losses = [*losses, loss]
-        if untrained is not None:
-            # Users and items that still have no events keep the vector of the unknown code.
-            users, items = untrained
-            engine.reset_to_unknown(
-                np.setdiff1d(users, samples.user[training]), np.setdiff1d(items, samples.item)
-            )
+        # Users and items that still have no events keep what they had.
+        if config.id_dropout > 0:
+            engine.reset_users(np.setdiff1d(users, samples.user[training]))
+        if has_features:
+            engine.set_item_embeddings(items, embeddings)
     check_vectors(estimator, engine, samples)
     index = ItemIndex(estimator.index_.method, estimator.index_.random_state)
     fitted = fitted_attributes(engine, samples, counts, losses, index, copy=False)

@@ -248,24 +248,25 @@ def test_observed_items_are_known_once_they_are_added():
 
 @pytest.mark.parametrize("member", [0, 1])
 @pytest.mark.parametrize("id_dropout", [0, 0.3])
-def test_users_and_items_without_training_stay_unknown(id_dropout, member):
+def test_users_and_items_without_training_stay_as_they_were(id_dropout, member):
     pipe = make_pipe(id_dropout=id_dropout, n_estimators=2).fit(FIRST).add_items(new_items())
+    new = pipe.schema_.items.lookup([901, 902, 903])
+    added = table_of(pipe, "item_encoder.embedding", member)[new]
     pipe.observe(FIRST[:1].assign(user_id=999))
     pipe.partial_fit(FIRST[:200].assign(timestamp=10**12))
     users, items = (
         table_of(pipe, f"{side}_encoder.embedding", member) for side in ("user", "item")
     )
-    new = pipe.schema_.items.lookup([901, 902, 903])
     np.testing.assert_array_equal(users[pipe.schema_.users.lookup([999])], users[[1]])
-    if id_dropout:
-        np.testing.assert_array_equal(items[new], items[[1, 1, 1]])
+    np.testing.assert_array_equal(items[new], added)
     # Once there is something to learn of them, they do.
     pipe.partial_fit(FIRST[:1].assign(user_id=999, item_id=901))
     users, items = (
         table_of(pipe, f"{side}_encoder.embedding", member) for side in ("user", "item")
     )
     assert (users[pipe.schema_.users.lookup([999])] != users[1]).any()
-    assert (items[new[0]] != items[1]).any()
+    assert (items[new[0]] != added[0]).any()
+    np.testing.assert_array_equal(items[new[1:]], added[1:])
     assert len(pipe[-1].item_vectors_) == len(pipe.schema_.items.values)
 
 
@@ -339,12 +340,15 @@ def new_items(**columns):
 def test_new_items_are_recommended_at_once_by_their_features(cls):
     pipe = make_pipe(cls).fit(FIRST)
     old, weights = pipe[-1].item_vectors_, pipe[-1].weights_
+    weights_before = {name: array.copy() for name, array in weights.items()}
     assert pipe.add_items(new_items()) is pipe
     assert set(pipe.recommend([999, FIRST["user_id"].iloc[0]], k=1000)["item_id"]) >= {901, 903}
-    assert pipe[-1].weights_ is weights
+    for name, array in weights.items():  # other threads may read them
+        np.testing.assert_array_equal(array, weights_before[name])
+        np.testing.assert_array_equal(pipe[-1].weights_[name][: len(array)], array)
     vectors = pipe[-1].item_vectors_
     np.testing.assert_array_equal(vectors[:-3], old)
-    # The same features are the same vector, that of the unknown id with these features.
+    # The same features are the same vector.
     np.testing.assert_allclose(vectors[-3], vectors[-2], rtol=1e-5, atol=1e-6)
     assert not np.allclose(vectors[-3], vectors[-1])
     assert pipe.similar_items([901], k=1)["similar"].tolist() == [902]
@@ -354,6 +358,70 @@ def test_new_items_are_recommended_at_once_by_their_features(cls):
     assert histories(pipe, [999]) == {999: [901]}
     pipe.partial_fit(event.assign(item_id=902, timestamp=1))
     assert len(table_of(pipe, "item_encoder.embedding")) == len(pipe.schema_.items)
+
+
+KINDS = {"category": "categorical", "price": "numeric", "tags": "multi_valued", "text": "vector"}
+
+
+def events_of_two_groups(feature):
+    """Return events of two groups of users with items of their own."""
+    rng = np.random.default_rng(0)
+    user = rng.integers(40, size=1200)
+    item = 2 * rng.integers(15, size=1200) + user % 2
+    values = {
+        "category": [f"c{item}" for item in range(30)],
+        "price": np.tile([1.0, 9.0], 15) + rng.random(30),
+        "tags": [[f"t{item}", f"u{item}"] for item in range(30)],
+        "text": list(rng.normal(size=(30, 32))),
+    }
+    features = pd.DataFrame({"item_id": range(30), feature: values[feature]})
+    events = pd.DataFrame({"user_id": user, "item_id": item, "timestamp": np.arange(1200)})
+    return events, features
+
+
+@pytest.mark.parametrize("form", ["added", "fitted", "trained later"])
+@pytest.mark.parametrize("feature", KINDS)
+def test_an_item_without_events_is_recommended_to_the_users_of_its_trained_twin(feature, form):
+    events, items = events_of_two_groups(feature)
+    twins = items.iloc[[4, 7]].assign(item_id=[104, 107])
+    encoder = MatchEncoder(item_features=[feature], kinds={feature: KINDS[feature]})
+    model = DSSMRetriever(**SMALL | {"max_epochs": 10}, id_dropout=0)
+    pipe = make_match_pipeline(encoder, SequenceSampler(), model)
+    if form == "fitted":
+        pipe.fit(events, matchencoder__items=pd.concat([items, twins]))
+    else:
+        pipe.fit(events, matchencoder__items=items).add_items(twins)
+    if form == "trained later":
+        pipe.partial_fit(events[:50].assign(timestamp=2000))
+    queries = pd.DataFrame({"user_id": range(40)})
+    chosen, of_twins = (
+        pipe.predict(queries, k=1, candidates=both, exclude_seen=False).ravel()
+        for both in ([4, 7], [104, 107])
+    )
+    assert (of_twins == chosen + 100).mean() > 0.9
+
+
+def test_an_item_unlike_all_others_counts_as_unknown():
+    events, items = events_of_two_groups("category")
+    encoder = MatchEncoder(item_features=["category"])
+    pipe = make_match_pipeline(encoder, SequenceSampler(), DSSMRetriever(**SMALL))
+    new = pd.DataFrame({"item_id": [100, 101], "category": ["new", None]})
+    pipe.fit(events, matchencoder__items=items).add_items(new)
+    embeddings = table_of(pipe, "item_encoder.embedding")
+    np.testing.assert_array_equal(embeddings[-2:], embeddings[[1, 1]])
+
+
+@neural
+def test_added_items_are_saved_and_the_same_in_every_run(cls, tmp_path):
+    first, second = (make_pipe(cls).fit(FIRST).add_items(new_items()) for _ in range(2))
+    vectors = first[-1].item_vectors_
+    np.testing.assert_array_equal(second[-1].item_vectors_, vectors)
+    joblib.dump(first, tmp_path / "model")
+    loaded = joblib.load(tmp_path / "model")
+    queries = pd.DataFrame({"user_id": [-1, -1], "history": [[901], [903]]})
+    pd.testing.assert_frame_equal(loaded.recommend(queries), first.recommend(queries))
+    loaded.add_items(new_items())  # once more, which changes nothing
+    np.testing.assert_array_equal(loaded[-1].item_vectors_, vectors)
 
 
 def test_a_known_item_gets_new_features_and_they_outlast_events():

@@ -440,7 +440,7 @@ def test_features_of_items_tell_histories_apart(cls):
     pipe = make_match_pipeline(
         MatchEncoder(item_features=["colour"]), SequenceSampler(), cls(**SMALL)
     ).fit(events)
-    # Items that training did not meet have the vector of the unknown id, and features.
+    # Items that training did not meet have the vectors of their features.
     new = pd.DataFrame({"item_id": ["x", "y", "z"], "colour": ["r", "r", "b"]})
     pipe.add_items(new)
     queries = pd.DataFrame({"user_id": [-1] * 3, "history": [["x"], ["y"], ["z"]]})
