@@ -129,9 +129,9 @@ class GrowingMixin:
         """Add events to the stored histories and train on them for one pass.
 
         Training takes one step per event, at most 400, with 0.15 times the learning rate `lr`,
-        which preserves what was learnt before. New users, items and categories start from the
-        weights of the unknown code; known ones continue from their own weights. On an estimator
-        that is not fitted, this is `fit`.
+        which preserves what was learnt before. New users and categories start from the weights of
+        the unknown code, new items with features as in `add_items`; known ones continue from their
+        own weights. On an estimator that is not fitted, this is `fit`.
 
         Parameters
         ----------
@@ -163,8 +163,9 @@ class GrowingMixin:
         Parameters
         ----------
         items : DataFrame
-            One row per item: the column of the id and columns of features, by which neural
-            retrievers represent new items. Known items get the new features.
+            One row per item: the column of the id and columns of features. A neural retriever
+            represents a new item by its features and by the 20 trained items nearest to it by the
+            cosine of their features. Known items get the new features.
 
         {returns}
 

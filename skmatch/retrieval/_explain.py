@@ -87,7 +87,8 @@ class ExplainMixin(ABC):
         other contribution is the score less the score without all events of that item, or without
         that feature; these need not add up. Where nothing else is known of the query, the score
         without the reason counts as 0. For an "item feature" a neural retriever encodes the
-        explained item with the feature's value unknown; the items of the history keep theirs.
+        explained item with the feature's value unknown and the same id embedding; the items of the
+        history keep theirs.
         The reasons of a member of a fusion are in units of the member's score:
         ``fusion.named_retrievers_["items"].explain(samples, items)`` returns it, where a
         pipeline's ``pipe[:-1].transform(queries)`` makes the samples.

@@ -68,7 +68,7 @@ id_dropout : float or "auto", default="auto"
     Share of ids and feature values that training replaces by the unknown id [4]_, which trains the
     vectors of cold users, new items and unseen values. It applies to users, to items of histories,
     to all features and, if items have features, to the ids of the item tower. "auto" is 0.1 if
-    items have features, which then stand for new items, and 0.02 otherwise.
+    items have features and 0.02 otherwise.
 batch_norm : bool, default=False
     Whether hidden layers are batch-normalised.
 skip_connection : bool, default=True

@@ -34,7 +34,8 @@ def weights_of_similar(schema: Schema, codes: np.ndarray, counts: np.ndarray) ->
     confidence = n_events / (n_events + N_PRIOR_EVENTS)
     content = _unit_rows(schema, candidates)
     k = min(N_NEIGHBOURS, n_candidates)
-    nearest, weights = np.zeros((len(codes), k), dtype=np.int64), np.zeros((len(codes), k))
+    nearest = np.zeros((len(codes), k), dtype=np.int32)
+    weights = np.zeros((len(codes), k), dtype=np.float32)
     size = BLOCK_SIZE // n_candidates
     for start in range(0, len(codes), size):
         rows = slice(start, start + size)
@@ -47,9 +48,9 @@ def weights_of_similar(schema: Schema, codes: np.ndarray, counts: np.ndarray) ->
     is_alone = ~weights.any(axis=1)
     nearest[is_alone, 0], weights[is_alone, 0] = UNKNOWN, 1
     weights /= weights.sum(axis=1, keepdims=True)
-    offsets = np.arange(len(codes) + 1) * k
+    offsets = np.arange(len(codes) + 1, dtype=np.int32) * k
     shape = len(codes), len(schema.items)
-    return csr_array((weights.ravel().astype(np.float32), nearest.ravel(), offsets), shape)
+    return csr_array((weights.ravel(), nearest.ravel(), offsets), shape)
 
 
 def _unit_rows(schema: Schema, codes: np.ndarray) -> list[Any]:
