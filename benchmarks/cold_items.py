@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--users", type=int, help="read the events of so many users at most")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--id-dropout", type=float, nargs="+", default=[0.02, 0.2])
+    parser.add_argument("--id-dropout", type=float, nargs="+", default=[0.1])
     options = parser.parse_args()
     warnings.filterwarnings("ignore", "all its values are unknown")
     rows = []
