@@ -1,4 +1,4 @@
-"""Which trained items stand in for an item without events, by the similarity of their features."""
+"""Weights to impute the id embeddings of items without events from trained items like them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK_SIZE = 2**24  # cosines that are computed at a time
 
 
 def weights_of_similar(schema: Schema, codes: np.ndarray, counts: np.ndarray) -> csr_array:
-    """Return the weights of trained items in means that stand in for items, (n, n_codes).
+    """Return the weights of trained items in the imputed id embeddings of items, (n, n_codes).
 
     An item's mean is over the 20 items with events nearest to it by the cosine of their features,
     with weights proportional to cosine^4 * n_events / (n_events + 5). Where no such item is alike,
