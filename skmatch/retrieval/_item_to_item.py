@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.sparse import csr_array
 
-from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples
+from skmatch._data import FIRST_KNOWN, CatalogueRows, Samples, index_dtype
 from skmatch._ranking import LEAST_PRIOR, positive_shares, top_k, weighted_events
 from skmatch._sklearn import Interval
 from skmatch._typing import Duration
@@ -24,7 +24,7 @@ from skmatch.retrieval._verbs import SimilarItemsMixin
 
 BLOCK_SCORES = 2**24  # scores that are held at a time: 64 MiB
 BLOCK_ROWS = 2**18  # events whose pairs are counted at a time
-BLOCK_ITEMS = 2**16  # items whose shares are computed at a time
+BLOCK_ITEMS = 2**14  # items whose shares are computed at a time
 COUNT_UNIT = 2.0**-32  # counts are its multiples, whose sums are exact in any order
 
 
@@ -163,10 +163,6 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
     def _learnt(self, transitions: csr_array, counts: np.ndarray) -> dict[str, Any]:
         """Return the fitted attributes, given all counts."""
         n_items = len(counts)
-        counted = transitions.data.astype(np.float32) * np.float32(self.reverse)
-        forwards = csr_array((counted, transitions.indices, transitions.indptr), transitions.shape)
-        backwards = forwards.T.tocsr()
-        del counted, forwards  # a fit's memory peaks here
         # Room for all pairs both ways; memory is used only as far as it is filled.
         data = np.empty(2 * transitions.nnz, dtype=np.float32)
         indices = np.empty(len(data), dtype=transitions.indices.dtype)
@@ -174,16 +170,22 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
         prior = np.empty(n_items, dtype=np.float32)
         for start in range(0, n_items, BLOCK_ITEMS):
             stop = min(start + BLOCK_ITEMS, n_items)
-            block = transitions[start:stop] + backwards[start:stop]
+            # The opposite direction of all items at once would raise a fit's peak of memory.
+            backwards = transitions[:, start:stop].astype(np.float32)
+            backwards.data *= np.float32(self.reverse)
+            block = transitions[start:stop] + backwards.T.tocsr()
             if self.n_neighbors is not None:
                 block = _strongest(block, self.n_neighbors)
             total = np.maximum(block.sum(1) + self.smoothing, np.finfo(float).tiny)
             indptr[start + 1 : stop + 1] = indptr[start] + block.indptr[1:]
             filled_block = slice(indptr[start], indptr[stop])
-            data[filled_block] = block.data / np.repeat(total, np.diff(block.indptr))
+            block.data /= np.repeat(total, np.diff(block.indptr))
+            data[filled_block] = block.data
             indices[filled_block] = block.indices
             prior[start:stop] = self.smoothing / total
         filled = slice(int(indptr[-1]))
+        # An array of 64-bit offsets would store its indices in 64 bits, too.
+        indptr = indptr.astype(index_dtype(filled.stop))
         shares = csr_array((data[filled], indices[filled], indptr), shape=transitions.shape)
         return popularity_of(counts) | {
             "transitions_": transitions,

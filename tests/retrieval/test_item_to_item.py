@@ -182,9 +182,11 @@ def test_blocks_change_nothing(monkeypatch):
     whole = ItemToItemRetriever().fit(PLAIN)
     with monkeypatch.context() as patch:
         patch.setattr(_item_to_item, "BLOCK_ROWS", 7)
+        patch.setattr(_item_to_item, "BLOCK_ITEMS", 7)
         patch.setattr(_item_to_item, "BLOCK_SCORES", 100)
         parts = ItemToItemRetriever().fit(PLAIN)
         np.testing.assert_array_equal(counts_of(parts), counts_of(whole))
+        np.testing.assert_array_equal(parts.shares_.toarray(), whole.shares_.toarray())
         found, similar = parts.recommend(k=5), parts.similar_items(whole.item_ids_, k=5)
         allowed = {int(item): whole.item_ids_[:9] for item in whole.item_ids_[::2]}
         few = parts.similar_items(whole.item_ids_, k=5, candidates=allowed)
@@ -192,6 +194,13 @@ def test_blocks_change_nothing(monkeypatch):
     pd.testing.assert_frame_equal(similar, whole.similar_items(whole.item_ids_, k=5))
     expected = whole.similar_items(whole.item_ids_, k=5, candidates=allowed)
     pd.testing.assert_frame_equal(few, expected)
+
+
+def test_counts_and_shares_take_12_and_8_bytes_per_pair():
+    retriever = fitted(PLAIN, reverse=0.3)
+    for table, dtype in ((retriever.transitions_, np.float64), (retriever.shares_, np.float32)):
+        assert table.dtype == dtype
+        assert table.indices.dtype == table.indptr.dtype == np.int32
 
 
 def test_observed_events_are_history_and_no_counts():
