@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Hashable
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,21 @@ def extended(
         feature.name: _encoded(feature, frame.get(feature.name), len(frame), delimiter)
         for feature in features
     }
+
+
+def reject_unknown_features(
+    features: tuple[Feature, ...], frame: pd.DataFrame, other_names: Container[Hashable]
+) -> None:
+    """Raise if queries provide features of histories that no event has, as by a wrong name."""
+    names = [history_name(feature.name) for feature in features]
+    for name in frame.columns:
+        is_of_history = isinstance(name, str) and name.startswith(history_name(""))
+        if is_of_history and name not in names and name not in other_names:
+            known = f"the columns {', '.join(map(repr, names))}" if names else "no columns"
+            raise ValueError(
+                f"X has the column {name!r}, which the encoder does not know: for the event "
+                f"features of histories, queries have {known}. Correct its name, or drop it."
+            )
 
 
 def reject_lone_features(features: tuple[Feature, ...], frame: pd.DataFrame) -> None:

@@ -40,7 +40,11 @@ from skmatch.preprocessing._encoder_checks import (
     warn_of_history,
 )
 from skmatch.preprocessing._encoder_growth import EncoderGrowthMixin
-from skmatch.preprocessing._event_features import of_histories, reject_lone_features
+from skmatch.preprocessing._event_features import (
+    of_histories,
+    reject_lone_features,
+    reject_unknown_features,
+)
 from skmatch.preprocessing._event_source import ParquetEvents, WholeFrame
 from skmatch.preprocessing._event_table import EventTableMixin
 from skmatch.preprocessing._features import (
@@ -335,6 +339,10 @@ class MatchEncoder(
             stored = self.timelines_[feature.name].at(user, time)
             features[feature.name] = where_rows(present, values, stored)
         events = Events(schema, user, item, time, features, users, item_ids)
+        features_of_all = (*schema.user_features, *schema.item_features, *schema.event_features)
+        named = {*roles, schema.weight, *(feature.name for feature in features_of_all)}
+        named.update(getattr(self, "feature_names_in_", ()))
+        reject_unknown_features(schema.event_features, frame, named)
         reject_lone_features(schema.event_features, frame)
         if HISTORY in frame.columns:
             column = frame[HISTORY]

@@ -55,6 +55,23 @@ def test_histories_hold_the_features_of_their_events():
     assert of_histories(served) == [[(1, "cart"), (None, None), (5, "view")], []]
 
 
+def test_a_wrong_name_of_a_feature_of_histories_is_refused():
+    query = pd.DataFrame({"user_id": ["ann"], "history": [[10]], "history_ratings": [[5.0]]})
+    pipe = make_pipe(PopularityRetriever()).fit(EVENTS)
+    known = "'history_ratings', which .* 'history_rating', 'history_sort'. Correct"
+    for step in (pipe, pipe[0]):
+        with pytest.raises(ValueError, match=known):
+            step.transform(query) if step is pipe[0] else step.recommend(query)
+    with pytest.raises(ValueError, match="queries have no columns"):
+        PopularityRetriever().fit(EVENTS).recommend(query)
+    # Columns that the encoder knows otherwise are no features of histories.
+    events = EVENTS.assign(history_ratings=1.0)
+    for features in ([], ["history_ratings"]):
+        encoder = MatchEncoder(user_features=features)
+        steps = encoder, SequenceSampler(), PopularityRetriever()
+        make_match_pipeline(*steps).fit(events).recommend(query.assign(history_ratings=2.0))
+
+
 @pytest.mark.parametrize("form", ["parquet", "pandas output"])
 def test_parquet_and_frames_of_codes_carry_them(form, tmp_path):
     pipe, source = make_pipe(), EVENTS

@@ -17,6 +17,13 @@ from skmatch.__main__ import main
 from skmatch.export import to_onnx
 
 
+@pytest.fixture(autouse=True)
+def wait_policy(monkeypatch):
+    """Unset the variable that the command sets; after a test it is as before."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # recorded as absent, if it was
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+
+
 @contextmanager
 def serving(path, *options):
     """Start the command on a free port; yield its process, its port and a reader of its log."""
@@ -95,13 +102,11 @@ def test_wrong_arguments_name_the_remedy(tmp_path, capsys):
 
 @pytest.mark.parametrize("given", [None, "ACTIVE"])
 def test_waiting_threads_sleep_unless_told_otherwise(given, tmp_path, monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if given is not None:
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
     with pytest.raises(SystemExit):
         main(["serve", str(tmp_path / "missing.joblib")])
     assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
-    os.environ.pop("OMP_WAIT_POLICY")
 
 
 def test_an_exported_model_is_served_without_torch_scikit_learn_and_pandas(tmp_path):
