@@ -2,8 +2,9 @@
 
 python benchmarks/latency.py [--items N] [--queries N]
 
-Then time a call for many users with each kind of filter, in turn with the call without filter: in
-CPU time, reading the lists of ids included.
+The same call is timed for item-to-item and for its fusion with the network, whose scores have a
+trend, in CPU time. Then time a call for many users with each kind of filter, in turn with the call
+without filter: in CPU time, reading the lists of ids included.
 """
 
 import argparse
@@ -15,15 +16,31 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from skmatch import DSSMRetriever, MatchEncoder, SequenceSampler, make_match_pipeline
+from skmatch import (
+    DSSMRetriever,
+    FusionRetriever,
+    ItemToItemRetriever,
+    MatchEncoder,
+    SequenceSampler,
+    make_match_pipeline,
+)
 from skmatch._ranking import top_k
 from skmatch.neighbors import ItemFilter, ItemLists
 
 FILTER_QUERIES, FILTER_REPEATS = 64, 5
-LISTED = 1000  # items of a list
+LISTED = 1000  # items of a list, at most
+HALF_LIFE = 10_000.0  # of the trend: events at random have none that "auto" would find
 
 
-def make_pipe(n_items: int) -> Any:
+def make_retrievers() -> dict[str, Any]:
+    """Return retrievers of default sizes with a trend."""
+    network = DSSMRetriever(max_epochs=1, random_state=0, trend=HALF_LIFE)
+    items = ItemToItemRetriever(trend=HALF_LIFE)
+    fusion = FusionRetriever([("dssm", network), ("items", items)], weights=None)
+    return {"item-to-item": items, "fusion": fusion}
+
+
+def make_pipe(n_items: int, retriever: Any) -> Any:
     """Fit with default sizes; the quality of the model does not matter here."""
     rng = np.random.default_rng(0)
     items = pd.DataFrame({"item_id": "item-" + pd.Series(np.arange(n_items)).astype(str)})
@@ -34,23 +51,25 @@ def make_pipe(n_items: int) -> Any:
             "timestamp": np.arange(120_000),
         }
     )
-    pipe = make_match_pipeline(
-        MatchEncoder(), SequenceSampler(), DSSMRetriever(max_epochs=1, random_state=0)
-    )
+    pipe = make_match_pipeline(MatchEncoder(), SequenceSampler(), retriever)
     pipe.fit(events[::40], matchencoder__items=items)
     return pipe.observe(events)
 
 
-def milliseconds(call: Callable[[Any], Any], arguments: Iterable[Any]) -> np.ndarray:
-    """Return the wall time of a call with each argument, after a few calls that do not count."""
+def milliseconds(
+    call: Callable[[Any], Any],
+    arguments: Iterable[Any],
+    clock: Callable[[], float] = time.perf_counter,
+) -> np.ndarray:
+    """Return the time of a call with each argument, after a few calls that do not count."""
     arguments = list(arguments)
     for argument in arguments[:5]:
         call(argument)
     seconds = []
     for argument in arguments:
-        start = time.perf_counter()
+        start = clock()
         call(argument)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return 1e3 * np.array(seconds)
 
 
@@ -61,8 +80,10 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=500, help="how many users ask")
     options = parser.parse_args()
     with threadpool_limits(1):
-        pipe = make_pipe(options.items)
+        pipe = make_pipe(options.items, DSSMRetriever(max_epochs=1, random_state=0))
         report(pipe, options.queries)
+        for name, retriever in make_retrievers().items():
+            report_call(name, make_pipe(options.items, retriever), options.queries)
         report_filters(pipe)
 
 
@@ -106,21 +127,29 @@ def report(pipe: Any, n_queries: int) -> None:
     )
 
 
+def report_call(name: str, pipe: Any, n_queries: int) -> None:
+    """Print the CPU time of the call."""
+    users = pipe.schema_.users.values[:n_queries]
+    cpu = milliseconds(lambda user: pipe.recommend([user]), users, time.process_time)
+    print(f"{name}: median {np.median(cpu):.2f} ms, 90% within {np.quantile(cpu, 0.9):.2f} ms")
+
+
 def report_filters(pipe: Any) -> None:
     """Print the cost of each kind of filter in a call."""
     rng = np.random.default_rng(0)
     users = pipe.schema_.users.values[:FILTER_QUERIES].tolist()
     items = pipe[-1].item_ids_
-    listed = rng.choice(items, LISTED, replace=False).tolist()
+    n_listed = min(LISTED, len(items))
+    listed = rng.choice(items, n_listed, replace=False).tolist()
     half = rng.choice(items, len(items) // 2, replace=False).tolist()
-    list_of_user = {user: rng.choice(items, LISTED, replace=False).tolist() for user in users}
+    list_of_user = {user: rng.choice(items, n_listed, replace=False).tolist() for user in users}
     filters: dict[str, dict[str, Any]] = {
         "none": {},
-        f"candidates: {LISTED:,} items for all": {"candidates": listed},
+        f"candidates: {n_listed:,} items for all": {"candidates": listed},
         "candidates: half of the items for all": {"candidates": half},
-        f"candidates: {LISTED:,} items a user": {"candidates": list_of_user},
-        f"exclude: {LISTED:,} items for all": {"exclude": listed},
-        f"exclude: {LISTED:,} items a user": {"exclude": list_of_user},
+        f"candidates: {n_listed:,} items a user": {"candidates": list_of_user},
+        f"exclude: {n_listed:,} items for all": {"exclude": listed},
+        f"exclude: {n_listed:,} items a user": {"exclude": list_of_user},
     }
     seconds: dict[str, list[float]] = {name: [] for name in filters}
     for _ in range(FILTER_REPEATS + 1):

@@ -115,14 +115,19 @@ class CountsOverTime:
 
         A few events long after all other events, such as an event with a wrong date, are ignored.
         """
-        counts = self.after(len(self.end))
-        if len(self.end):
-            counts *= 0.5 ** ((self.latest - self.end[-1]) / self.half_life)
-        for n_ended in range(len(self.end) - 1, 0, -1):
-            if counts.sum() >= HARDLY_ANY * self._usual_count:
-                break
-            counts = self.after(n_ended)
-        return counts
+        if not len(self.end):
+            return self.after(0)
+        until_latest = 0.5 ** ((self.latest - self.end[-1]) / self.half_life)
+        decay = 0.5 ** (np.diff(self.end, prepend=self.end[0]) / self.half_life)
+        totals, total = [], 0.0  # of `after` each period
+        for factor, of_period in zip(decay, self._period_counts, strict=True):
+            total = total * factor + of_period
+            totals.append(total)
+        totals[-1] *= until_latest
+        enough = np.flatnonzero(np.array(totals) >= HARDLY_ANY * self._usual_count)
+        n_ended = int(enough.max(initial=0)) + 1
+        counts = self.after(n_ended)
+        return counts * until_latest if n_ended == len(self.end) else counts
 
     def trend(self, counts: np.ndarray, popularity: np.ndarray) -> np.ndarray:
         """Return the logarithm of shares of counts over popularity, (n_items,), float32.
@@ -136,15 +141,19 @@ class CountsOverTime:
         return np.log((share + prior) / (popularity + prior)).astype(np.float32)
 
     @cached_property
+    def _period_counts(self) -> np.ndarray:
+        return np.add.reduceat(self.counts, self.offsets[:-1], dtype=float)
+
+    @cached_property
     def _usual_count(self) -> float:
         """The mean of summed counts over time, without the first and last hundredth of events."""
         if not len(self.end):
             return 1.0
-        counts = np.add.reduceat(self.counts, self.offsets[:-1], dtype=float)
-        total = counts.sum()
-        low, high = np.searchsorted(np.cumsum(counts), [0.01 * total, 0.99 * total])
+        total = self._period_counts.sum()
+        low, high = np.searchsorted(np.cumsum(self._period_counts), [0.01 * total, 0.99 * total])
         span = self.end[min(high, len(self.end) - 1)] - self.end[low]
-        return total * min(1.0, self.half_life / np.log(2) / max(span, np.finfo(float).tiny))
+        mean_life = self.half_life / np.log(2)
+        return total * mean_life / max(span, mean_life)
 
 
 class Moment(NamedTuple):

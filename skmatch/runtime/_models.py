@@ -35,6 +35,7 @@ class Model(ABC):
     """A model that ranks the items for queries."""
 
     names: list[str] = []  # of the members of a fusion
+    reads_visits = True  # whether scores differ within a visit and at its start
 
     def __init__(self, entry: dict[str, Any], files: Files):
         self.popularity = files.array(entry["popularity"])
@@ -69,8 +70,8 @@ class Model(ABC):
         """Return the positions and scores that `find` returns for the queries of each moment."""
         positions = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        over_time, begins_visit = self.over_time, queries.begins_visit
-        for moment, rows in moments(over_time, queries.time, begins_visit, len(queries)):
+        begins_visit = queries.begins_visit if self.reads_visits else None
+        for moment, rows in moments(self.over_time, queries.time, begins_visit, len(queries)):
             positions[rows], scores[rows] = find(
                 queries.gather(rows), k, allowed.gather(rows), moment
             )
@@ -131,10 +132,8 @@ def best_of(
 class PopularityModel(Model):
     """The most frequent items."""
 
-    def top_k(
-        self, queries: Queries, k: int, allowed: ItemFilter, moment: Moment
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self.most_popular(queries, k, allowed, moment)
+    reads_visits = False
+    top_k = Model.most_popular
 
     def popularity_at(self, moment: Moment) -> np.ndarray:
         return self.popularity if moment.counts is None else shares_of(moment.counts)
