@@ -39,6 +39,7 @@ __all__ = [
     "count_codes",
     "gather_rows",
     "order_by_code",
+    "order_by_time",
     "where_rows",
 ]
 
@@ -66,6 +67,21 @@ def order_by_code(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
     shape = (n_codes, max(n_rows, 1))
     by_code: np.ndarray = csr_array((order, (codes[order], np.arange(n_rows))), shape=shape).data
     return by_code
+
+
+def order_by_time(times: np.ndarray) -> np.ndarray:
+    """Return row numbers sorted by time; rows of equal times keep their order.
+
+    Sorting integers that hold time and row is several times faster than a stable argsort.
+    """
+    n_rows = len(times)
+    if n_rows and times.dtype.kind == "i":
+        first = int(times.min())
+        if (int(times.max()) - first + 1) * n_rows <= np.iinfo(np.int64).max:
+            keys = (times.astype(np.int64, copy=False) - first) * n_rows + np.arange(n_rows)
+            keys.sort()
+            return keys % n_rows
+    return np.argsort(times, kind="stable")
 
 
 class Vocabulary:

@@ -207,10 +207,9 @@ def _summed(
     """Return offsets, items and counts by period, of equal items of a period summed."""
     n_items = int(item.max(initial=0)) + 1
     keys, index = np.unique(period * n_items + item, return_inverse=True)
-    period, item = np.divmod(keys, n_items)
-    offsets = np.searchsorted(period, np.arange(n_periods + 1))
+    offsets = np.searchsorted(keys, np.arange(n_periods + 1) * n_items)
     counts = np.bincount(index, count, minlength=len(keys))
-    return offsets, item.astype(np.int32), counts
+    return offsets, (keys % n_items).astype(np.int32), counts
 
 
 def shares_of(counts: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 
-from skmatch._columns import order_by_code
+from skmatch._columns import order_by_code, order_by_time
 from skmatch._durations import as_timedelta
 from skmatch._typing import Duration, Label, PlainEvents
 from skmatch._validation import (
@@ -167,7 +167,9 @@ class LeaveLastOut(_EventSplit):
     def _folds(self, events: _Events) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         n_events = np.bincount(events.user)  # per user
         # Number of later events of the same user, in the order of time, then rows.
-        order = order_by_code(events.user, events.time.argsort(kind="stable"))
+        time = events.time
+        times = time.asi8 if isinstance(time, pd.DatetimeIndex) else time.to_numpy()
+        order = order_by_code(events.user, order_by_time(times))
         n_later = np.empty(len(order), dtype=np.intp)
         n_later[order] = np.cumsum(n_events)[events.user[order]] - 1 - np.arange(len(order))
         for fold in range(self.n_splits):

@@ -481,3 +481,11 @@ def test_parameters_must_fit_the_times(times, parameters, message):
     X = pd.DataFrame({"user_id": 1, "timestamp": times})
     with pytest.raises(ValueError, match=message):
         next(TemporalSplit(**parameters).split(X))
+
+
+@pytest.mark.parametrize("last", [4, 2**62])  # times beyond 2**62 cannot be sorted with their rows
+def test_equal_times_are_in_the_order_of_the_rows_whatever_the_span(last):
+    events = pd.DataFrame({"user_id": [1] * 5, "timestamp": [last, -last, 3, last, 3]})
+    events["item_id"] = range(5)
+    folds = LeaveLastOut(n_splits=4).split(events)
+    assert [test.tolist() for _, test in folds] == [[2], [4], [0], [3]]

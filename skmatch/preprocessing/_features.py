@@ -237,7 +237,10 @@ def kind_of(column: pd.Series) -> Kind:
     may_hold_cells = values.dtype == object or isinstance(values.dtype, pd.ArrowDtype)
     if not may_hold_cells:
         return "categorical"
-    if values is column and pd.api.types.infer_dtype(column) in FRACTIONS:
+    inferred = pd.api.types.infer_dtype(values)
+    if inferred == "string":
+        return "categorical"
+    if values is column and inferred in FRACTIONS:
         return "numeric"
     present = values[values.notna()]
     # Integers may be names or numbers of a vector, which a cell with others decides.

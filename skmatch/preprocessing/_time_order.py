@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from skmatch._arrays import Column, Columns
-from skmatch._columns import order_by_code
+from skmatch._columns import order_by_code, order_by_time
 from skmatch._data import Events, index_dtype
 from skmatch._files import allocate, blocks, collect
 
@@ -23,7 +23,7 @@ def order_events(user: np.ndarray, time: np.ndarray | None) -> np.ndarray:
     """Return the order of events by user, then time, then row."""
     if time is None:
         return order_by_code(user, np.arange(len(user)))
-    return order_by_code(user, np.argsort(time, kind="stable"))
+    return order_by_code(user, order_by_time(time))
 
 
 def user_blocks(offsets: np.ndarray, on_disk: bool) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from skmatch._columns import count_codes
+from skmatch._columns import count_codes, order_by_code
 from skmatch._data import FIRST_KNOWN, Samples, index_dtype
 
 MIN_VALIDATION = 2000  # users of the fraction "auto": the score of fewer users is noisy
@@ -20,13 +20,13 @@ def rows_to_train(
     With `exclude_seen`, repeats of a user's items are no targets, since recommendations leave them
     out; only where all rows are repeats they train.
     """
-    order: np.ndarray = np.argsort(samples.stop, kind="stable")
-    order = order.astype(index_dtype(len(samples)))
+    rows: np.ndarray = np.arange(len(samples), dtype=index_dtype(len(samples)))
+    order = order_by_code(samples.stop, rows)
     usable = samples.item >= FIRST_KNOWN
     if weight is not None:
         usable &= weight > 0
     if exclude_seen and len(samples):
-        is_new = usable & ~is_repeat(samples, order)
+        is_new = usable & ~is_repeat(samples)
         usable = is_new if is_new.any() else usable
     enough = usable & (samples.stop - samples.seen >= samples.min_history)
     is_any = bool(enough.any()) or not usable.any()
@@ -34,23 +34,18 @@ def rows_to_train(
     return order[is_trained[order]], is_any
 
 
-def is_repeat(samples: Samples, order: np.ndarray) -> np.ndarray:
-    """Return whether the user of each row had its item before, (n_rows,).
-
-    Rows are searched in the `order` of the log, in which neighbours are events of the same user.
-    """
-    starts, owner = np.unique(samples.seen[order], return_inverse=True)
-    n_items = len(samples.schema.items)
-    log = samples.log.items[starts[0] :]
-    n_events = np.diff(starts, append=starts[0] + len(log))
-    log_keys = np.repeat(np.arange(len(starts)) * n_items, n_events) + log
-    keys, first_index = np.unique(log_keys, return_index=True)
-    row_keys = owner * n_items + samples.item[order]
-    index = np.searchsorted(keys, row_keys).clip(max=len(keys) - 1)
-    is_before = starts[0] + first_index[index] < samples.stop[order]
-    repeats = np.empty(len(order), dtype=bool)
-    repeats[order] = (keys[index] == row_keys) & is_before
-    return repeats
+def is_repeat(samples: Samples) -> np.ndarray:
+    """Return whether the user of each row had its item before, (n_rows,)."""
+    log = samples.log.items
+    n_indices = np.int64(len(log) + 1)
+    # By item, then index in the log: users' events are neighbours there, in the order of time.
+    events = np.sort(log * n_indices + np.arange(len(log)))
+    first_key = samples.item * n_indices
+    key = first_key + samples.stop
+    order = np.argsort(key)  # sorted keys are found faster
+    before = np.empty(len(key), dtype=np.int64)
+    before[order] = np.searchsorted(events, key[order]) - 1  # the item's last event before the row
+    return (before >= 0) & (events[before] >= first_key + samples.seen)
 
 
 def normalised(weight: np.ndarray | None, training: np.ndarray) -> np.ndarray | None:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
 
 from skmatch._data import FIRST_KNOWN, Samples
 from skmatch._durations import read_duration
@@ -149,12 +148,12 @@ def find_half_life(samples: Samples, weight: np.ndarray | None) -> float | None:
     frequent = np.argsort(-count_items(samples, weight), kind="stable")[:N_ITEMS]
     column = np.full(len(samples.schema.items.values), -1)
     column[frequent] = np.arange(len(frequent))
-    events = csr_array((N_PERIODS, len(frequent)))
+    counts = np.zeros((N_PERIODS, len(frequent)))
     for time, item, weights in _blocks(samples, weight):
         period = np.clip((time - start) / span * N_PERIODS, 0, N_PERIODS - 1).astype(int)
         is_frequent = column[item] >= 0
-        index = period[is_frequent], column[item[is_frequent]]
-        events = events + csr_array((weights[is_frequent], index), shape=events.shape)
+        index = period[is_frequent] * len(frequent) + column[item[is_frequent]]
+        np.add.at(counts.ravel(), index, weights[is_frequent])
 
     half_lives = [None, *(span / 2.0 ** np.arange(1, N_HALF_LIVES + 1))]
     widths = np.array(
@@ -164,11 +163,9 @@ def find_half_life(samples: Samples, weight: np.ndarray | None) -> float | None:
     score = np.zeros(len(half_lives))
     decayed_counts = np.zeros((len(half_lives), len(frequent)))
     last_period = 0
-    for period_number in np.flatnonzero(np.diff(events.indptr)).tolist():
+    for period_number in np.flatnonzero(counts.any(axis=1)).tolist():
         decayed_counts *= 0.5 ** (widths * (period_number - last_period))[:, None]
-        stored = slice(*events.indptr[period_number : period_number + 2])
-        period_counts = np.zeros(len(frequent))
-        period_counts[events.indices[stored]] = events.data[stored]
+        period_counts = counts[period_number]
         ranked, _ = top_k(decayed_counts, len(gain))
         score += period_counts[ranked] @ gain
         decayed_counts += period_counts

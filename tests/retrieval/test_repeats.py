@@ -27,7 +27,7 @@ def test_a_repeat_is_an_item_that_the_user_had_before(rows):
     samples = SequenceSampler().fit_transform(MatchEncoder().fit_transform(events))
     in_order = events.sort_values("timestamp", kind="stable")
     expected = in_order.duplicated(["user_id", "item_id"]).reindex(events.index)
-    repeats = is_repeat(samples, np.argsort(samples.stop))
+    repeats = is_repeat(samples)
     np.testing.assert_array_equal(repeats, expected)
 
 
