@@ -75,8 +75,8 @@ def propagate(steps: Sequence[Any], verb: str, rows: Any, *args: Any, **of_last:
                     "at a time, for example under a lock."
                 )
         try:
-            for step, _, grown in copies:
-                vars(step).update(grown)
+            for step, _, updated in copies:
+                vars(step).update(updated)
         except BaseException:  # an interrupt would leave inconsistent steps
             for step, state, _ in copies:
                 vars(step).update(state)

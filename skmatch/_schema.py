@@ -33,7 +33,7 @@ class Feature:
     kind: Kind
     vocabulary: Vocabulary | None = None
     mean: Any = 0.0  # of a vector, an array
-    scale: float = 0.0  # 0 until it is learnt
+    scale: float = 0.0  # 0 until it is learned
     length: int = 0  # of a vector
     transformer: Any = None  # fitted, where it makes vectors of the values
 
@@ -53,7 +53,7 @@ class Feature:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Schema(SharedValue):
-    """The roles, ids and features that a `MatchEncoder` has learnt, with their latest values.
+    """The roles, ids and features that a `MatchEncoder` has learned, with their latest values.
 
     Do not construct it; it is the attribute ``schema_`` of fitted estimators. Printing it shows a
     summary. It is immutable.

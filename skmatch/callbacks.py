@@ -109,7 +109,7 @@ class Checkpoint:
             return
         # The `fitted_estimator` of the callbacks would be copied in every epoch.
         saved = without_callback_context(estimator)
-        saved._set_learnt(estimator._unfinished())
+        saved._set_fitted(estimator._unfinished())
         if isinstance(self._outer, Pipeline):
             pipeline = without_callback_context(self._outer)
             *steps, (name, _) = pipeline.steps

@@ -56,7 +56,7 @@ def to_onnx(
     histories : bool, default=True
         Whether to store the events of users. Without them, each query of a known user needs a
         ``history``, and the folder holds no events of persons, but still their ids, feature values
-        and what was learnt of them.
+        and what was learned of them.
 
     Raises
     ------

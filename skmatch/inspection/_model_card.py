@@ -63,7 +63,7 @@ def model_card(estimator: Any, X: Table, *, k: int = 10, random_state: int | Non
     overall = accuracy.iloc[0]
     data = [
         f"{retriever.counts_.sum():,.0f} events (or their weights) of {len(schema.users.values):,} "
-        f"users and {len(schema.items.values):,} items were learnt.",
+        f"users and {len(schema.items.values):,} items were learned.",
         f"{len(table):,} held-out events of {overall['n_queries']:,} users"
         f"{_dates(table, schema.time)}.",
     ]

@@ -49,7 +49,7 @@ class EncoderGrowthMixin:
     def _output(self, rows: Events) -> Events: ...
 
     def _partial_fit(self, X: Any, train: bool) -> tuple[Self, Events]:
-        """Return a copy that has learnt new events, and the encoded events.
+        """Return a copy that has learned new events, and the encoded events.
 
         New users become known. New items join the catalogue if they are trained on; otherwise
         they are pending, with negative codes. Known users and items keep their codes.
@@ -61,23 +61,23 @@ class EncoderGrowthMixin:
         user_column, item_column, times, time_kind = read_events(frame, roles)
         check_time_kind(schema, time_kind)
         users, user = schema.users.extended(user_column)
-        grown, features = self._with_users(frame, user, times, users)
+        updated, features = self._with_users(frame, user, times, users)
         if train:
             items, item = schema.items.extended(item_column)
-            grown = grown._with_item_values(frame, Rows.of_events(item, times), items)
+            updated = updated._with_item_values(frame, Rows.of_events(item, times), items)
         else:
             item = schema.items.lookup(item_column)
             is_new = item == UNKNOWN
             pending = schema.pending or schema.items.emptied()
             pending, codes = pending.extended(item_column[is_new])
             item[is_new] = -codes
-            grown = replaced(grown, schema_=replace(grown.schema_, pending=pending))
+            updated = replaced(updated, schema_=replace(updated.schema_, pending=pending))
         weight = None
         if train and schema.weight is not None:
             weight = read_weights(frame, schema.weight)
         event_features, of_events = extended(schema.event_features, frame, self.delimiter)
-        schema = replace(grown.schema_, event_features=event_features)
-        grown = replaced(grown, schema_=schema)
+        schema = replace(updated.schema_, event_features=event_features)
+        updated = replaced(updated, schema_=schema)
         events = Events(
             schema,
             user,
@@ -88,7 +88,7 @@ class EncoderGrowthMixin:
             weight=weight,
             event_features=of_events,
         )
-        return grown, self._output(events)
+        return updated, self._output(events)
 
     def _add_items(self, X: Any) -> tuple[Self, CatalogueRows]:
         """Return a copy with the items of a table and their features, and their codes."""
@@ -98,8 +98,8 @@ class EncoderGrowthMixin:
         features = [feature.name for feature in self.schema_.item_features]
         reject_unused(X, self.schema_.item, "items", features)
         items, codes = self.schema_.items.extended(ids)
-        grown = self._with_item_values(X, Rows.of_table(codes), items)
-        return grown, CatalogueRows(grown.schema_, codes)
+        updated = self._with_item_values(X, Rows.of_table(codes), items)
+        return updated, CatalogueRows(updated.schema_, codes)
 
     def _with_users(
         self, frame: pd.DataFrame, user: np.ndarray, time: np.ndarray | None, ids: Vocabulary

@@ -48,7 +48,7 @@ class EventFeatureLearner:
             columns["event", name] = encode(self.features[name], column, self.delimiter)
         return columns
 
-    def learnt(self, columns: Columns, on_disk: bool) -> tuple[tuple[Feature, ...], Arrays]:
+    def fitted(self, columns: Columns, on_disk: bool) -> tuple[tuple[Feature, ...], Arrays]:
         """Return the features, and their codes or standardised numbers in all events."""
         arrays: Arrays = {}
         for name, feature in self.features.items():

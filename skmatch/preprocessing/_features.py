@@ -73,16 +73,16 @@ class FeatureValues(NamedTuple):
         # Cells with several values are slow to read, so only the latest are read.
         read = column.iloc[latest] if kind in ("multi_valued", "vector") else column
         feature = learn(self.feature, read, delimiter)
-        grown = self._replace(feature=feature).lengthened(n_codes).column
+        latest_values = self._replace(feature=feature).lengthened(n_codes).column
         # Vectors in blocks: a second matrix of them would be the peak of a fit's memory.
         for part in blocks(len(latest), on_disk=kind == "vector", width=max(feature.length, 1)):
             index = latest[part]
             values = encode(feature, column.iloc[index], delimiter)
             if kind in NUMBERS and feature.scale > 0:
                 values = standardise(values, feature)
-            grown = _put(grown, rows.codes[index], values)
+            latest_values = _put(latest_values, rows.codes[index], values)
         times[rows.codes[latest]] = rows.times[latest]
-        return FeatureValues(feature, grown, times)
+        return FeatureValues(feature, latest_values, times)
 
     def settled(self) -> FeatureValues:
         """Return a copy whose vocabulary, mean and scale depend on the latest values alone.
@@ -91,15 +91,15 @@ class FeatureValues(NamedTuple):
         """
         if isinstance(self.column, RaggedArray):
             # Drop values that only replaced cells had, and number the remaining values in order.
-            learnt = self.feature.vocabulary
-            assert learnt is not None
+            vocabulary = self.feature.vocabulary
+            assert vocabulary is not None
             codes = self.column.values
             is_known = codes >= FIRST_KNOWN
             renumbered, used_codes = pd.factorize(codes[is_known])
             codes = np.full_like(codes, UNKNOWN)
             codes[is_known] = renumbered + FIRST_KNOWN
-            vocabulary = Vocabulary(learnt.values[used_codes - FIRST_KNOWN], learnt.dtype)
-            feature = replace(self.feature, vocabulary=vocabulary)
+            used = vocabulary.values[used_codes - FIRST_KNOWN]
+            feature = replace(self.feature, vocabulary=Vocabulary(used, vocabulary.dtype))
             return self._replace(feature=feature, column=RaggedArray(codes, self.column.offsets))
         if self.feature.kind not in NUMBERS:
             return self
@@ -133,9 +133,9 @@ class FeatureValues(NamedTuple):
         missing, column = np.nan if self.feature.kind in NUMBERS else UNKNOWN, self.column
         if self.feature.kind == "vector" and column.shape[1] < self.feature.length:  # all missing
             column, n_new = column[:0].reshape(0, self.feature.length), n_codes
-        grown = np.full((len(column) + n_new, *column.shape[1:]), missing, dtype=column.dtype)
-        grown[: len(column)] = column
-        return self._replace(column=grown, times=times)
+        longer = np.full((len(column) + n_new, *column.shape[1:]), missing, dtype=column.dtype)
+        longer[: len(column)] = column
+        return self._replace(column=longer, times=times)
 
 
 def learn(feature: Feature, column: pd.Series, delimiter: str) -> Feature:
@@ -207,14 +207,15 @@ def with_scale(feature: Feature, columns: list[Any]) -> Feature:
 
 def _latest(rows: Rows, present: np.ndarray, n_codes: int) -> np.ndarray:
     """Return the row of the latest value of each code that has one, the last of equal times."""
-    kept = np.flatnonzero(present)
-    codes, times = rows.codes[kept], rows.times[kept]
+    rows_with_value = np.flatnonzero(present)
+    codes, times = rows.codes[rows_with_value], rows.times[rows_with_value]
     latest = np.empty(n_codes, dtype=times.dtype)
     latest[codes] = times
     np.maximum.at(latest, codes, times)
     is_latest = times == latest[codes]
     row_of = np.full(n_codes, -1, dtype=np.int64)
-    row_of[codes[is_latest]] = kept[is_latest]  # of a repeated index, numpy keeps the last
+    # Of a repeated index, numpy keeps the last.
+    row_of[codes[is_latest]] = rows_with_value[is_latest]
     row_of[:FIRST_KNOWN] = -1
     return row_of[row_of >= 0]
 

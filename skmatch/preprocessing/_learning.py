@@ -98,13 +98,13 @@ class SchemaLearner:
         self.time_dtype = times.dtype
         return codes | {"time": times}
 
-    def learnt(self, source: Any, codes: Columns) -> tuple[dict[str, Any], dict[str, Any]]:
+    def fitted(self, source: Any, codes: Columns) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the fitted attributes of an encoder, and the columns of `Events`."""
-        users, user_features, timelines, filled = self.user.learnt(
+        users, user_features, timelines, filled = self.user.fitted(
             source, cast(np.ndarray, codes["user"]), cast(Any, codes.get("time"))
         )
-        items, values = self.item.learnt()
-        event_features, event_columns = self.event.learnt(codes, source.on_disk)
+        items, values = self.item.fitted()
+        event_features, event_columns = self.event.fitted(codes, source.on_disk)
         schema = Schema(
             user=self.roles.user,
             item=self.roles.item,
@@ -119,9 +119,9 @@ class SchemaLearner:
             **item_tables(values),
         )
         times = {value.feature.name: value.times for value in values}
-        learnt = {"schema_": schema, "feature_times_": times, "timelines_": timelines}
+        attributes = {"schema_": schema, "feature_times_": times, "timelines_": timelines}
         plain = {name: column for name, column in codes.items() if isinstance(name, str)}
-        return learnt, plain | {"features": filled, "event_features": event_columns}
+        return attributes, plain | {"features": filled, "event_features": event_columns}
 
 
 class _SideLearner:
@@ -173,7 +173,7 @@ class _SideLearner:
             self.ids, codes = self.ids.extended(column)
         return codes
 
-    def _learnt_ids(self) -> tuple[Vocabulary, np.ndarray]:
+    def _ids_with_table(self) -> tuple[Vocabulary, np.ndarray]:
         """Return the ids of events and table, and the codes of the table's rows."""
         assert self.ids is not None
         if self.table_ids is None:
@@ -208,7 +208,7 @@ class _UserLearner(_SideLearner):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.learnt_features: dict[Hashable, Feature] = {}
+        self.feature_of: dict[Hashable, Feature] = {}
         self.with_values: set[Hashable] = set()
 
     def check(self, head: pd.DataFrame) -> None:
@@ -224,21 +224,21 @@ class _UserLearner(_SideLearner):
 
     def _learn(self, table: pd.DataFrame, names: list[Hashable]) -> None:
         for name in names:
-            column, feature = table[name], self.learnt_features.get(name)
+            column, feature = table[name], self.feature_of.get(name)
             if name not in self.with_values or feature is None:  # the kind needs a value
                 feature = self._feature(name, column)
             if column.notna().any():
                 self.with_values.add(name)
-            self.learnt_features[name] = learn(feature, column, self.delimiter)
+            self.feature_of[name] = learn(feature, column, self.delimiter)
 
-    def learnt(
+    def fitted(
         self, source: Any, user: np.ndarray, time: np.ndarray | None
     ) -> tuple[Vocabulary, list[Feature], dict[Hashable, Timeline], Columns]:
         """Return the ids, the features, their timelines, and their filled values in all events."""
-        ids, table_codes = self._learnt_ids()
-        for name in self.transformers.keys() & self.learnt_features.keys():
-            feature = with_transformer(self.learnt_features[name], self.transformers[name])
-            self.learnt_features[name] = feature
+        ids, table_codes = self._ids_with_table()
+        for name in self.transformers.keys() & self.feature_of.keys():
+            feature = with_transformer(self.feature_of[name], self.transformers[name])
+            self.feature_of[name] = feature
         names, on_disk = self.from_events, source.on_disk
         read: Any = collect(source.read(self._encode, names), on_disk) if names else {}
         before_all = np.full(len(table_codes), np.iinfo(np.int64).min)
@@ -247,7 +247,7 @@ class _UserLearner(_SideLearner):
         features, timelines = [], {}
         filled: Columns = {}
         for name in self.features:
-            feature, numbers = self.learnt_features[name], []
+            feature, numbers = self.feature_of[name], []
             timeline = Timeline.empty(feature)
             if name in self.in_table:
                 column, present = self._encode_column(name, self.table)
@@ -275,7 +275,7 @@ class _UserLearner(_SideLearner):
         return columns
 
     def _encode_column(self, name: Hashable, table: pd.DataFrame) -> tuple[Column, np.ndarray]:
-        feature, column = self.learnt_features[name], table[name]
+        feature, column = self.feature_of[name], table[name]
         return encode(feature, column, self.delimiter), is_present(column, feature.kind)
 
 
@@ -302,9 +302,9 @@ class _ItemLearner(_SideLearner):
                 feature_values = FeatureValues.blank(self._feature(name, column))
             self.values[name] = feature_values.updated(column, rows, len(self.ids), self.delimiter)
 
-    def learnt(self) -> tuple[Vocabulary, list[FeatureValues]]:
+    def fitted(self) -> tuple[Vocabulary, list[FeatureValues]]:
         """Return the ids, and the features in the order of the parameter."""
-        ids, table_codes = self._learnt_ids()
+        ids, table_codes = self._ids_with_table()
         rows = Rows.of_table(table_codes)
         values = []
         for name in self.features:

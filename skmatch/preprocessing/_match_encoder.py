@@ -283,11 +283,11 @@ class MatchEncoder(
         )
         source = parquet or WholeFrame(frame)
         codes = collect(source.read(learner.learn, learner.columns()), source.on_disk)
-        learnt, columns = learner.learnt(source, codes)
-        warn_of_amounts(learnt["schema_"], self.kinds or {})
+        attributes, columns = learner.fitted(source, codes)
+        warn_of_amounts(attributes["schema_"], self.kinds or {})
         # Set attributes last, so that a failed fit keeps the previous attributes.
         validate_data(self, table, skip_check_array=True)
-        for name, value in learnt.items():
+        for name, value in attributes.items():
             setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, X=X)
         return source, columns

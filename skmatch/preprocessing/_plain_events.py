@@ -36,8 +36,8 @@ class PlainEventsMixin(EventTableMixin):
             return events, {}
         encoder = MatchEncoder().set_output(transform="default")
         events = encoder.fit_transform(X, users=users, items=items)
-        learnt = {name: vars(encoder)[name] for name in self._OF_ENCODING if name in vars(encoder)}
-        return events, learnt | {"encoder_": encoder}
+        fitted = {name: vars(encoder)[name] for name in self._OF_ENCODING if name in vars(encoder)}
+        return events, fitted | {"encoder_": encoder}
 
     @staticmethod
     def _reject_tables(users: Any, items: Any) -> None:
@@ -79,18 +79,18 @@ class PlainEventsMixin(EventTableMixin):
                     f"{remedy}"
                 )
 
-    def _check_codes(self, schema: Schema, grown: bool = False) -> None:
+    def _check_codes(self, schema: Schema, is_extended: bool = False) -> None:
         """Raise if rows come from an encoder whose codes have other meanings."""
-        if not (schema.extends if grown else schema.agrees_with)(self.schema_):
+        if not (schema.extends if is_extended else schema.agrees_with)(self.schema_):
             raise ValueError(
                 f"X was encoded by another MatchEncoder than the training data of "
                 f"{type(self).__name__}: their ids or features differ. Encode X with the same one."
             )
 
-    def _set_learnt(self, learnt: dict[str, Any]) -> None:
+    def _set_fitted(self, fitted: dict[str, Any]) -> None:
         """Set all fitted attributes at the end of a fit: a failed fit keeps the old attributes."""
         for name in self._OF_ENCODING:
-            if name not in learnt and hasattr(self, name):
+            if name not in fitted and hasattr(self, name):
                 delattr(self, name)
-        for name, value in learnt.items():
+        for name, value in fitted.items():
             setattr(self, name, value)

@@ -220,7 +220,7 @@ class SequenceSampler(
     def _fit(self, X: Any) -> tuple[Events, np.ndarray]:
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         check_choice("negatives", self.negatives, get_args(Negatives))
-        events, learnt = self._encode_training(X)
+        events, encoding = self._encode_training(X)
         require_rows(len(events))
         if min(events.user.min(), events.item.min()) < FIRST_KNOWN:
             is_known = (events.user >= FIRST_KNOWN) & (events.item >= FIRST_KNOWN)
@@ -237,8 +237,8 @@ class SequenceSampler(
         item_counts = _count_items(events.item, schema)
         log, stop = sorted_log(events, offsets)
         times = cast("np.ndarray | None", log.get("time"))
-        self._set_learnt(
-            learnt
+        self._set_fitted(
+            encoding
             | {
                 "schema_": schema,
                 "log_": EventLog(
@@ -289,7 +289,7 @@ class SequenceSampler(
         added = np.bincount(events.user, minlength=len(schema.users))
         seed = self.sampling_.seed
         offsets = offsets + np.append(0, np.cumsum(added))
-        grown = replaced(
+        updated = replaced(
             self,
             **fitted,
             schema_=schema,
@@ -308,17 +308,17 @@ class SequenceSampler(
         )
         stop = np.empty(len(events), dtype=np.int64)
         stop[order] = index + np.arange(len(order))
-        windows = self._windows(log, grown.offsets_[events.user], stop)
-        windows |= grown._visits_of_events(events, stop)
-        samples = grown._samples(events, log, windows)
-        return grown, self._output(samples)
+        windows = self._windows(log, updated.offsets_[events.user], stop)
+        windows |= updated._visits_of_events(events, stop)
+        samples = updated._samples(events, log, windows)
+        return updated, self._output(samples)
 
     def _add_items(self, X: Any) -> tuple[SequenceSampler, CatalogueRows]:
         """Return a copy with the new items and their event counts."""
         rows, fitted = self._propagated("_add_items", X)
         log = self.log_.resolve_pending(rows.schema)
         counts = _count_items(log.items, rows.schema)
-        grown = replaced(
+        updated = replaced(
             self,
             **fitted,
             schema_=rows.schema,
@@ -326,7 +326,7 @@ class SequenceSampler(
             item_counts_=counts,
             sampling_=replace(self.sampling_, counts=counts),
         )
-        return grown, rows
+        return updated, rows
 
     def transform(self, X: EventTable) -> Samples:
         """Return each query with its history.

@@ -36,11 +36,11 @@ def rows_of_users(user: np.ndarray, first: int, stop: int) -> np.ndarray:
     """Return the rows of the users with codes first ... stop - 1."""
     if first == 0 and stop > user.max(initial=0):
         return np.arange(len(user))
-    found = [
+    rows_by_block = [
         rows.start + np.flatnonzero((user[rows] >= first) & (user[rows] < stop))
         for rows in blocks(len(user))
     ]
-    return np.concatenate(found)
+    return np.concatenate(rows_by_block)
 
 
 def order_in_blocks(

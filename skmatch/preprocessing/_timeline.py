@@ -114,15 +114,15 @@ class Timeline:
             times = np.zeros(len(numbers), np.int64) if rows.time is None else rows.time[numbers]
             lengths = np.diff(n_events[first : stop + 1])
             users = np.repeat(np.arange(first, stop), lengths)
-            known = np.arange(offsets[first], offsets[stop])
+            stored = np.arange(offsets[first], offsets[stop])
             is_row = np.ones(len(numbers), dtype=bool)
-            if len(known):  # known values precede the rows of their time
+            if len(stored):  # stored values precede the rows of their time
                 starts, stops = offsets[users], offsets[users + 1]
-                index = count_before(self.times, starts, stops, times, or_equal=True) - known[0]
-                is_row = np.zeros(len(known) + len(numbers), dtype=bool)
+                index = count_before(self.times, starts, stops, times, or_equal=True) - stored[0]
+                is_row = np.zeros(len(stored) + len(numbers), dtype=bool)
                 is_row[index + np.arange(len(numbers))] = True
-                numbers = _merged(is_row, numbers, -1 - known)
-                times = _merged(is_row, times, self.times[known])
+                numbers = _merged(is_row, numbers, -1 - stored)
+                times = _merged(is_row, times, self.times[stored])
                 lengths += np.diff(offsets[first : stop + 1])
                 users = np.repeat(np.arange(first, stop), lengths)
             if not is_complete:
@@ -137,9 +137,10 @@ class Timeline:
                 numbers, users, times = numbers[has_value], users[has_value], times[has_value]
 
             values = self._gather(numbers, column)
-            same = (users[1:] == users[:-1]) & _repeats(values)
-            kept = np.flatnonzero(~(np.append(False, same) & np.append(same, False))[: len(users)])
-            parts.append((users[kept], times[kept], gather_rows(values, kept)))
+            is_repeat = (users[1:] == users[:-1]) & _repeats(values)
+            is_inside_run = np.append(False, is_repeat) & np.append(is_repeat, False)
+            run_ends = np.flatnonzero(~is_inside_run[: len(users)])
+            parts.append((users[run_ends], times[run_ends], gather_rows(values, run_ends)))
 
         filled = column
         if not is_complete:
@@ -157,13 +158,13 @@ class Timeline:
 
     def _gather(self, numbers: np.ndarray, column: Column) -> Column:
         """Return rows of a column, or of this timeline where the number is negative."""
-        is_known = numbers < 0
-        if not is_known.any():
+        is_stored = numbers < 0
+        if not is_stored.any():
             return gather_rows(column, numbers)
-        known = gather_rows(self.column, np.where(is_known, -1 - numbers, MISSING))
-        if is_known.all():
-            return known
-        return where_rows(is_known, known, gather_rows(column, np.maximum(numbers, 0)))
+        stored = gather_rows(self.column, np.where(is_stored, -1 - numbers, MISSING))
+        if is_stored.all():
+            return stored
+        return where_rows(is_stored, stored, gather_rows(column, np.maximum(numbers, 0)))
 
 
 def _merged(is_first: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

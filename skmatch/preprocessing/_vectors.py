@@ -21,7 +21,7 @@ def type_in(cell: Any) -> str | None:
 
 
 def with_transformer(feature: Feature, transformer: Any) -> Feature:
-    """Return a feature of vectors, which a copy of a transformer makes of the values learnt."""
+    """Return a feature of vectors, which a copy of a transformer makes of the values learned."""
     assert feature.vocabulary is not None
     values = feature.vocabulary.decode(np.arange(FIRST_KNOWN, feature.size))
     values.name = feature.name

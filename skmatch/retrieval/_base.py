@@ -46,7 +46,7 @@ class BaseRetriever(
     """Base class of retrievers.
 
     A subclass has the parameters `k` and `exclude_seen`, and defines `_fit_samples`, which returns
-    what was learnt from `Samples`, and `_top_k`, which ranks items for queries. All other methods
+    what was learned from `Samples`, and `_top_k`, which ranks items for queries. All other methods
     follow from these.
 
     See Also
@@ -128,9 +128,9 @@ class BaseRetriever(
         """
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         samples, weight, encoding = self._read_training(X, users, items, sample_weight)
-        learnt = self._fit_samples(samples, weight)
+        fitted = self._fit_samples(samples, weight)
         counts = popularity_of(count_items(samples, weight))
-        self._set_learnt(encoding | {"schema_": samples.schema} | counts | learnt)
+        self._set_fitted(encoding | {"schema_": samples.schema} | counts | fitted)
         context.call_on_fit_task_end(estimator=self, X=X)
         return self
 

@@ -40,15 +40,15 @@ class GrowthMixin(GrowingMixin):
         """Return a copy that knows further events, and the events as samples."""
         rows, fitted = self._propagated("_partial_fit", X, train)  # type: ignore[attr-defined]
         samples = cast(Samples, as_coded(rows, Samples))
-        self._check_codes(samples.schema, grown=True)  # type: ignore[attr-defined]
+        self._check_codes(samples.schema, is_extended=True)  # type: ignore[attr-defined]
         weight = training_weight(samples, sample_weight, allow_zeros=True)
-        learnt = self._learn_more(samples, weight) if train else {}
-        return replaced(self, **fitted, schema_=samples.schema, **learnt), samples
+        of_rows = self._learn_more(samples, weight) if train else {}
+        return replaced(self, **fitted, schema_=samples.schema, **of_rows), samples
 
     def _add_items(self, X: Any) -> tuple[Self, CatalogueRows]:
         """Return a copy with new items in the catalogue."""
         rows, fitted = self._propagated("_add_items", X)  # type: ignore[attr-defined]
         n_new = len(rows.schema.items.values) - len(self.counts_)
         counts = popularity_of(np.pad(self.counts_, (0, n_new)))
-        learnt = counts | self._learn_items(rows)
-        return replaced(self, **fitted, schema_=rows.schema, **learnt), rows
+        of_rows = counts | self._learn_items(rows)
+        return replaced(self, **fitted, schema_=rows.schema, **of_rows), rows

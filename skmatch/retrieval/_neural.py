@@ -185,7 +185,7 @@ class NeuralRetriever(TrendMixin, GrowthMixin, VectorsMixin, BaseRetriever):
                 fit.run()
             finally:
                 del self._unfinished
-            self._set_learnt(fit.attributes(copy=False))
+            self._set_fitted(fit.attributes(copy=False))
             self._serving_engine()
         return self
 

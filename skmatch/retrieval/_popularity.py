@@ -82,25 +82,29 @@ class PopularityRetriever(GrowthMixin, VectorsMixin, BaseRetriever):
     def _fit_samples(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
         over_time = count_over_time("half_life", self.half_life, samples, weight)
         half_life = None if over_time is None else over_time.half_life
-        return {"half_life_": half_life} | self._learnt(count_items(samples, weight), over_time)
+        return {"half_life_": half_life} | self._fitted_attributes(
+            count_items(samples, weight), over_time
+        )
 
     def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
         over_time = count_further(self.counts_over_time_, samples, weight)
         counts = count_items(samples, weight)
         counts[: len(self.counts_)] += self.counts_
-        return self._learnt(counts, over_time)
+        return self._fitted_attributes(counts, over_time)
 
     def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
         counts = np.pad(self.counts_, (0, len(rows.schema.items.values) - len(self.counts_)))
         over_time = self.counts_over_time_
-        return self._learnt(counts, over_time and over_time.resized(len(counts)))
+        return self._fitted_attributes(counts, over_time and over_time.resized(len(counts)))
 
-    def _learnt(self, counts: np.ndarray, over_time: CountsOverTime | None) -> dict[str, Any]:
-        learnt = popularity_of(counts if over_time is None else over_time.now())
-        vectors = learnt["popularity_"][:, None]
+    def _fitted_attributes(
+        self, counts: np.ndarray, over_time: CountsOverTime | None
+    ) -> dict[str, Any]:
+        attributes = popularity_of(counts if over_time is None else over_time.now())
+        vectors = attributes["popularity_"][:, None]
         index = ItemIndex().fit(vectors)
         fitted = {"counts_over_time_": over_time, "item_vectors_": vectors, "index_": index}
-        return learnt | fitted
+        return attributes | fitted
 
     def _popularity_over_time(self, samples: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for moment, rows in moments(self.counts_over_time_, samples.time, None, len(samples)):

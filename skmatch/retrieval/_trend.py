@@ -40,16 +40,16 @@ class TrendMixin:
     def _learn_trend(
         self, samples: Samples, weight: np.ndarray | None, counts: np.ndarray
     ) -> dict[str, Any]:
-        return _as_learnt(count_over_time("trend", self.trend, samples, weight), counts)
+        return _trend_attributes(count_over_time("trend", self.trend, samples, weight), counts)
 
     def _update_trend(
         self, samples: Samples, weight: np.ndarray | None, counts: np.ndarray
     ) -> dict[str, Any]:
-        return _as_learnt(count_further(self.counts_over_time_, samples, weight), counts)
+        return _trend_attributes(count_further(self.counts_over_time_, samples, weight), counts)
 
     def _resize_trend(self, counts: np.ndarray) -> dict[str, Any]:
         over_time = self.counts_over_time_
-        return _as_learnt(over_time and over_time.resized(len(counts)), counts)
+        return _trend_attributes(over_time and over_time.resized(len(counts)), counts)
 
     def _trends(self, samples: Samples) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
         """Yield the logarithms of the items' trends, (n_items,), and the queries they apply to."""
@@ -62,7 +62,7 @@ class TrendMixin:
             yield self.popularity_ if trend is None else self.popularity_ * np.exp(trend), rows
 
 
-def _as_learnt(over_time: CountsOverTime | None, counts: np.ndarray) -> dict[str, Any]:
+def _trend_attributes(over_time: CountsOverTime | None, counts: np.ndarray) -> dict[str, Any]:
     trend = None if over_time is None else over_time.trend(over_time.now(), shares_of(counts))
     return {"counts_over_time_": over_time, "trend_": trend}
 
