@@ -129,7 +129,7 @@ class GrowingMixin:
         """Add events to the stored histories and train on them for one pass.
 
         Training takes one step per event, at most 400, with 0.15 times the learning rate `lr`,
-        which preserves what was learnt before. New users and categories start from the weights of
+        which preserves what was learned before. New users and categories start from the weights of
         the unknown code, new items with features as in `add_items`; known ones continue from their
         own weights. On an estimator that is not fitted, this is `fit`.
 

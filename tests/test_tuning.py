@@ -137,9 +137,9 @@ def test_a_diverging_candidate_gets_the_error_score(cls, scoring, n_jobs, error_
         )  # fmt: skip
     means = [values for name, values in scores_of(search).items() if name.startswith("mean")]
     assert len(means) == (6 if several else 1)
-    for diverged, learnt in means:
+    for diverged, learned in means:
         np.testing.assert_equal(diverged, error_score)
-        assert 0 <= learnt <= 1
+        assert 0 <= learned <= 1
     assert search.best_params_ == {f"{step}__lr": 0.003}
     assert search.predict(EVENTS[:3]).shape == (3, 10)
 

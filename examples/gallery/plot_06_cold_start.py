@@ -18,7 +18,7 @@ title = movies["title"]
 # %%
 # A new item
 # ----------
-# "Toy Story 2" is removed from the events, as if it came out tomorrow. The item tower has learnt
+# "Toy Story 2" is removed from the events, as if it came out tomorrow. The item tower has learned
 # what genres and years mean, and computes its vector from these.
 
 new = 3114

@@ -146,21 +146,21 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
     def _fit_samples(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
         counts = count_items(samples, weight)
         trend = self._learn_trend(samples, weight, counts)
-        return self._learnt(self._count(samples, weight), counts) | trend
+        return self._fitted_attributes(self._count(samples, weight), counts) | trend
 
     def _learn_more(self, samples: Samples, weight: np.ndarray | None) -> dict[str, Any]:
         transitions, counts = self._count(samples, weight), count_items(samples, weight)
         counts[: len(self.counts_)] += self.counts_
         transitions += _resized(self.transitions_, len(counts))
-        return self._learnt(transitions, counts) | self._update_trend(samples, weight, counts)
+        return self._fitted_attributes(transitions, counts) | self._update_trend(samples, weight, counts)
 
     def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
         n_items = len(rows.schema.items.values)
         counts = np.pad(self.counts_, (0, n_items - len(self.counts_)))
         transitions = _resized(self.transitions_, n_items)
-        return self._learnt(transitions, counts) | self._resize_trend(counts)
+        return self._fitted_attributes(transitions, counts) | self._resize_trend(counts)
 
-    def _learnt(self, transitions: csr_array, counts: np.ndarray) -> dict[str, Any]:
+    def _fitted_attributes(self, transitions: csr_array, counts: np.ndarray) -> dict[str, Any]:
         """Return the fitted attributes, given all counts."""
         n_items = len(counts)
         # Room for all pairs both ways; memory is used only as far as it is filled.

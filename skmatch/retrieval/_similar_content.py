@@ -15,7 +15,7 @@ from skmatch._schema import Feature, Schema
 # Chosen on the validation splits of three tables: see benchmarks/NOTES.md.
 N_NEIGHBOURS = 20
 POWER = 4  # of the cosines
-N_PRIOR_EVENTS = 5  # halve the weight of an item with 5 events: rare items have learnt little
+N_PRIOR_EVENTS = 5  # halve the weight of an item with 5 events: rare items have learned little
 MAX_CANDIDATES = 20_000  # evenly spaced items with events, which bounds the time
 BLOCK_SIZE = 2**24  # cosines that are computed at a time
 

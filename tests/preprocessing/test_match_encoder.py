@@ -126,8 +126,8 @@ def test_missing_is_no_zero(dtype):
 def test_a_category_is_found_among_plain_values_and_the_other_way_round():
     plain = EVENTS[["user_id", "item_id"]]
     category = plain.astype("category")
-    for learnt, asked in ((plain, category), (category, plain)):
-        coded = fit(learnt).transform(asked)
+    for learned, asked in ((plain, category), (category, plain)):
+        coded = fit(learned).transform(asked)
         assert coded.user.tolist() == [2, 3, 2]
         assert coded.item.tolist() == [2, 3, 3]
 

@@ -1,4 +1,4 @@
-"""Events in Parquet: what is learnt of pieces is what is learnt of one frame."""
+"""Events in Parquet: what is learned of pieces is what is learned of one frame."""
 
 import sys
 import tempfile

@@ -164,7 +164,7 @@ def test_weights():
 def test_partial_fit_in_order_is_a_fit_on_all(data):
     events = PLAIN.sort_values("timestamp", kind="stable")[:300]
     cuts = sorted(data.draw(st.lists(st.integers(20, 299), min_size=1, max_size=3, unique=True)))
-    # What a visit is, and the half-life of the trend, are learnt by the first fit.
+    # What a visit is, and the half-life of the trend, are learned by the first fit.
     options = {"decay": data.draw(st.sampled_from([0.85, 0.5, 1.0, 0.3])), "trend": None}
     parts = np.split(np.arange(300), cuts)
     steps = MatchEncoder(), SequenceSampler(gap=None), ItemToItemRetriever(**options)

@@ -35,8 +35,8 @@ BOTH = pytest.mark.parametrize("cls", [DSSMRetriever, YoutubeDNNRetriever])
 def test_learns_more_than_popularity(cls):
     train, test = (EVENTS.iloc[rows] for rows in next(LeaveLastOut().split(EVENTS)))
     scorer = make_topk_scorer("ndcg", k=10)
-    learnt = cls(max_epochs=15, batch_size=256, random_state=0).fit(train)
-    assert scorer(learnt, test) > 1.3 * scorer(PopularityRetriever().fit(train), test)
+    learned = cls(max_epochs=15, batch_size=256, random_state=0).fit(train)
+    assert scorer(learned, test) > 1.3 * scorer(PopularityRetriever().fit(train), test)
 
 
 @BOTH
