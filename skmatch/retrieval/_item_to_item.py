@@ -152,7 +152,9 @@ class ItemToItemRetriever(TrendMixin, SimilarItemsMixin, GrowthMixin, BaseRetrie
         transitions, counts = self._count(samples, weight), count_items(samples, weight)
         counts[: len(self.counts_)] += self.counts_
         transitions += _resized(self.transitions_, len(counts))
-        return self._fitted_attributes(transitions, counts) | self._update_trend(samples, weight, counts)
+        return self._fitted_attributes(transitions, counts) | self._update_trend(
+            samples, weight, counts
+        )
 
     def _learn_items(self, rows: CatalogueRows) -> dict[str, Any]:
         n_items = len(rows.schema.items.values)
