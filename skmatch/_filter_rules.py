@@ -85,6 +85,11 @@ class FilterReader(ABC):
         if isinstance(values, Mapping):
             self._ignore_unknown_keys(values, parameter)
             return self._read_cells([values.get(query) for query in self.queries], parameter)
+        if hasattr(values, "columns"):
+            raise ValueError(
+                f"{parameter} is a table, and not a list of item ids: pass its column of ids, such "
+                f"as {parameter}=items['item_id']."
+            )
         if not _is_list(values):
             raise ValueError(
                 f"{parameter}={reprlib.repr(values)} is not a list of item ids; pass a list, also "
@@ -133,9 +138,12 @@ class FilterReader(ABC):
                 "items.loc[items['stock'] > 0, 'item_id']."
             )
         if unknown:
+            hint = ""
+            if (codes < FIRST_KNOWN).all():
+                hint = " (none is known: compare their type and leading zeros with the ids in fit)"
             self._ignored.append(
                 f"{len(set(unknown)):,} id(s) in {parameter} that are not in the catalogue, such "
-                f"as {unknown[0]!r}"
+                f"as {unknown[0]!r}{hint}"
             )
         return codes
 

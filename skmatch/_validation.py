@@ -23,6 +23,10 @@ from skmatch._sklearn import fit_context, with_callbacks
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 DEFAULT_TIME = "timestamp"
+WEIGHT_OF_KINDS = (
+    "For kinds of event add a column of numbers, such as "
+    "X.assign(weight=X['kind'].map({'view': 0.1, 'purchase': 1.0}))"
+)
 MAX_WEIGHT = 1e30  # the sum of a billion such weights is a finite float32
 LIKE_A_TIME = re.compile(
     r"((event|unix|review|order|purchase|click|view|visit|created|added|occurred|updated)[_ ]?)?"
@@ -386,7 +390,9 @@ def check_weights(
         if dtype.kind in "mM":  # numpy converts times to numbers
             raise TypeError(f"{dtype} is a time")
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} holds a value that is not a number ({error}): {remedy}") from None
+        raise ValueError(
+            f"{name} holds a value that is not a number ({error}): {remedy} {WEIGHT_OF_KINDS}."
+        ) from None
     if weight.shape != (n_rows,):
         raise ValueError(f"{name} has shape {weight.shape}: {remedy}")
     wrong = ~((weight >= 0) & np.isfinite(weight))

@@ -275,7 +275,8 @@ class TemporalSplit(_EventSplit):
         ):
             raise ValueError(
                 f"test_size={test_size!r} is not a share of the events that leaves training events "
-                f"with n_splits={n_splits}: use a number between 0 and {1 / n_splits:.3g}."
+                f"with n_splits={n_splits}: use a number between 0 and {1 / n_splits:.3g}, or "
+                "cutoffs, a list of times from which on events are held out."
             )
         self.n_splits = n_splits
         self.test_size = test_size

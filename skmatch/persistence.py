@@ -196,6 +196,8 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     PopularityRetriever(k=3)
     """
     target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"The folder {str(target.parent)!r} does not exist: create it.")
     _remove_stale(target)
     file = _open_temporary(target)
     try:
@@ -303,6 +305,11 @@ def load(path: str | os.PathLike) -> Any:
     PopularityRetriever(k=3)
     """
     path = os.fspath(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(
+            f"{path!r} is a folder: pass a file of skmatch.persistence.save, or read a folder of "
+            "skmatch.export.to_onnx with skmatch.runtime.load."
+        )
     with open(path, "rb") as file:
         head = file.read(8)
         is_whole = _is_whole(file)

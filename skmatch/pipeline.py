@@ -115,6 +115,8 @@ class MatchPipeline(
                 for step, estimator in self.steps
                 if hasattr(estimator, "fit") and has_fit_parameter(estimator, name)
             ]
+            if name in ("users", "items"):
+                steps = steps[:1]  # the first step encodes the events; later ones refuse tables
             if "__" not in name and steps:
                 raise ValueError(
                     f"fit got {name} without the step that it is for: pass it as "

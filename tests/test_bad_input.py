@@ -393,7 +393,14 @@ USERS = pd.DataFrame({"user_id": ["ann", "eve"], "city": ["x", "y"]})
             lambda t: t.rename(columns={t.columns[0]: "id"}),
             r"{p} table's id column '{role}' is missing; {p} has 'id', 'city'",
         ),
-        "id twice": (lambda t: pd.concat([t, t]), r"{p} has several rows for '{role}'.*keep one"),
+        "ids in the index": (
+            lambda t: t.set_index(t.columns[0]),
+            r"{p} table's id column '{role}' is missing.*pass {p}\.reset_index\(\)",
+        ),
+        "id twice": (
+            lambda t: pd.concat([t, t]),
+            r"{p} has several rows for '{role}'.*keep one, as {p}\.drop_duplicates\('{role}'",
+        ),
         "null id": (lambda t: t.mask(t == "eve"), r"{p} table's id.*1 missing.*row 1.*Drop"),
         "column twice": (
             lambda t: pd.concat([t, t[["city"]]], axis=1),
@@ -587,6 +594,8 @@ def test_ids_come_in_a_list(fitted, ids):
     for call in (fitted.recommend, fitted.similar_items):
         with says(r"is not a list of ids; pass a list, also for a single id"):
             call(ids)
+    with says(r"Queries with several columns are a DataFrame"):
+        fitted.recommend({"user_id": ["ann"], "history": [["a"]]})
 
 
 def test_wrong_items(fitted):

@@ -437,6 +437,7 @@ def test_counts_are_checked_at_once(value):
         ({"test_size": 0}, r"test_size=0 .* between 0 and 0.2"),
         ({"test_size": 0.2}, r"test_size=0.2 .*n_splits=5.* between 0 and 0.2"),
         ({"test_size": 10}, r"test_size=10 "),
+        ({"test_size": "7D"}, r"test_size='7D' .*or cutoffs, a list of times"),
         ({"test_size": "0.1"}, r"test_size='0.1' "),
         ({"test_size": np.nan}, r"test_size=nan "),
         ({"test_size": 0.1, "cutoffs": [3]}, "test_size=0.1 cannot be combined with cutoffs"),

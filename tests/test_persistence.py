@@ -402,3 +402,13 @@ def test_a_foreign_file_raises_with_its_kind(tmp_path, what):
 def test_a_missing_file_raises_with_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.joblib"):
         persistence.load(tmp_path / "gone.joblib")
+
+
+def test_a_folder_raises_with_the_remedy(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"is a folder.*skmatch\.runtime\.load"):
+        persistence.load(tmp_path)
+
+
+def test_saving_to_a_missing_folder_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"folder .*gone' does not exist: create it"):
+        persistence.save(PopularityRetriever(), tmp_path / "gone" / "popular.joblib")

@@ -145,7 +145,7 @@ def test_metadata_without_its_step_is_an_error_that_names_the_step(cls):
     with pytest.raises(ValueError, match=f"pass it as {last}__sample_weight"):
         pipe.fit(EVENTS, sample_weight=WEIGHT)
     for name, table in {"users": USERS, "items": ITEMS}.items():
-        with pytest.raises(ValueError, match=f"pass it as matchencoder__{name}"):
+        with pytest.raises(ValueError, match=f"pass it as matchencoder__{name}, or use metadata"):
             pipe.fit(EVENTS, **{name: table})
 
 

@@ -402,7 +402,10 @@ def _check_metrics(metrics: Any) -> tuple[str, ...]:
         raise ValueError(f"metrics={metrics!r} is empty: name at least one of {choices}.")
     for name in names:
         if not isinstance(name, str) or name not in ALL_METRICS:
-            raise ValueError(f"metrics={metrics!r}: {name!r} is unknown; use some of {choices}.")
+            raise ValueError(
+                f"metrics={metrics!r}: {name!r} is unknown; use some of {choices}. The length "
+                "of the lists is the parameter k, such as k=10."
+            )
     return tuple(dict.fromkeys(names))
 
 

@@ -7,11 +7,12 @@ import warnings
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_hashable
 
 from skmatch._data import HISTORY, Events, Samples, history_name, is_coded_frame
 from skmatch._schema import Schema
 from skmatch._typing import Label
-from skmatch._validation import Roles
+from skmatch._validation import WEIGHT_OF_KINDS, Roles
 from skmatch.preprocessing._features import KINDS
 
 RECOMMENDATION_COLUMNS = ("score", "rank", "source", "retrievers", "similar")
@@ -51,6 +52,11 @@ def check_features(
 def check_names(roles: Roles, features: dict[str, list[Label]]) -> None:
     """Raise if a feature is also a role, or a name is reserved for an output column."""
     named = [name for names in features.values() for name in names]
+    if not is_hashable(roles.weight):
+        raise TypeError(
+            f"weight={roles.weight!r} is not the name of a column. {WEIGHT_OF_KINDS}, and pass its "
+            "name."
+        )
     if roles.weight is not None and roles.weight in roles[:3]:
         raise ValueError(f"The weight column {roles.weight!r} has another role, too: name another.")
     for name in named:

@@ -36,7 +36,7 @@ from skmatch.preprocessing._time_order import in_blocks
 from skmatch.preprocessing._timeline import Timeline, UserRows
 from skmatch.preprocessing._vectors import with_transformer
 
-MISSING_FEATURE = "Add the column, or name only features that exist."
+MISSING_FEATURE = "Add the column, or name only features that exist"
 
 
 class SchemaLearner:
@@ -69,7 +69,7 @@ class SchemaLearner:
             if role is not None:
                 require_column(head, role, name)
         for name in features["event"]:
-            require_column(head, name, "feature", MISSING_FEATURE)
+            require_column(head, name, "feature", f"{MISSING_FEATURE}.")
         self.user.check(head)
         self.item.check(head)
 
@@ -153,8 +153,12 @@ class _SideLearner:
         """Read the ids of the table, and raise if a feature is missing in the events."""
         if self.table is not None:
             self.table_ids = read_table_ids(self.table, self.role, self.parameter)
+        remedy = (
+            f"{MISSING_FEATURE}. A table with the column goes to fit as {self.parameter}=..., in a "
+            f"pipeline as matchencoder__{self.parameter}=...."
+        )
         for name in self.from_events:
-            require_column(head, name, "feature", MISSING_FEATURE)
+            require_column(head, name, "feature", remedy)
 
     def learn_ids(self, column: pd.Series) -> np.ndarray:
         """Learn the ids of events; return their codes."""
@@ -378,11 +382,16 @@ def read_table_ids(table: Any, role: Hashable, parameter: str) -> pd.Series:
         )
     check_columns(table, parameter)
     remedy = f"Name the column of its ids {role!r}, as in the events."
+    if role in table.index.names:
+        remedy = f"Its index has that name: pass {parameter}.reset_index()."
     ids = require_column(table, role, f"{parameter} table's id", remedy, table=parameter)
     _check_complete(ids, f"{parameter} table's id", "fill in an id")
     if ids.duplicated().any():
         twice = ids[ids.duplicated()].tolist()[0]
-        raise ValueError(f"{parameter} has several rows for {role!r} = {twice!r}; keep one.")
+        raise ValueError(
+            f"{parameter} has several rows for {role!r} = {twice!r}; keep one, as "
+            f"{parameter}.drop_duplicates({role!r}, keep='last') does."
+        )
     return ids
 
 

@@ -35,8 +35,10 @@ def read_ids(values: Any, parameter: str, name: Hashable) -> pd.Series:
     values = as_pandas(values)
     is_list = isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1
     if not is_list:
+        table = " Queries with several columns are a DataFrame." if parameter == "X" else ""
         raise ValueError(
             f"{parameter}={values!r} is not a list of ids; pass a list, also for a single id."
+            f"{table}"
         )
     return as_series(values, name)
 

@@ -464,6 +464,7 @@ def test_estimator_that_is_not_a_fitted_retriever_raises(estimator, events):
     ("arguments", "message"),
     [
         ({"metrics": "auc"}, r"metrics='auc': 'auc' is unknown; use some of 'recall', 'hit'"),
+        ({"metrics": "recall@10"}, r"'recall@10' is unknown.*the parameter k, such as k=10"),
         ({"metrics": ["hit", "auc"]}, r"'auc' is unknown"),
         ({"metrics": ["hit", 3]}, r"3 is unknown"),
         ({"metrics": []}, r"metrics=\[\] is empty: name at least one of 'recall'"),

@@ -819,7 +819,7 @@ def test_a_sparse_matrix_is_refused():
     [
         ({"time": "when"}, r"time column 'when' is missing.*time="),
         ({"user": "uid"}, r"user column 'uid' is missing.*user="),
-        ({"user_features": ["age"]}, r"feature column 'age' is missing.*Add the column"),
+        ({"user_features": ["age"]}, r"feature column 'age' is missing.*Add.*matchencoder__users="),
         ({"user_features": "name"}, r"'user_features'.*'name'"),
         ({"user_features": ["name"], "item_features": ["name"]}, r"'name' is named twice"),
         (

@@ -105,7 +105,7 @@ def test_the_schema_names_the_role():
     [
         (-1.0, "weight column 'weight' holds -1.0 in row 3"),
         (np.nan, "weight column 'weight' holds nan in row 3"),
-        ("much", "weight column 'weight' holds a value that is not a number"),
+        ("much", r"weight column 'weight' holds a value that is not a number.*X\['kind'\]\.map"),
     ],
 )
 def test_a_wrong_weight_is_named(weight, message):
@@ -113,6 +113,11 @@ def test_a_wrong_weight_is_named(weight, message):
     cells[3] = weight
     with pytest.raises(ValueError, match=message):
         make_pipe(weight="weight").fit(EVENTS.assign(weight=cells))
+
+
+def test_weights_by_kind_need_a_column():
+    with pytest.raises(TypeError, match=r"weight=\{'view': 0.1\} is not the name .*\.map\("):
+        make_pipe(weight={"view": 0.1}).fit(EVENTS)
 
 
 def test_the_column_has_one_role():
