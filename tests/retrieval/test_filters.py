@@ -199,14 +199,13 @@ def test_ids_may_be_text(form):
 
 def test_unknown_ids_are_counted_in_one_warning(pipe):
     with pytest.warns(
-        UserWarning, match=r"2 id.s. in candidates.*-7.*and 1 id.s. in exclude"
+        UserWarning, match=r"2 id.s. in candidates.*-7 and 1 id.s. in exclude.*leading zeros"
     ) as seen:
         table = pipe.recommend(
             USERS[:2], candidates=[ITEMS[0], UNKNOWN, UNKNOWN, "x", None], exclude=[[UNKNOWN], None]
         )
     assert len(seen) == 1
     assert set(table["item_id"]) <= {ITEMS[0]}
-    assert "leading zeros" not in str(seen[0].message)  # some ids are known
     with pytest.warns(UserWarning, match=r"1 id.s. in candidates.*none is known.*leading zeros"):
         assert pipe.recommend(USERS[:2], candidates=[UNKNOWN]).empty
     with pytest.warns(
