@@ -5,7 +5,8 @@ python examples/vector_stores.py demo-output/movies.joblib [--k K]
 
 Each store that is installed is filled, searched for the first users without the items that they
 have seen, and compared with the recommendations of the pipeline. Users of whom nothing is known
-have no vector: `recommend` ranks by popularity for them.
+have no vector: `recommend` ranks by popularity for them. The trend is not in the vectors: fit with
+``trend=None`` for equal lists.
 """
 
 import argparse
