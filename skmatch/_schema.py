@@ -160,7 +160,8 @@ class Schema(SharedValue):
             names = ", ".join(repr(feature.name) for feature in self.item_features) or "none"
             raise ValueError(
                 f"feature={name!r} is not an item feature of the MatchEncoder, which has {names}: "
-                "use one of them, or pass a Series of values indexed by item ids."
+                "name it in its item_features and fit again, or pass a Series of values indexed by "
+                "item ids."
             )
         column = gather_rows(self.item_table[name], np.arange(FIRST_KNOWN, len(self.items)))
         if isinstance(column, np.ndarray):

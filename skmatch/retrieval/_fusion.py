@@ -217,7 +217,8 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
             for entry in retrievers:
                 if not isinstance(entry, (tuple, list)) or len(entry) != 2:
                     raise TypeError(
-                        f"retrievers holds {entry!r}: pass tuples of a name and a retriever."
+                        f"retrievers holds {entry!r}: pass tuples of a name and a retriever, such "
+                        "as ('items', ItemToItemRetriever())."
                     )
             self._validate_names([name for name, _ in retrievers])
             for name, member in retrievers:
