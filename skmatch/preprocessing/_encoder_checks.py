@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Container, Hashable
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from pandas.api.types import is_hashable
 from skmatch._data import HISTORY, Events, Samples, history_name, is_coded_frame
 from skmatch._schema import Schema
 from skmatch._typing import Label
-from skmatch._validation import WEIGHT_OF_KINDS, Roles
+from skmatch._validation import DEFAULT_TIME, WEIGHT_OF_KINDS, Roles
 from skmatch.preprocessing._features import KINDS
 
 RECOMMENDATION_COLUMNS = ("score", "rank", "source", "retrievers", "similar")
@@ -134,4 +135,15 @@ def warn_of_history(frame: pd.DataFrame) -> None:
             "queries, the column must hold lists of item ids.",
             UserWarning,
             stacklevel=4,
+        )
+
+
+def reject_other_time(
+    time: Hashable, frame: pd.DataFrame, other_names: Container[Hashable]
+) -> None:
+    """Raise if queries have the default column of times, and the events had another."""
+    if time is not None and DEFAULT_TIME in frame.columns and DEFAULT_TIME not in other_names:
+        raise ValueError(
+            f"X has the column {DEFAULT_TIME!r}, which the encoder does not know: times are in "
+            f"{time!r}, as in the events. Rename the column, or drop it."
         )

@@ -36,6 +36,7 @@ from skmatch.preprocessing._encoder_checks import (
     check_names,
     check_time_kind,
     reject_coded,
+    reject_other_time,
     warn_of_amounts,
     warn_of_history,
 )
@@ -343,6 +344,7 @@ class MatchEncoder(
         named = {*roles, schema.weight, *(feature.name for feature in features_of_all)}
         named.update(getattr(self, "feature_names_in_", ()))
         reject_unknown_features(schema.event_features, frame, named)
+        reject_other_time(schema.time, frame, named)
         reject_lone_features(schema.event_features, frame)
         if HISTORY in frame.columns:
             column = frame[HISTORY]

@@ -885,3 +885,13 @@ def test_numbers_are_no_datetimes():
     encoder = fit(make_events(timestamp=pd.to_datetime(["2020-01-01"] * 3)))
     with pytest.raises(ValueError, match="holds a number here and a datetime at fit"):
         encoder.transform(EVENTS)
+
+
+def test_queries_with_the_default_column_of_times_are_refused_where_events_had_another():
+    events = pd.DataFrame({"user_id": [1, 1], "item_id": [5, 6], "bought_at": [1, 2]})
+    encoder = MatchEncoder(time="bought_at").fit(events)
+    query = pd.DataFrame({"user_id": [1], "timestamp": [9]})
+    with pytest.raises(ValueError, match="times are in 'bought_at'"):
+        encoder.transform(query)
+    # A column of the training table is known, whatever it holds.
+    MatchEncoder(time="bought_at").fit(events.assign(timestamp=0)).transform(query)
