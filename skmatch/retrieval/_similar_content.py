@@ -58,10 +58,11 @@ def _unit_rows(schema: Schema, codes: np.ndarray) -> list[Any]:
 
     Each known feature of an item has the same length.
     """
-    parts = [
-        normalize(_numbers(feature, gather_rows(schema.item_table[feature.name], codes)))
+    numbers = [
+        _numbers(feature, gather_rows(schema.item_table[feature.name], codes))
         for feature in schema.item_features
     ]
+    parts = [normalize(part) for part in numbers if part.shape[1]]  # not without known values
     lengths = [np.sqrt(_dense((part * part).sum(axis=1))) for part in parts]
     scale = 1 / np.sqrt(np.maximum(sum(lengths), 1))
     return [part * scale[:, None] for part in parts]

@@ -9,6 +9,7 @@ import numpy as np
 from skmatch._columns import count_codes, order_by_code
 from skmatch._data import FIRST_KNOWN, Samples, index_dtype
 
+BLOCK_ROWS = 2**16  # rows whose repeats are searched at a time
 MIN_VALIDATION = 2000  # users of the fraction "auto": the score of fewer users is noisy
 
 
@@ -40,12 +41,17 @@ def is_repeat(samples: Samples) -> np.ndarray:
     n_indices = np.int64(len(log) + 1)
     # By item, then index in the log: users' events are neighbours there, in the order of time.
     events = np.sort(log * n_indices + np.arange(len(log)))
-    first_key = samples.item * n_indices
-    key = first_key + samples.stop
-    order = np.argsort(key)  # sorted keys are found faster
-    before = np.empty(len(key), dtype=np.int64)
-    before[order] = np.searchsorted(events, key[order]) - 1  # the item's last event before the row
-    return (before >= 0) & (events[before] >= first_key + samples.seen)
+    repeats = np.empty(len(samples), dtype=bool)
+    for start in range(0, len(samples), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        first_key = samples.item[rows] * n_indices
+        key = first_key + samples.stop[rows]
+        order = np.argsort(key)  # sorted keys are found faster
+        before = np.empty(len(key), dtype=np.int64)
+        before[order] = np.searchsorted(events, key[order]) - 1  # the item's last event before
+        is_stored = events[before] >= first_key + samples.seen[rows]
+        repeats[rows] = (before >= 0) & is_stored
+    return repeats
 
 
 def normalised(weight: np.ndarray | None, training: np.ndarray) -> np.ndarray | None:

@@ -401,6 +401,16 @@ def test_an_item_without_events_is_recommended_to_the_users_of_its_trained_twin(
     assert (of_twins == chosen + 100).mean() > 0.9
 
 
+@pytest.mark.parametrize("others", [[], ["category"]])
+def test_a_feature_that_no_item_has_says_nothing_of_likeness(others):
+    events, items = events_of_two_groups("category")
+    items = pd.concat([items, items[:1].assign(item_id=100)]).assign(color=None)
+    encoder = MatchEncoder(item_features=["color", *others])
+    pipe = make_match_pipeline(encoder, SequenceSampler(), DSSMRetriever(**SMALL))
+    pipe.fit(events, matchencoder__items=items)
+    assert 100 in pipe.recommend([0], k=200, exclude_seen=False)["item_id"].tolist()
+
+
 def test_an_item_unlike_all_others_counts_as_unknown():
     events, items = events_of_two_groups("category")
     encoder = MatchEncoder(item_features=["category"])
