@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from skmatch._arrays import FIRST_KNOWN
@@ -94,6 +96,28 @@ def log_ratios(positions: np.ndarray, shares: np.ndarray) -> np.ndarray:
     smallest = np.where(is_listed, shares, 1).min(1, keepdims=True)
     unlisted = np.maximum(np.minimum(smallest, 1 / positions.shape[1]), LEAST_SHARE) / 2
     return np.log(np.maximum(shares, LEAST_SHARE) / unlisted)
+
+
+def list_values(
+    rule: str,
+    positions: np.ndarray,
+    scores: np.ndarray,
+    is_popular: np.ndarray,
+    shares: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Return the values of the lists of a fusion's member, (n_queries, n_listed), by the rule.
+
+    `shares` turns the member's scores into shares; popular lists, (n_queries,), have counts.
+    """
+    if rule == "ranks":
+        return reciprocal_ranks(positions)
+    of_lists = np.where(is_popular[:, None], positive_shares(scores), shares(scores))
+    return log_ratios(positions, of_lists)
+
+
+def fused_shares(rule: str, scores: np.ndarray) -> np.ndarray:
+    """Return the shares of a fusion's own lists: sums of logarithms, or of reciprocal ranks."""
+    return positive_shares(scores) if rule == "ranks" else softmax_shares(scores)
 
 
 def merge_lists(

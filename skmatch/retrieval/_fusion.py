@@ -16,14 +16,7 @@ from sklearn.utils.metaestimators import available_if
 
 from skmatch._data import CatalogueRows, Samples
 from skmatch._growth import GrowingMixin, replaced
-from skmatch._ranking import (
-    RANK_OFFSET,
-    log_ratios,
-    merge_lists,
-    positive_shares,
-    reciprocal_ranks,
-    softmax_shares,
-)
+from skmatch._ranking import RANK_OFFSET, fused_shares, list_values, merge_lists
 from skmatch._sklearn import BaseComposition, Interval, StrOptions
 from skmatch._validation import check_choice, check_k
 from skmatch.metrics._hits import METRICS, find_hits
@@ -314,14 +307,10 @@ class FusionRetriever(SimilarItemsMixin, GrowthMixin, BaseRetriever, BaseComposi
         self, member: Any, positions: np.ndarray, scores: np.ndarray, source: np.ndarray
     ) -> np.ndarray:
         """Return the values of a member's lists, which the sums weigh."""
-        if self.rule == "ranks":
-            return reciprocal_ranks(positions)
-        is_popular = (source == POPULARITY)[:, None]  # these queries get counts as scores
-        shares = np.where(is_popular, positive_shares(scores), member._shares(scores))
-        return log_ratios(positions, shares)
+        return list_values(self.rule, positions, scores, source == POPULARITY, member._shares)
 
     def _shares(self, scores: np.ndarray) -> np.ndarray:
-        return positive_shares(scores) if self.rule == "ranks" else softmax_shares(scores)
+        return fused_shares(self.rule, scores)
 
     def _parts(self, samples: Samples, positions: np.ndarray, allowed: ItemFilter) -> np.ndarray:
         """Return each member's part of the scores of items, (n_queries, n_wanted, M).

@@ -305,8 +305,10 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
         similar = weights_of_similar(samples.schema, new, counts_before)
         engine.impute_item_embeddings(new, similar)
     if len(training):
-        users, items = engine.untrained_users(), FIRST_KNOWN + np.flatnonzero(counts == 0)
-        embeddings = engine.item_embeddings(items)
+        untrained_users = engine.untrained_users() if config.id_dropout > 0 else None
+        if has_features:
+            untrained_items = FIRST_KNOWN + np.flatnonzero(counts == 0)
+            embeddings = engine.item_embeddings(untrained_items)
         options = make_options(estimator, len(training), is_update=True)
         drawn_by = sampling_counts(samples, training, counts, weight)
         weight = normalised(weight, training)
@@ -318,10 +320,10 @@ def update(estimator: Any, samples: Samples, weight: np.ndarray | None) -> dict[
             raise divergence(estimator, f"The loss became {loss}")
         losses = [*losses, loss]
         # Users and items that still have no events keep what they had.
-        if config.id_dropout > 0:
-            engine.reset_users(np.setdiff1d(users, samples.user[training]))
+        if untrained_users is not None:
+            engine.reset_users(np.setdiff1d(untrained_users, samples.user[training]))
         if has_features:
-            engine.set_item_embeddings(items, embeddings)
+            engine.set_item_embeddings(untrained_items, embeddings)
     check_vectors(estimator, engine, samples)
     index = ItemIndex(estimator.index_.method, estimator.index_.random_state)
     fitted = fitted_attributes(engine, samples, counts, losses, index, copy=False)

@@ -14,10 +14,10 @@ from skmatch._over_time import CountsOverTime, Moment, moments, shares_of
 from skmatch._quantised import Int8Vectors, n_to_rescore, rescored
 from skmatch._ranking import (
     LEAST_PRIOR,
-    log_ratios,
+    fused_shares,
+    list_values,
     merge_lists,
     positive_shares,
-    reciprocal_ranks,
     softmax_shares,
     top_k,
     weighted_events,
@@ -310,7 +310,7 @@ class FusionModel(Model):
         return np.select([(sources == name).any(0) for name in names], names, POPULARITY)
 
     def shares(self, scores: np.ndarray) -> np.ndarray:
-        return positive_shares(scores) if self.rule == "ranks" else softmax_shares(scores)
+        return fused_shares(self.rule, scores)
 
     def top_k(
         self, queries: Queries, k: int, allowed: ItemFilter, moment: Moment
@@ -337,12 +337,8 @@ class FusionModel(Model):
             positions, scores, source, _ = member.search(
                 queries, max(k, self.n_candidates), allowed
             )
-            if self.rule == "ranks":
-                values = reciprocal_ranks(positions)
-            else:
-                is_popular = (source == POPULARITY)[:, None]  # these queries get counts as scores
-                shares = np.where(is_popular, positive_shares(scores), member.shares(scores))
-                values = log_ratios(positions, shares)
+            is_popular = source == POPULARITY
+            values = list_values(self.rule, positions, scores, is_popular, member.shares)
             lists.append((positions, values))
         return merge_lists(lists, k, self.weights)
 
